@@ -1,0 +1,47 @@
+# `make train` and `make test` do everything on a fresh machine with Python 3.11.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_DIR ?= runs/digits
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: train test bench lint format clean
+
+train: $(VENV)/.train
+	mkdir -p $(dir $(RUN_DIR))
+	$(BIN)/python -m train.main --workdir=$(RUN_DIR)
+	$(BIN)/python -m eval.main --saved_model=$(RUN_DIR)/f --stages=clean,lp --out=$(RUN_DIR)/eval_f
+	$(BIN)/python -m eval.main --saved_model=$(RUN_DIR)/g --stages=clean,lp --out=$(RUN_DIR)/eval_g
+	@echo "Results: $(RUN_DIR)/eval_f/results.json and $(RUN_DIR)/eval_g/results.json"
+	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.train
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.lp
+	$(BIN)/python -m benchmarks.memory
+
+clean:
+	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/.train
