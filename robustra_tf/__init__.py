@@ -1,0 +1,43 @@
+"""robustra_tf: provably robust pairs of ReLU networks in TensorFlow/Keras.
+
+    import robustra_tf as rt
+
+    model = rt.models.build("mnist_small")
+    certificate = rt.certify(model, x, y, eps=0.1)
+
+The names below load on first use, so that `import robustra_tf` alone costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: Public name -> the module that defines it; None where the name is the module itself.
+_HOMES = {
+    "Certificate": "robustra_tf.certificates",
+    "DualObjective": "robustra_tf.objective.robustra",
+    "certify": "robustra_tf.certificates",
+    "data": None,
+    "export": None,
+    "layer_bounds": "robustra_tf.certificates",
+    "margin_bounds": "robustra_tf.certificates",
+    "models": None,
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'robustra_tf' has no attribute {name!r}")
+    backend = importlib.import_module("robustra_tf.backend")
+    backend.require_tensorflow_backend()
+    home = _HOMES[name]
+    if home is None:
+        return importlib.import_module(f"robustra_tf.{name}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,101 @@
+"""What a backward pass takes, counted from the structure: numbers per row and slices that fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+from robustra_tf.bounds.window import Window
+from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.ops import Dense, Relu
+from robustra_tf.graph.spatial import Pad2D, Windowed
+
+#: Copies of a row that are alive at once: coefficients, their absolute values, their product with
+#: the slopes, the padded input of the next convolution.
+COPIES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class RowCost:
+    """What the rows of one layer take on their way to the image.
+
+    Attributes:
+      rows: how many neurons the layer has.
+      numbers: coefficients that one row holds, summed over all the nodes that it passes.
+      widest: coefficients of one row where it is widest.
+      flops: multiplications and additions of one row, zeros of windows and strides not counted.
+    """
+
+    rows: int
+    numbers: int
+    widest: int
+    flops: int
+
+
+@functools.lru_cache(maxsize=256)
+def row_cost(structure: Structure, index: int) -> RowCost:
+    """Count the backward pass of the rows of node `index`, windows and all."""
+    shape = structure.nodes[index].op.out_shape
+    start = Window(shape[:2], shape[:2]) if len(shape) == 3 else None
+    pending: dict[int, Window | None] = {index: start}
+    numbers = widest = flops = 0
+    for at in range(index, 0, -1):
+        if at not in pending:
+            continue
+        node, window = structure.nodes[at], pending.pop(at)
+        op = node.op
+        held = _held(window, op.out_shape)
+        if isinstance(op, Dense):
+            flops += 2 * op.inputs * op.units * (at != index)
+        elif isinstance(op, Windowed):
+            flops += 2 * held * math.prod(op.size) * op.shape[2]
+        if window is not None:
+            window = _before(window, op)
+        held = _held(window, op.in_shape)
+        numbers += held * (2 if isinstance(op, Relu) else 1)
+        widest = max(widest, held)
+        for source in node.inputs:
+            if source in pending and window is not None and pending[source] is not None:
+                pending[source] = pending[source].union(window)
+            else:
+                pending[source] = None if source in pending else window
+    return RowCost(math.prod(shape), numbers, widest, flops)
+
+
+def _before(window: Window, op: object) -> Window | None:
+    if isinstance(op, Windowed):
+        window = window.through(op)
+    elif isinstance(op, Pad2D):
+        window = window.before(op.padding, op.shape[:2])
+    elif len(op.in_shape) != 3:
+        return None
+    return None if window.area >= math.prod(window.image) else window
+
+
+def _held(window: Window | None, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) if window is None else window.area * shape[-1]
+
+
+def slices(structure: Structure, index: int, batch: int, budget: float, itemsize: int = 4) -> int:
+    """Into how many equal slices of channels to cut the rows of a node, to fit `budget` bytes.
+
+    The slices divide the channels evenly, so that all have one shape.
+    """
+    cost = row_cost(structure, index)
+    channels = structure.nodes[index].op.out_shape[-1]
+    bytes_per_channel = COPIES * cost.widest * cost.rows / channels * batch * itemsize
+    most = max(1, int(budget / max(bytes_per_channel, 1.0)))
+    fitting = [n for n in range(1, channels + 1) if channels % n == 0 and channels // n <= most]
+    return fitting[0] if fitting else channels
+
+
+def example_bytes(structure: Structure, itemsize: int = 4) -> int:
+    """Bytes that one example needs when a gradient keeps every row of every layer."""
+    total = 0
+    for index in structure.relus:
+        cost = row_cost(structure, structure.nodes[index].inputs[0])
+        total += cost.rows * cost.numbers
+    classes = structure.output_shape[0]
+    total += classes * row_cost(structure, len(structure.nodes) - 1).numbers
+    return COPIES * itemsize * total

@@ -1,0 +1,210 @@
+"""The backward pass of Wong and Kolter's dual network through any graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import Ball
+from robustra_tf.bounds.relu import Relaxation
+from robustra_tf.bounds.rows import (
+    Every,
+    Frame,
+    Rows,
+    WholeRows,
+    WindowRows,
+    absolute_sum,
+    added,
+    cleaned,
+    settled,
+    through,
+)
+from robustra_tf.bounds.window import Window
+from robustra_tf.graph.graph import Node, Structure
+from robustra_tf.graph.ops import Dense, Input, Relu
+from robustra_tf.graph.spatial import Windowed, spread
+
+Weights = Sequence[tf.Tensor]
+
+
+class Traced(NamedTuple):
+    """What a backward pass leaves.
+
+    Attributes:
+      rows: the coefficients `nuhat_1` on the image.
+      error: `sum_i |nuhat_i| . error_i` over all ReLUs passed, [*lead].
+    """
+
+    rows: Rows
+    error: tf.Tensor
+
+
+def centres(
+    structure: Structure, weights: Weights, relaxations: Mapping[int, Relaxation], centre: tf.Tensor
+) -> list[tf.Tensor]:
+    """The centre of every node's values, [n, *shape] each, as far as relaxations reach."""
+    values: list[tf.Tensor] = []
+    for index, node in enumerate(structure.nodes):
+        if isinstance(node.op, Input):
+            values.append(centre)
+        elif isinstance(node.op, Relu):
+            if index not in relaxations:
+                break
+            values.append(relaxations[index].forward(values[node.inputs[0]]))
+        else:
+            values.append(affine(node, weights, *(values[i] for i in node.inputs)))
+    return values
+
+
+def affine(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
+    """The value of an affine node, [n, *shape]."""
+    return node.op.forward(*inputs, *(weights[i] for i in node.weights))
+
+
+def unit_rows(
+    structure: Structure, weights: Weights, index: int, first: tf.Tensor | int, count: int
+) -> tuple[int, Rows]:
+    """The rows of neurons `first` to `first + count` of node `index`, shared by the whole batch.
+
+    For an image, neurons means channels, at every position. Returns the node that the rows stand
+    on, `index` itself or, past a dense layer, its input, and the rows.
+    """
+    node = structure.nodes[index]
+    shape = node.op.out_shape
+    if isinstance(node.op, Dense):
+        columns = tf.slice(weights[node.weights[0]], (0, first), (node.op.inputs, count))
+        return node.inputs[0], WholeRows(tf.transpose(columns)[None], node.op.in_shape)
+    unit = tf.one_hot(tf.range(count) + first, shape[-1], dtype=weights[0].dtype)
+    return index, _units(unit, shape, (1, 1, count) if len(shape) == 3 else (1, count))
+
+
+def chosen_rows(
+    structure: Structure, weights: Weights, index: int, neuron: tf.Tensor
+) -> tuple[int, Rows]:
+    """The rows of single neurons of node `index`; `neuron` [k] counts in row-major order.
+
+    Returns the node that they stand on, as `unit_rows` does, and the rows, with lead axis [k].
+    """
+    node = structure.nodes[index]
+    shape = node.op.out_shape
+    if isinstance(node.op, Dense):
+        rows = tf.gather(tf.transpose(weights[node.weights[0]]), neuron)
+        return node.inputs[0], WholeRows(rows, node.op.in_shape)
+    unit = tf.one_hot(neuron % shape[-1], shape[-1], dtype=weights[0].dtype)
+    return index, _units(unit, shape, (-1,))
+
+
+def _units(unit: tf.Tensor, shape: tuple[int, ...], lead: tuple[int, ...]) -> Rows:
+    """Unit coefficients [k, channels] as rows on a layer of `shape`."""
+    if len(shape) == 3:
+        return WindowRows(tf.reshape(unit, (*lead, 1, 1, shape[-1])), Window(shape[:2], shape[:2]))
+    return WholeRows(tf.reshape(unit, (*lead, shape[-1])), shape)
+
+
+def trace(
+    structure: Structure,
+    weights: Weights,
+    relaxations: Mapping[int, Relaxation],
+    index: int,
+    rows: Rows,
+    frame: Frame,
+) -> Traced:
+    """Follow `rows` on node `index` backward to the image (Eqn 9).
+
+    `nuhat_i = W_i^T nu_{i+1}`, `nu_i = d_i nuhat_i`; at each ReLU the relaxation's error is charged
+    `|nuhat_i| . error_i`. Branches that meet are added.
+    """
+    pending: dict[int, Rows] = {index: rows}
+    readers = structure.consumers
+    error = None
+    for at in range(index, 0, -1):
+        if at not in pending:
+            continue
+        node, here = structure.nodes[at], pending.pop(at)
+        arguments = tuple(weights[i] for i in node.weights)
+        if isinstance(node.op, Relu):
+            relaxation = relaxations[at]
+            charge = absolute_sum(cleaned(here, frame), frame, relaxation.error)
+            error = charge if error is None else error + charge
+            below = node.inputs[0]
+            following = structure.nodes[below]
+            fused = None
+            if len(readers[below]) == 1 and isinstance(following.op, Windowed):
+                fused = _fused(here, frame, relaxation.slope, following, weights)
+            if fused is not None:
+                at, node, here = below, following, fused
+            else:
+                slope = frame.align(relaxation.slope, here)
+                values = here.values * slope
+                here = (
+                    here.with_values(values, clean=True)
+                    if isinstance(here, WindowRows)
+                    else here.with_values(values)
+                )
+        else:
+            here = through(node.op, arguments, here, frame)
+        here = settled(here, frame)
+        for source in node.inputs:
+            pending[source] = added(pending.get(source), here, frame)
+    traced = pending[0]
+    if error is None:
+        error = tf.zeros((), traced.values.dtype)
+    return Traced(traced, error)
+
+
+def _fused(
+    rows: Rows, frame: Frame, slope: tf.Tensor, node: Node, weights: Weights
+) -> WindowRows | None:
+    """Slopes and a convolution in one matrix product, where the rows are the same everywhere.
+
+    With `k` the shared row and `S` the matrix of the transposed convolution on one window,
+    `S^T (d k)` is linear in the slopes `d`: `[n positions, taps] @ [taps, rows * pixels]`. The
+    product multiplies by the zeros of `S`, but it is one large product instead of many thousand
+    small convolutions, so it wins as long as `S` is not mostly zeros.
+    """
+    if not isinstance(frame, Every) or not isinstance(rows, WindowRows):
+        return None
+    if rows.values.shape[:2] != (1, 1):
+        return None
+    op, area = node.op, rows.window.area
+    window = rows.window.through(op)
+    if window.area > 16 * math.prod(op.size) or op.shape[2] > 4:
+        return None
+    kernel = op.kernel(tuple(weights[i] for i in node.weights), rows.values.dtype)
+    taps, count = area * op.filters, rows.values.shape[2]
+    units = tf.reshape(tf.eye(taps, dtype=rows.values.dtype), (taps, *rows.window.size, op.filters))
+    reach = tf.reshape(spread(units, kernel, op.strides, (0, 0), window.size), (taps, 1, -1))
+    shared = tf.transpose(tf.reshape(rows.values, (count, taps)))[:, :, None]
+    product = tf.reshape(shared * reach, (taps, -1))
+    cut = tf.reshape(rows.window.extract(slope), (-1, taps))
+    values = tf.reshape(
+        cut @ product, (-1, rows.window.positions, count, *window.size, op.shape[2])
+    )
+    return WindowRows(values, window, clean=False)
+
+
+def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
+    """How far the rows reach over the ball: `max_{x'} row . (x' - centre)`, [*lead].
+
+    `sum_j |row_j| r_j` for the intervals of `linf`, else eps times the dual norm of the row.
+    """
+    if ball.norm == "linf":
+        return absolute_sum(cleaned(rows, frame), frame, ball.half_widths)
+    return ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm)
+
+
+def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:
+    """`||row||_*` over the last axis: l1 for `linf`, l2 for `l2`, the largest entry for `l1`."""
+    if norm == "linf":
+        return tf.reduce_sum(tf.abs(rows), -1)
+    if norm == "l1":
+        return tf.reduce_max(tf.abs(rows), -1)
+    square = tf.reduce_sum(tf.square(rows), -1)
+    # The gradient of a norm at zero is taken to be zero.
+    zero = square <= 0
+    return tf.where(
+        zero, tf.zeros_like(square), tf.sqrt(tf.where(zero, tf.ones_like(square), square))
+    )

@@ -1,0 +1,70 @@
+"""The last backward pass: bounds on differences of logits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import Ball
+from robustra_tf.bounds.dual import Weights, support, trace
+from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, Enclosure, enclose
+from robustra_tf.bounds.rows import Every, Rows, WholeRows, as_whole
+from robustra_tf.graph.graph import Structure
+
+
+class Margins(NamedTuple):
+    """WK's bound of `c . f` for `c = e_t - e_y`, all targets `t`, split into its terms.
+
+    `U_f(c) = base + support`: without a box, `base = x . nuhat_1 + R_f` and
+    `support = eps ||nuhat_1||_*`. Entry `y` is 0 throughout.
+
+    Attributes:
+      base: [n, classes].
+      support: [n, classes].
+      rows: `nuhat_1` [n, classes, pixels].
+      enclosure: the pre-activation bounds that it rests on.
+    """
+
+    base: tf.Tensor
+    support: tf.Tensor
+    rows: tf.Tensor
+    enclosure: Enclosure
+
+    @property
+    def upper(self) -> tf.Tensor:
+        """`U_f(c)`, the upper bound of `f_t - f_y` over the ball: [n, classes]."""
+        return self.base + self.support
+
+
+def differences(y: tf.Tensor, classes: int, dtype: tf.DType) -> tf.Tensor:
+    """`c = e_t - e_y` for every target: [n, classes, classes]."""
+    target = tf.eye(classes, dtype=dtype)[None]
+    return target - tf.one_hot(y, classes, dtype=dtype)[:, None]
+
+
+def margins(
+    structure: Structure,
+    weights: Weights,
+    ball: Ball,
+    y: tf.Tensor,
+    rows: str = "every",
+    budget: float = DEFAULT_BUDGET,
+) -> Margins:
+    """Bound `f_t - f_y` over the ball for all targets of a batch at once.
+
+    Args:
+      structure, weights: the network f.
+      ball: the inputs of the batch.
+      y: labels, integers [n].
+      rows, budget: as `enclose` takes them.
+    """
+    enclosure = enclose(structure, weights, ball, rows, budget)
+    classes = structure.output_shape[0]
+    c = differences(y, classes, ball.centre.dtype)
+    last = len(structure.nodes) - 1
+    start: Rows = WholeRows(c, (classes,))
+    traced = trace(structure, weights, enclosure.relaxations, last, start, Every())
+    base = tf.linalg.matvec(c, enclosure.centre) + traced.error
+    whole = as_whole(traced.rows, Every())
+    return Margins(base, support(whole, Every(), ball), whole.flat, enclosure)

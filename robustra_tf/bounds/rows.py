@@ -1,0 +1,263 @@
+"""Rows of the dual network: the coefficients of some neurons on an earlier layer.
+
+Two kinds hold them. `WindowRows` keeps, for a neuron of a convolutional layer, only the window that
+it depends on; `WholeRows` keeps a coefficient for every entry of the layer. Leading axes say whose
+rows they are; a `Frame` gives those axes their meaning:
+
+* `Every`: all neurons (of a slice of the channels) of every example. Windows: [n, positions, rows];
+  whole: [n, rows]. An axis of length 1 stands for rows that are the same for all of it.
+* `Chosen`: one axis of (example, position) pairs that were picked one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from robustra_tf.bounds.window import Window
+from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
+from robustra_tf.graph.spatial import Pad2D, Windowed, spread
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeRows:
+    """Coefficients on all of a layer: `values` [*lead, *shape], `shape` the layer's."""
+
+    values: tf.Tensor
+    shape: tuple[int, ...]
+
+    def with_values(self, values: tf.Tensor) -> WholeRows:
+        """The same kind of rows with other coefficients."""
+        return dataclasses.replace(self, values=values)
+
+    @property
+    def flat(self) -> tf.Tensor:
+        """[*lead, prod(shape)]."""
+        return _regroup(self.values, len(self.shape), (math.prod(self.shape),))
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowRows:
+    """Coefficients on one window per row: `values` [*lead, kh, kw, channels].
+
+    `clean` says that coefficients outside the image are known to be zero.
+    """
+
+    values: tf.Tensor
+    window: Window
+    clean: bool = True
+
+    def with_values(self, values: tf.Tensor, clean: bool | None = None) -> WindowRows:
+        """The same windows with other coefficients."""
+        return dataclasses.replace(
+            self, values=values, clean=self.clean if clean is None else clean
+        )
+
+    @property
+    def flat(self) -> tf.Tensor:
+        """[*lead, kh * kw * channels]."""
+        return _regroup(self.values, 3, (math.prod(self.values.shape[-3:]),))
+
+
+Rows = WholeRows | WindowRows
+
+
+def _regroup(values: tf.Tensor, trailing: int, shape: tuple[int, ...]) -> tf.Tensor:
+    """Reshape the last `trailing` axes to `shape`, whatever stands before them."""
+    lead = tf.shape(values)[: values.shape.rank - trailing]
+    result = tf.reshape(values, tf.concat([lead, shape], 0))
+    result.set_shape((*values.shape[: values.shape.rank - trailing], *shape))
+    return result
+
+
+def _merged(values: tf.Tensor, trailing: int) -> tf.Tensor:
+    """All leading axes in one: [prod(lead), *the last `trailing` axes]."""
+    return tf.reshape(values, (-1, *values.shape[values.shape.rank - trailing :]))
+
+
+def _split(values: tf.Tensor, like: tf.Tensor, trailing: int) -> tf.Tensor:
+    """Undo `_merged`: the leading axes of `like` (whose last `trailing` axes are dropped)."""
+    rank = like.shape.rank - trailing
+    result = tf.reshape(values, tf.concat([tf.shape(like)[:rank], tf.shape(values)[1:]], 0))
+    result.set_shape((*like.shape[:rank], *values.shape[1:]))
+    return result
+
+
+class Frame:
+    """How images of the batch line up with rows, and how windows become whole layers."""
+
+    def whole(self, images: tf.Tensor) -> tf.Tensor:
+        """`images` [n, *shape], broadcastable to the values of `WholeRows`."""
+        raise NotImplementedError
+
+    def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
+        """The windows of `images` [n, h, w, c], broadcastable to the values of `WindowRows`."""
+        raise NotImplementedError
+
+    def fill(self, rows: WindowRows) -> tf.Tensor:
+        """The values [*lead, h, w, c] of `WholeRows` that equal window rows."""
+        raise NotImplementedError
+
+    def align(self, images: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """`images`, broadcastable to the values of `rows`."""
+        if isinstance(rows, WholeRows):
+            return self.whole(images)
+        return self.windows(images, rows.window)
+
+
+@dataclasses.dataclass(frozen=True)
+class Every(Frame):
+    """All neurons of every example, in order."""
+
+    def whole(self, images: tf.Tensor) -> tf.Tensor:
+        """[n, 1, *shape]."""
+        return images[:, None]
+
+    def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
+        """[n, positions, 1, kh, kw, c]."""
+        return window.extract(images)[:, :, None]
+
+    def fill(self, rows: WindowRows) -> tf.Tensor:
+        """[n, positions * rows, h, w, c]."""
+        positions = rows.window.positions
+        if rows.values.shape[1] != positions:
+            shape = tf.tensor_scatter_nd_update(tf.shape(rows.values), [[1]], [positions])
+            values = tf.broadcast_to(rows.values, shape)
+            rows = rows.with_values(
+                tf.ensure_shape(values, (values.shape[0], positions, *rows.values.shape[2:]))
+            )
+        # [positions, n, rows, kh * kw, c] beside slots [positions, h * w].
+        values = tf.transpose(
+            _regroup(rows.values, 3, (rows.window.area, rows.values.shape[-1])), (1, 0, 2, 3, 4)
+        )
+        values = _gathered(values, rows.window.slots)
+        values = tf.transpose(values, (1, 0, 2, 3, 4))
+        count = positions * rows.values.shape[2]
+        return tf.reshape(values, (-1, count, *rows.window.image, rows.values.shape[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen(Frame):
+    """Rows picked one by one: row `i` belongs to `example[i]` and grid position `position[i]`."""
+
+    example: tf.Tensor
+    position: tf.Tensor
+
+    def whole(self, images: tf.Tensor) -> tf.Tensor:
+        """[rows, *shape]."""
+        return tf.gather(images, self.example)
+
+    def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
+        """[rows, kh, kw, c]."""
+        cut = window.extract(images)
+        position = self.position
+        if images.shape[0] == 1:  # The same image for every example.
+            return tf.gather(cut[0], position)
+        flat = tf.reshape(cut, (-1, *cut.shape[2:]))
+        return tf.gather(flat, self.example * window.positions + position)
+
+    def fill(self, rows: WindowRows) -> tf.Tensor:
+        """[rows, h, w, c]."""
+        values = _regroup(rows.values, 3, (rows.window.area, rows.values.shape[-1]))
+        values = _gathered(values, tf.gather(tf.constant(rows.window.slots), self.position))
+        return tf.reshape(values, (-1, *rows.window.image, rows.values.shape[-1]))
+
+
+def _gathered(values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
+    """Read `values` [k, ..., area, c] at `slots` [k, pixels]; slot `area` reads zero."""
+    padding = [(0, 0)] * (values.shape.rank - 2) + [(0, 1), (0, 0)]
+    return tf.gather(tf.pad(values, padding), slots, axis=values.shape.rank - 2, batch_dims=1)
+
+
+def cleaned(rows: Rows, frame: Frame) -> Rows:
+    """The same rows, zero outside the image."""
+    if isinstance(rows, WholeRows) or rows.clean or rows.window.inside.all():
+        return rows
+    image = tf.ones((1, *rows.window.image, 1), rows.values.dtype)
+    mask = frame.windows(image, rows.window)
+    return rows.with_values(rows.values * mask, clean=True)
+
+
+def as_whole(rows: Rows, frame: Frame) -> WholeRows:
+    """Windows written out over the layer; whole rows as they are."""
+    if isinstance(rows, WholeRows):
+        return rows
+    return WholeRows(frame.fill(rows), (*rows.window.image, rows.values.shape[-1]))
+
+
+def settled(rows: Rows, frame: Frame) -> Rows:
+    """Whole rows where the window has outgrown the image, else the rows as they are."""
+    if isinstance(rows, WindowRows) and rows.window.area >= math.prod(rows.window.image):
+        return as_whole(rows, frame)
+    return rows
+
+
+def added(first: Rows | None, second: Rows, frame: Frame) -> Rows:
+    """The sum of two rows on the same layer, windows widened to hold both."""
+    if first is None:
+        return second
+    if isinstance(first, WholeRows) or isinstance(second, WholeRows):
+        first, second = as_whole(first, frame), as_whole(second, frame)
+        return first.with_values(first.values + second.values)
+    window = first.window.union(second.window)
+    total = _widened(first, window) + _widened(second, window)
+    return WindowRows(total, window, first.clean and second.clean)
+
+
+def _widened(rows: WindowRows, window: Window) -> tf.Tensor:
+    lead = [(0, 0)] * (rows.values.shape.rank - 3)
+    return tf.pad(rows.values, (*lead, *rows.window.margins_in(window), (0, 0)))
+
+
+def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Frame) -> Rows:
+    """The coefficients on the input of an affine op from those on its output."""
+    if isinstance(op, Add):
+        return rows
+    if isinstance(rows, WholeRows):
+        values = op.transpose(_merged(rows.values, len(rows.shape)), *weights)
+        return WholeRows(_split(values, rows.values, len(rows.shape)), op.in_shape)
+    if isinstance(op, Windowed):
+        rows = cleaned(rows, frame)
+        window = rows.window.through(op)
+        kernel = op.kernel(weights, rows.values.dtype)
+        values = spread(_merged(rows.values, 3), kernel, op.strides, (0, 0), window.size)
+        return WindowRows(_split(values, rows.values, 3), window, clean=False)
+    if isinstance(op, Pad2D):
+        return dataclasses.replace(
+            rows, window=rows.window.before(op.padding, op.shape[:2]), clean=False
+        )
+    if isinstance(op, Scale):
+        scale = op.coefficients(weights, rows.values.dtype)[0]
+        per_channel = scale.shape.rank == 0 or math.prod(scale.shape[:-1]) == 1
+        if per_channel:
+            return rows.with_values(rows.values * tf.reshape(scale, (-1,)))
+        image = tf.broadcast_to(scale, op.shape)[None]
+        return rows.with_values(rows.values * frame.windows(image, rows.window), clean=True)
+    if isinstance(op, Reshape):
+        return through(op, weights, as_whole(rows, frame), frame)
+    raise TypeError(f"op must be one that rows can pass, got {type(op).__name__}")
+
+
+def absolute_sum(rows: Rows, frame: Frame, images: tf.Tensor) -> tf.Tensor:
+    """`sum_j |row_j| image_j` for every row: [*lead], `images` [n, *shape] nonnegative.
+
+    Rows that a whole batch shares are summed by one matrix product.
+    """
+    absolute = tf.abs(rows.flat)
+    size = absolute.shape[-1]
+    weights = frame.align(images, rows)
+    if isinstance(frame, Chosen):
+        return tf.reduce_sum(absolute * tf.reshape(weights, (-1, size)), -1)
+    if isinstance(rows, WholeRows):
+        weights = tf.reshape(weights, (-1, size))
+        if absolute.shape[0] == 1:
+            return tf.matmul(weights, absolute[0], transpose_b=True)
+        return tf.linalg.matvec(absolute, weights)
+    positions = rows.window.positions
+    weights = tf.reshape(weights, (-1, positions, size))
+    if absolute.shape[:2] == (1, 1):
+        sums = tf.matmul(tf.reshape(weights, (-1, size)), absolute[0, 0], transpose_b=True)
+        return tf.reshape(sums, (-1, positions, absolute.shape[2]))
+    return tf.reduce_sum(absolute * weights[:, :, None], -1)

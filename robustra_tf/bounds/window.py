@@ -1,0 +1,131 @@
+"""Where the rows of a convolutional layer are not zero: one window of the image per position.
+
+A neuron of a convolutional layer depends on a window of every earlier layer. Followed backward,
+the window at grid position `p` begins at `step * p + offset` and has a fixed size that grows with
+every convolution; parts of it may lie outside the image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.graph.spatial import Padding, Windowed
+
+Pair = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """Windows of `size` at `step * p + offset`, for every `p` of `grid`, in an image of `image`.
+
+    Attributes:
+      grid: rows and columns of the layer whose neurons the rows belong to.
+      image: rows and columns of the layer that the windows lie in.
+      step, offset, size: in pixels of that layer.
+    """
+
+    grid: Pair
+    image: Pair
+    step: Pair = (1, 1)
+    offset: Pair = (0, 0)
+    size: Pair = (1, 1)
+
+    @property
+    def positions(self) -> int:
+        """How many windows there are."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def area(self) -> int:
+        """Pixels in a window."""
+        return self.size[0] * self.size[1]
+
+    def through(self, op: Windowed) -> Window:
+        """The windows that these reach backward through a convolution or pooling."""
+        return Window(
+            self.grid,
+            op.shape[:2],
+            tuple(a * s for a, s in zip(self.step, op.strides, strict=True)),
+            tuple(
+                o * s - p[0] for o, s, p in zip(self.offset, op.strides, op.padding, strict=True)
+            ),
+            tuple((n - 1) * s + k for n, s, k in zip(self.size, op.strides, op.size, strict=True)),
+        )
+
+    def before(self, padding: Padding, image: Pair) -> Window:
+        """The same windows in the coordinates of the image before it was padded."""
+        offset = tuple(o - p[0] for o, p in zip(self.offset, padding, strict=True))
+        return dataclasses.replace(self, offset=offset, image=image)
+
+    def union(self, other: Window) -> Window:
+        """The smallest windows that contain these and `other`."""
+        offset = tuple(map(min, self.offset, other.offset))
+        size = tuple(
+            max(a.offset[i] + a.size[i] for a in (self, other)) - offset[i] for i in range(2)
+        )
+        return dataclasses.replace(self, offset=offset, size=size)
+
+    def margins_in(self, outer: Window) -> Padding:
+        """How much `outer` exceeds this window on each side."""
+        before = [a - b for a, b in zip(self.offset, outer.offset, strict=True)]
+        after = [o - b - s for o, b, s in zip(outer.size, before, self.size, strict=True)]
+        return tuple(zip(before, after, strict=True))
+
+    def _axis(self, axis: int) -> np.ndarray:
+        """The coordinates that the windows read along one axis: [grid, size]."""
+        starts = self.step[axis] * np.arange(self.grid[axis]) + self.offset[axis]
+        return starts[:, None] + np.arange(self.size[axis])
+
+    @functools.cached_property
+    def inside(self) -> np.ndarray:
+        """Which pixels of each window lie in the image: boolean [positions, *size]."""
+        rows, columns = (
+            (c >= 0) & (c < n) for c, n in zip(map(self._axis, range(2)), self.image, strict=True)
+        )
+        both = rows[:, None, :, None] & columns[None, :, None, :]
+        return both.reshape(self.positions, *self.size)
+
+    @functools.cached_property
+    def slots(self) -> np.ndarray:
+        """Which pixel of the window covers each pixel of the image, `area` where none does.
+
+        Integers [positions, image pixels].
+        """
+        slot = []
+        for axis in range(2):
+            starts = self._axis(axis)[:, :1]
+            slot.append(np.arange(self.image[axis])[None, :] - starts)
+        rows, columns = slot[0][:, None, :, None], slot[1][None, :, None, :]
+        covered = (rows >= 0) & (rows < self.size[0]) & (columns >= 0) & (columns < self.size[1])
+        flat = np.where(covered, rows * self.size[1] + columns, self.area)
+        return flat.reshape(self.positions, -1).astype(np.int32)
+
+    def extract(self, images: tf.Tensor) -> tf.Tensor:
+        """Cut the windows out of `images` [n, h, w, c]: [n, positions, *size, c], zero outside.
+
+        One strided slice per row and per column of a window: its gradient is a few additions, where
+        that of `tf.image.extract_patches` is a sparse product.
+        """
+        channels = images.shape[-1]
+        pads = []
+        for axis in range(2):
+            reach = self._axis(axis)
+            low, high = int(reach[0, 0]), int(reach[-1, -1])
+            pads.append((max(0, -low), max(0, high + 1 - self.image[axis])))
+        images = tf.pad(images, ((0, 0), *pads, (0, 0)))
+        (top, left) = (o + p[0] for o, p in zip(self.offset, pads, strict=True))
+        (sy, sx), (ny, nx) = self.step, self.grid
+        rows = [images[:, top + a : top + a + sy * (ny - 1) + 1 : sy] for a in range(self.size[0])]
+        strips = tf.stack(rows, 2)
+        columns = [
+            strips[:, :, :, left + b : left + b + sx * (nx - 1) + 1 : sx]
+            for b in range(self.size[1])
+        ]
+        # [n, ny, kh, nx, c] for each column of a window.
+        cut = tf.stack(columns, 4)
+        cut = tf.transpose(cut, (0, 1, 3, 2, 4, 5))
+        return tf.reshape(cut, (-1, self.positions, *self.size, channels))

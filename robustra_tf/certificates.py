@@ -1,0 +1,254 @@
+"""Certificates of robustness for a model and a set of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import NORMS, Box, ball
+from robustra_tf.bounds.enclosure import enclose
+from robustra_tf.bounds.interval import propagate
+from robustra_tf.bounds.margins import margins
+from robustra_tf.graph.build import build
+from robustra_tf.graph.graph import Graph, Structure
+
+METHODS = ("dual", "interval")
+DTYPES = ("float32", "float64")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Certificate:
+    """What is proven of a model on some images.
+
+    Attributes:
+      margin_lower: [n, classes] lower bounds of `f_y - f_t` over each ball; entry `y` is 0.
+      labels: [n] the labels `y`.
+      predicted: [n] the predicted classes at the images themselves.
+      eps: the radius, in pixels.
+      norm: the norm of the ball.
+      box: the interval that every pixel keeps to, or None.
+      method: the bound that proved it.
+    """
+
+    margin_lower: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    eps: float
+    norm: str
+    box: Box | None
+    method: str
+
+    @property
+    def worst_margin(self) -> np.ndarray:
+        """The smallest margin over all targets other than the label, [n]."""
+        return self._others().min(1) if len(self.labels) else np.zeros(0)
+
+    @property
+    def worst_target(self) -> np.ndarray:
+        """The target of the smallest margin, integers [n]."""
+        return self._others().argmin(1) if len(self.labels) else np.zeros(0, int)
+
+    @property
+    def certified(self) -> np.ndarray:
+        """Whether no input of the ball can be classified otherwise than `y`: boolean [n].
+
+        All margins must be proven positive; a margin that is not a number proves nothing.
+        """
+        return self.worst_margin > 0
+
+    def _others(self) -> np.ndarray:
+        margin = np.where(np.isnan(self.margin_lower), -np.inf, self.margin_lower).copy()
+        margin[np.arange(len(self.labels)), self.labels] = np.inf
+        return margin
+
+    def summary(self) -> str:
+        """One line: what was proven of how many images."""
+        n = len(self.labels)
+        box = "" if self.box is None else f", pixels in [{self.box[0]:g}, {self.box[1]:g}]"
+        counts = (self.certified.sum(), (self.predicted == self.labels).sum())
+        shares = ", ".join(
+            f"{count} of {n} {what} ({count / max(n, 1):.2%})"
+            for count, what in zip(counts, ("certified", "correct"), strict=True)
+        )
+        return f"{shares} at eps={self.eps:g} ({self.norm}{box}) by the {self.method} bound"
+
+    def __repr__(self) -> str:
+        return f"Certificate({self.summary()})"
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled(structure: Structure, norm: str, box: Box | None, method: str, rows: str):
+    """(weights, x, y, eps) -> (margins, predicted), traced once per batch size and dtype."""
+
+    @tf.function(reduce_retracing=False)
+    def bound(weights, x, y, eps):
+        region = ball(x, eps, norm, box)
+        if method == "interval":
+            low, high = propagate(structure, weights, region)[1]
+            own = tf.gather(low, y, batch_dims=1)[:, None]
+            margin = tf.where(tf.one_hot(y, high.shape[-1]) > 0, tf.zeros_like(high), own - high)
+        else:
+            margin = -margins(structure, weights, region, y, rows).upper
+        logits = structure.forward(weights, x)
+        return margin, tf.argmax(logits, -1, output_type=tf.int32)
+
+    return bound
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_layers(structure: Structure, norm: str, box: Box | None, method: str):
+    @tf.function(reduce_retracing=False)
+    def bound(weights, x, eps):
+        region = ball(x, eps, norm, box)
+        if method == "interval":
+            found = propagate(structure, weights, region)[0]
+        else:
+            found = enclose(structure, weights, region).bounds
+        return [found[i] for i in structure.relus]
+
+    return bound
+
+
+def certify(
+    model: keras.Model | Graph,
+    x: np.ndarray,
+    y: np.ndarray,
+    eps: float,
+    norm: str = "linf",
+    box: Box | None = (0.0, 1.0),
+    method: str = "dual",
+    batch_size: int = 100,
+    dtype: str = "float32",
+    rows: str = "needed",
+) -> Certificate:
+    """Bound `min_{x' in B} f_y(x') - f_t(x')` from below for every image and target.
+
+    `B` is the ball of radius `eps` about the image in `norm`, cut to `box` (for `linf`; for `l2`
+    and `l1` the whole ball is taken, which contains the cut one). An image is certified when all
+    these bounds are positive.
+
+    Args:
+      model: a Keras model, image to logits, of supported layers; or its graph.
+      x: images [n, *shape] in pixels, NumPy or tensor; within `box` where one is given.
+      y: labels [n], integers.
+      eps: radius in pixels, at least 0.
+      norm: `linf`, `l2` or `l1`.
+      box: (lo, hi), or None for the plain bound of the paper's training.
+      method: `dual` (Wong and Kolter 2018, layer by layer) or `interval`.
+      batch_size: images at a time.
+      dtype: `float32` or `float64`, of the whole computation.
+      rows: `needed` skips neurons that intervals prove stable, `every` does not; same margins.
+
+    Returns:
+      A `Certificate`.
+
+    Raises:
+      ValueError: an argument out of its range, by name.
+    """
+    graph = model if isinstance(model, Graph) else build(model)
+    structure = graph.structure
+    _check_options(eps, norm, method, dtype, batch_size)
+    x, y = _checked_images(structure, x, box, dtype), _checked_labels(structure, y)
+    if len(x) != len(y):
+        raise ValueError(f"y must have a label for each of the {len(x)} images, got {len(y)}")
+    function = _compiled(structure, norm, None if box is None else tuple(box), method, rows)
+    weights = graph.weights(tf.as_dtype(dtype))
+    parts = [
+        function(weights, xs, ys, tf.constant(eps, dtype)) for xs, ys in _batches(x, y, batch_size)
+    ]
+    classes = structure.output_shape[0]
+    margin = np.concatenate([m.numpy() for m, _ in parts] or [np.zeros((0, classes))])[: len(x)]
+    predicted = np.concatenate([p.numpy() for _, p in parts] or [np.zeros(0, int)])[: len(x)]
+    return Certificate(margin, y, predicted, float(eps), norm, box, method)
+
+
+def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps: float, **options):
+    """`certify(...).margin_lower`: lower bounds of `f_y - f_t`, [n, classes]."""
+    return certify(model, x, y, eps, **options).margin_lower
+
+
+def layer_bounds(
+    model: keras.Model | Graph,
+    x: np.ndarray,
+    eps: float,
+    norm: str = "linf",
+    box: Box | None = None,
+    method: str = "dual",
+    dtype: str = "float32",
+    batch_size: int = 50,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Bound every ReLU's pre-activation over the ball about each image.
+
+    Args: as `certify` takes them.
+
+    Returns:
+      For each ReLU in order, (lower, upper), [n, *shape] each, channels last.
+    """
+    graph = model if isinstance(model, Graph) else build(model)
+    _check_options(eps, norm, method, dtype, batch_size)
+    x = _checked_images(graph.structure, x, box, dtype)
+    function = _compiled_layers(graph.structure, norm, None if box is None else tuple(box), method)
+    weights = graph.weights(tf.as_dtype(dtype))
+    parts = [
+        function(weights, xs, tf.constant(eps, dtype))
+        for xs, _ in _batches(x, np.zeros(len(x), np.int32), batch_size)
+    ]
+    layers = range(len(graph.structure.relus))
+    return [
+        tuple(np.concatenate([part[k][end].numpy() for part in parts])[: len(x)] for end in (0, 1))
+        for k in layers
+    ]
+
+
+def _batches(x: np.ndarray, y: np.ndarray, batch_size: int):
+    """Equal batches, the last one filled up by repetition: one trace serves them all."""
+    size = min(batch_size, len(x))
+    for start in range(0, len(x), max(size, 1)):
+        index = np.arange(start, start + size) % len(x)
+        yield tf.constant(x[index]), tf.constant(y[index])
+
+
+def _check_options(eps: float, norm: str, method: str, dtype: str, batch_size: int) -> None:
+    if not (np.isscalar(eps) or np.ndim(eps) == 0) or not 0 <= float(eps) < float("inf"):
+        raise ValueError(f"eps must be one finite number of pixels >= 0, got {eps!r}")
+    for name, value, allowed in (
+        ("norm", norm, NORMS),
+        ("method", method, METHODS),
+        ("dtype", dtype, DTYPES),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def _checked_images(structure: Structure, x, box: Box | None, dtype: str) -> np.ndarray:
+    x = np.asarray(x, dtype)
+    if x.shape[1:] != structure.input_shape:
+        raise ValueError(f"x must have shape [n, *{structure.input_shape}], got {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError("x must be finite, got NaN or infinity")
+    if box is not None:
+        low, high = box
+        if not low < high:
+            raise ValueError(f"box must be (lo, hi) with lo < hi, got {box!r}")
+        if x.size and not (x.min() >= low and x.max() <= high):
+            raise ValueError(
+                f"x must lie in the box [{low:g}, {high:g}], got values in "
+                f"[{x.min():g}, {x.max():g}]"
+            )
+    return x
+
+
+def _checked_labels(structure: Structure, y) -> np.ndarray:
+    y = np.asarray(y)
+    classes = structure.output_shape[0]
+    if y.ndim != 1 or not (np.issubdtype(y.dtype, np.integer)):
+        raise ValueError(f"y must be one axis of integers, got {y.dtype} of shape {y.shape}")
+    if y.size and not (y.min() >= 0 and y.max() < classes):
+        raise ValueError(f"y must lie in 0..{classes - 1}, got {y.min()}..{y.max()}")
+    return y.astype(np.int32)

@@ -1,0 +1,245 @@
+"""One step of training a network, alone or against a reference, as one compiled function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from robustra_tf.bounds.cost import example_bytes
+from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
+from robustra_tf.bounds.margins import Margins
+from robustra_tf.bounds.relu import unstable
+from robustra_tf.graph.build import build
+from robustra_tf.graph.graph import Structure
+from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
+from robustra_tf.objective.robustra import objective, side
+
+METHODS = ("robustra", "wong", "natural")
+DEFAULT_MEMORY_MB = 512
+#: Examples whose rows are worked on together. More fill memory, not the machine: ten examples of
+#: mnist_small already make matrix products of a thousand rows, and stay near the caches.
+MOST_TOGETHER = 10
+
+Weights = Sequence[tf.Tensor]
+
+
+class Problem(NamedTuple):
+    """What a step minimises: a method for `structure`, with the reference's structure if any."""
+
+    structure: Structure
+    reference: Structure | None
+    method: str
+    budget: float = DEFAULT_BUDGET
+
+
+def losses(
+    problem: Problem, weights: Weights, reference: Margins | None, x: tf.Tensor, y: tf.Tensor, eps
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """The loss of every example, [n], and measurements of it, [n] each.
+
+    Args:
+      problem: the network and the method.
+      weights: the trained network's weights.
+      reference: the reference's dual on the same images, or None.
+      x: images [n, *shape] in pixels.
+      y: labels [n], int32.
+      eps: radius in pixels, a scalar tensor.
+    """
+    logits = problem.structure.forward(weights, x)
+    wrong = clean_error(logits, y)
+    if problem.method == "natural":
+        return robust_cross_entropy(logits, y), _floats({"clean_error": wrong})
+    f = side(problem.structure, weights, x, y, eps, problem.budget)
+    found = objective(f, reference, eps)
+    measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
+    measured["wk_error"] = robust_error(found.wk, y)
+    for k, index in enumerate(problem.structure.relus):
+        crossing = tf.cast(unstable(*f.enclosure.bounds[index]), x.dtype)
+        measured[f"unstable/{k + 1}"] = tf.reduce_mean(crossing, tf.range(1, tf.rank(crossing)))
+    if problem.method == "robustra":
+        targets = {
+            "eta": found.eta,
+            "t0": found.t0,
+            "infeasible": found.tightness.infeasible,
+            "tight": found.tightness.tight,
+            "loose": found.tightness.loose,
+        }
+        others = 1.0 - tf.one_hot(y, logits.shape[-1], dtype=x.dtype)
+        for name, value in targets.items():
+            value = tf.cast(value, x.dtype)
+            measured[name] = tf.reduce_sum(value * others, -1) / tf.reduce_sum(others, -1)
+    return robust_cross_entropy(found.h, y), _floats(measured)
+
+
+def _floats(measured: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    return {k: tf.cast(tf.stop_gradient(v), tf.float32) for k, v in measured.items()}
+
+
+def gradients(
+    problem: Problem,
+    weights: Weights,
+    reference: Weights | None,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    eps: tf.Tensor,
+    together: int,
+) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+    """The gradient of the mean loss in every weight, and the mean of every measurement.
+
+    The batch is worked on `together` examples at a time and the gradients are added up, so that
+    memory does not grow with the batch; a last, smaller piece is filled up by examples of weight 0.
+
+    Args:
+      problem, weights, x, y, eps: as `losses` takes them; `x` of static batch size.
+      reference: the reference's weights, or None.
+      together: examples at a time.
+    """
+    batch = x.shape[0]
+    together = min(together, batch)
+    pieces = -(-batch // together)
+    index = tf.range(pieces * together)
+    share = tf.cast(index < batch, x.dtype) / batch
+    index = tf.minimum(index, batch - 1)
+    weights = list(weights)
+
+    def piece(i: tf.Tensor | int) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
+        here = tf.ensure_shape(index[i * together : (i + 1) * together], (together,))
+        part = tf.ensure_shape(share[i * together : (i + 1) * together], (together,))
+        xs, ys = tf.gather(x, here), tf.gather(y, here)
+        other = None
+        if reference is not None:
+            # Outside the tape: nothing flows back to the reference.
+            other = side(problem.reference, reference, xs, ys, eps, problem.budget)
+            other = other._replace(enclosure=None)
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            loss, measured = losses(problem, weights, other, xs, ys, eps)
+            total = tf.reduce_sum(loss * part)
+        found = tape.gradient(total, weights, unconnected_gradients="zero")
+        measured["loss"] = tf.cast(loss, tf.float32)
+        part = tf.cast(part, tf.float32)
+        return found, {k: tf.reduce_sum(v * part) for k, v in measured.items()}
+
+    if pieces == 1:
+        return piece(0)
+    _, total = tf.while_loop(
+        lambda i, _: i < pieces,
+        lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, piece(i))),
+        (tf.constant(1), piece(0)),
+        parallel_iterations=1,
+        maximum_iterations=pieces - 1,
+    )
+    return total
+
+
+def regularised(
+    found: Sequence[tf.Tensor],
+    weights: Weights,
+    clip_norm: float | None,
+    weight_decay: float,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Gradients cut to a global norm, plus `weight_decay * weight`; and their norm before."""
+    norm = tf.linalg.global_norm(found)
+    if clip_norm is not None:
+        found = tf.clip_by_global_norm(list(found), clip_norm, use_norm=norm)[0]
+    if weight_decay:
+        found = [g + weight_decay * w for g, w in zip(found, weights, strict=True)]
+    return list(found), norm
+
+
+def examples_together(problem: Problem, memory_mb: float) -> int:
+    """How many examples' rows fit `memory_mb`, at least 1 and at most `MOST_TOGETHER`."""
+    if problem.method == "natural":
+        return 2**31 - 1
+    need = example_bytes(problem.structure)
+    return int(min(MOST_TOGETHER, max(1, memory_mb * 2**20 // need)))
+
+
+class TrainStep:
+    """`(x, y, eps) -> metrics`: one optimizer step on a batch, compiled once.
+
+    Args:
+      model: the trained network, image to logits.
+      reference: the network whose adversarial space bounds the attack, for `robustra`.
+      optimizer: a Keras optimizer; its `learning_rate` is a variable that a schedule assigns.
+      method: `robustra`; `wong`, the same bound without a reference; or `natural`.
+      memory_mb: MiB that the rows of one piece of the batch may take.
+      clip_norm: the largest global norm of the gradient, or None.
+      weight_decay: the factor of each weight that is added to its gradient.
+
+    Raises:
+      ValueError: an unknown method, or a reference that is missing or not wanted.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        reference: keras.Model | None,
+        optimizer: keras.optimizers.Optimizer,
+        method: str = "robustra",
+        memory_mb: float = DEFAULT_MEMORY_MB,
+        clip_norm: float | None = None,
+        weight_decay: float = 0.0,
+    ):
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        if (reference is not None) != (method == "robustra"):
+            wanted = "a model" if method == "robustra" else "None"
+            raise ValueError(f"reference must be {wanted} for method {method!r}, got {reference}")
+        self._graph = build(model)
+        self._reference = None if reference is None else build(reference)
+        structure = self._graph.structure
+        other = None if self._reference is None else self._reference.structure
+        memory = memory_mb * 2**20
+        self._problem = Problem(structure, other, method, min(memory, DEFAULT_BUDGET))
+        self._together = examples_together(self._problem, memory_mb)
+        self._optimizer = optimizer
+        self._clip_norm, self._weight_decay = clip_norm, weight_decay
+        self._variables = model.trainable_variables
+        self._places = trained_places(model, self._graph.variables)
+        optimizer.build(self._variables)
+        #: How often the step has been traced: once, unless the batch's shape changes.
+        self.traces = 0
+        self._step = tf.function(self._run, reduce_retracing=False)
+
+    def __call__(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Take one step; returns scalars, the means over the batch.
+
+        Args:
+          x: images [n, *shape] in pixels, `n` static.
+          y: labels [n], integers.
+          eps: radius in pixels, a scalar tensor.
+        """
+        return self._step(x, tf.cast(y, tf.int32), tf.cast(eps, tf.float32))
+
+    def _run(self, x, y, eps):
+        self.traces += 1
+        weights = self._graph.weights()
+        reference = None if self._reference is None else self._reference.weights()
+        found, metrics = gradients(self._problem, weights, reference, x, y, eps, self._together)
+        found, norm = regularised(
+            [found[i] for i in self._places],
+            [weights[i] for i in self._places],
+            self._clip_norm,
+            self._weight_decay,
+        )
+        self._optimizer.apply(found, self._variables)
+        return {**metrics, "grad_norm": norm}
+
+
+def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
+    """For each trainable variable of the model, its place among the graph's variables.
+
+    Raises:
+      ValueError: a trainable variable that the graph does not use.
+    """
+    known = {id(variable): place for place, variable in enumerate(variables)}
+    places = []
+    for variable in model.trainable_variables:
+        if id(variable.value) not in known:
+            raise ValueError(f"model: the trainable variable {variable.path} has no place in it")
+        places.append(known[id(variable.value)])
+    return places
