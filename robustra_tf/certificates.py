@@ -197,10 +197,15 @@ def layer_bounds(
         function(weights, xs, tf.constant(eps, dtype))
         for xs, _ in _batches(x, np.zeros(len(x), np.int32), batch_size)
     ]
-    layers = range(len(graph.structure.relus))
+    shapes = [graph.structure.nodes[k].op.out_shape for k in graph.structure.relus]
     return [
-        tuple(np.concatenate([part[k][end].numpy() for part in parts])[: len(x)] for end in (0, 1))
-        for k in layers
+        tuple(
+            np.concatenate([part[k][end].numpy() for part in parts] or [np.zeros((0, *shape))])[
+                : len(x)
+            ]
+            for end in (0, 1)
+        )
+        for k, shape in enumerate(shapes)
     ]
 
 

@@ -32,6 +32,7 @@ class Problem(NamedTuple):
     structure: Structure
     reference: Structure | None
     method: str
+    rows: str = "auto"
     budget: float = DEFAULT_BUDGET
 
 
@@ -52,7 +53,7 @@ def losses(
     wrong = clean_error(logits, y)
     if problem.method == "natural":
         return robust_cross_entropy(logits, y), _floats({"clean_error": wrong})
-    f = side(problem.structure, weights, x, y, eps, problem.budget)
+    f = side(problem.structure, weights, x, y, eps, problem.rows, problem.budget)
     found = objective(f, reference, eps)
     measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
     measured["wk_error"] = robust_error(found.wk, y)
@@ -112,7 +113,7 @@ def gradients(
         other = None
         if reference is not None:
             # Outside the tape: nothing flows back to the reference.
-            other = side(problem.reference, reference, xs, ys, eps, problem.budget)
+            other = side(problem.reference, reference, xs, ys, eps, problem.rows, problem.budget)
             other = other._replace(enclosure=None)
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -194,7 +195,7 @@ class TrainStep:
         structure = self._graph.structure
         other = None if self._reference is None else self._reference.structure
         memory = memory_mb * 2**20
-        self._problem = Problem(structure, other, method, min(memory, DEFAULT_BUDGET))
+        self._problem = Problem(structure, other, method, budget=min(memory, DEFAULT_BUDGET))
         self._together = examples_together(self._problem, memory_mb)
         self._optimizer = optimizer
         self._clip_norm, self._weight_decay = clip_norm, weight_decay

@@ -30,6 +30,13 @@ class Ball(NamedTuple):
         return tf.broadcast_to(self.radius, tf.shape(self.centre))
 
 
+def as_scalar(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """`value` in `dtype`; a Python number does not pass through float32 on its way to float64."""
+    if tf.is_tensor(value):
+        return tf.cast(value, dtype)
+    return tf.constant(value, dtype)
+
+
 def ball(x: tf.Tensor, eps: tf.Tensor, norm: str = "linf", box: Box | None = None) -> Ball:
     """The ball of radius `eps` in `norm` about each of `x`, cut to `box` for `linf`.
 
@@ -47,13 +54,13 @@ def ball(x: tf.Tensor, eps: tf.Tensor, norm: str = "linf", box: Box | None = Non
     """
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    radius = tf.cast(eps, x.dtype)
+    radius = as_scalar(eps, x.dtype)
     if box is None:
         return Ball(x, radius, norm)
     if len(box) != 2 or not box[0] < box[1]:
         raise ValueError(f"box must be (lo, hi) with lo < hi, got {box!r}")
     if norm != "linf":
         return Ball(x, radius, norm)
-    low = tf.maximum(x - radius, tf.cast(box[0], x.dtype))
-    high = tf.minimum(x + radius, tf.cast(box[1], x.dtype))
+    low = tf.maximum(x - radius, as_scalar(box[0], x.dtype))
+    high = tf.minimum(x + radius, as_scalar(box[1], x.dtype))
     return Ball(0.5 * (low + high), 0.5 * (high - low), norm)

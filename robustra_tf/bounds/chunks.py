@@ -9,9 +9,9 @@ import tensorflow as tf
 
 
 def map_recomputed(
-    function: Callable[[tf.Tensor, Any], tf.Tensor], count: int, arguments: Any
+    function: Callable[[tf.Tensor, Any], tf.Tensor], count: int | tf.Tensor, arguments: Any
 ) -> tf.Tensor:
-    """`[function(i, arguments) for i in range(count)]`, stacked along a new first axis.
+    """`[function(i, arguments) for i in range(count)]` along a new first axis, or joined.
 
     The gradient calls `function` again, slice by slice, instead of keeping what each slice
     computed: a third more arithmetic for `1 / count` of the memory.
@@ -19,31 +19,44 @@ def map_recomputed(
     Args:
       function: a pure function of the slice's number and of the tensors in `arguments`; it must not
         close over tensors that a gradient is wanted for.
-      count: how many slices there are.
+      count: how many slices there are. Where it is a tensor, slices may differ in length.
       arguments: a nest of floating-point tensors.
+
+    Returns:
+      The results stacked where `count` is a number, joined along their first axis where it is a
+      tensor.
     """
     flat = tf.nest.flatten(arguments)
+    joined = tf.is_tensor(count)
+    dtype = flat[0].dtype
 
     def piece(i: tf.Tensor, tensors: list[tf.Tensor]) -> tf.Tensor:
         return function(i, tf.nest.pack_sequence_as(arguments, tensors))
 
     @tf.custom_gradient
     def run(*tensors: tf.Tensor) -> Any:
-        first = piece(tf.constant(0), list(tensors))
-        results = tf.TensorArray(first.dtype, count, element_shape=first.shape).write(0, first)
-        _, results = tf.while_loop(
-            lambda i, _: i < count,
-            lambda i, done: (i + 1, done.write(i, piece(i, list(tensors)))),
-            (tf.constant(1), results),
+        results = tf.TensorArray(dtype, count, infer_shape=not joined)
+        ends = tf.TensorArray(tf.int32, count, element_shape=())
+
+        def step(i, results, ends):
+            result = piece(i, list(tensors))
+            return i + 1, results.write(i, result), ends.write(i, tf.shape(result)[0])
+
+        _, results, ends = tf.while_loop(
+            lambda i, *_: i < count,
+            step,
+            (tf.constant(0), results, ends),
             parallel_iterations=1,
         )
+        bounds = tf.cumsum(tf.concat([[0], ends.stack()], 0)) if joined else None
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             def add(i: tf.Tensor, totals: list[tf.Tensor]) -> Any:
                 with tf.GradientTape() as tape:
                     tape.watch(tensors)
                     result = piece(i, list(tensors))
-                parts = tape.gradient(result, tensors, upstream[i], tf.UnconnectedGradients.ZERO)
+                part = upstream[bounds[i] : bounds[i + 1]] if joined else upstream[i]
+                parts = tape.gradient(result, tensors, part, tf.UnconnectedGradients.ZERO)
                 return i + 1, [t + p for t, p in zip(totals, parts, strict=True)]
 
             zeros = [tf.zeros_like(t) for t in tensors]
@@ -51,6 +64,6 @@ def map_recomputed(
                 lambda i, _: i < count, add, (tf.constant(0), zeros), parallel_iterations=1
             )[1]
 
-        return results.stack(), gradient
+        return results.concat() if joined else results.stack(), gradient
 
     return run(*flat)

@@ -19,13 +19,15 @@ from robustra_tf.bounds.rows import (
     absolute_sum,
     added,
     cleaned,
+    pays_as_matrix,
     settled,
     through,
+    window_matrix,
 )
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Dense, Input, Relu
-from robustra_tf.graph.spatial import Windowed, spread
+from robustra_tf.graph.spatial import Windowed
 
 Weights = Sequence[tf.Tensor]
 
@@ -35,7 +37,8 @@ class Traced(NamedTuple):
 
     Attributes:
       rows: the coefficients `nuhat_1` on the image.
-      error: `sum_i |nuhat_i| . error_i` over all ReLUs passed, [*lead].
+      error: `sum_i |nuhat_i| . error_i` over all ReLUs passed, one number per row, as
+        `Frame.listed` has them.
     """
 
     rows: Rows
@@ -78,7 +81,11 @@ def unit_rows(
         columns = tf.slice(weights[node.weights[0]], (0, first), (node.op.inputs, count))
         return node.inputs[0], WholeRows(tf.transpose(columns)[None], node.op.in_shape)
     unit = tf.one_hot(tf.range(count) + first, shape[-1], dtype=weights[0].dtype)
-    return index, _units(unit, shape, (1, 1, count) if len(shape) == 3 else (1, count))
+    if len(shape) == 3:
+        return index, _windows(unit, shape, (1, 1, count))
+    positions = math.prod(shape[:-1])
+    unit = tf.eye(positions, dtype=unit.dtype)[:, None, :, None] * unit[:, None]
+    return index, WholeRows(tf.reshape(unit, (1, positions * count, *shape)), shape)
 
 
 def chosen_rows(
@@ -93,15 +100,16 @@ def chosen_rows(
     if isinstance(node.op, Dense):
         rows = tf.gather(tf.transpose(weights[node.weights[0]]), neuron)
         return node.inputs[0], WholeRows(rows, node.op.in_shape)
-    unit = tf.one_hot(neuron % shape[-1], shape[-1], dtype=weights[0].dtype)
-    return index, _units(unit, shape, (-1,))
-
-
-def _units(unit: tf.Tensor, shape: tuple[int, ...], lead: tuple[int, ...]) -> Rows:
-    """Unit coefficients [k, channels] as rows on a layer of `shape`."""
     if len(shape) == 3:
-        return WindowRows(tf.reshape(unit, (*lead, 1, 1, shape[-1])), Window(shape[:2], shape[:2]))
-    return WholeRows(tf.reshape(unit, (*lead, shape[-1])), shape)
+        unit = tf.one_hot(neuron % shape[-1], shape[-1], dtype=weights[0].dtype)
+        return index, _windows(unit, shape, (-1,))
+    unit = tf.one_hot(neuron, math.prod(shape), dtype=weights[0].dtype)
+    return index, WholeRows(tf.reshape(unit, (-1, *shape)), shape)
+
+
+def _windows(unit: tf.Tensor, shape: tuple[int, ...], lead: tuple[int, ...]) -> WindowRows:
+    """Unit coefficients [k, channels] as windows of one pixel on an image of `shape`."""
+    return WindowRows(tf.reshape(unit, (*lead, 1, 1, shape[-1])), Window(shape[:2], shape[:2]))
 
 
 def trace(
@@ -128,6 +136,8 @@ def trace(
         if isinstance(node.op, Relu):
             relaxation = relaxations[at]
             charge = absolute_sum(cleaned(here, frame), frame, relaxation.error)
+            # Windows and whole rows may meet here: one branch of a skip may fill the image first.
+            charge = frame.listed(charge, here)
             error = charge if error is None else error + charge
             below = node.inputs[0]
             following = structure.nodes[below]
@@ -169,16 +179,15 @@ def _fused(
         return None
     if rows.values.shape[:2] != (1, 1):
         return None
-    op, area = node.op, rows.window.area
-    window = rows.window.through(op)
-    if window.area > 16 * math.prod(op.size) or op.shape[2] > 4:
+    op = node.op
+    if not pays_as_matrix(rows.window, op):
         return None
-    kernel = op.kernel(tuple(weights[i] for i in node.weights), rows.values.dtype)
-    taps, count = area * op.filters, rows.values.shape[2]
-    units = tf.reshape(tf.eye(taps, dtype=rows.values.dtype), (taps, *rows.window.size, op.filters))
-    reach = tf.reshape(spread(units, kernel, op.strides, (0, 0), window.size), (taps, 1, -1))
-    shared = tf.transpose(tf.reshape(rows.values, (count, taps)))[:, :, None]
-    product = tf.reshape(shared * reach, (taps, -1))
+    window = rows.window.through(op)
+    arguments = tuple(weights[i] for i in node.weights)
+    reach = window_matrix(rows.window, op, arguments, rows.values.dtype)
+    taps, count = reach.shape[0], rows.values.shape[2]
+    shared = tf.transpose(tf.reshape(rows.values, (count, taps)))
+    product = tf.reshape(shared[:, :, None] * reach[:, None], (taps, -1))
     cut = tf.reshape(rows.window.extract(slope), (-1, taps))
     values = tf.reshape(
         cut @ product, (-1, rows.window.positions, count, *window.size, op.shape[2])
@@ -187,13 +196,16 @@ def _fused(
 
 
 def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
-    """How far the rows reach over the ball: `max_{x'} row . (x' - centre)`, [*lead].
+    """How far the rows reach over the ball: `max_{x'} row . (x' - centre)`, one number per row.
 
-    `sum_j |row_j| r_j` for the intervals of `linf`, else eps times the dual norm of the row.
+    `sum_j |row_j| r_j` for the intervals of `linf`, else eps times the dual norm of the row. The
+    axes are those of `Frame.listed`.
     """
     if ball.norm == "linf":
-        return absolute_sum(cleaned(rows, frame), frame, ball.half_widths)
-    return ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm)
+        reach = absolute_sum(cleaned(rows, frame), frame, ball.half_widths)
+    else:
+        reach = ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm)
+    return frame.listed(reach, rows)
 
 
 def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -21,12 +21,15 @@ from robustra_tf.bounds.dual import (
     unit_rows,
 )
 from robustra_tf.bounds.relu import Relaxation, relax, unstable
-from robustra_tf.bounds.rows import Chosen, Every
+from robustra_tf.bounds.rows import Chosen, Every, Frame, Rows
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Input, Relu
 
-#: Which rows are computed: every neuron's, or only those that intervals leave undecided.
-ROWS = ("every", "needed")
+#: Which rows are computed: every neuron's; only those that intervals leave undecided; or
+#: whichever of the two takes less time, decided batch by batch.
+ROWS = ("every", "needed", "auto")
+#: The share of rows up to which picking them out takes less time than computing all.
+WORTH_CHOOSING = 0.5
 #: Bytes that one slice of rows may take. Small enough for a second-level cache to help.
 DEFAULT_BUDGET = 256 * 2**20
 
@@ -59,7 +62,7 @@ def enclose(
     for both signs of the neuron, so one backward row serves both (equal to Eqn 8 without `g` for
     `c = +-e_j`).
 
-    With `rows="needed"`, a neuron that interval arithmetic on the same relaxation proves stable
+    With `rows="needed"` or `"auto"`, a neuron that interval arithmetic on the same relaxation proves stable
     gets no row. Its interval contains the dual's, so the dual would call it stable too, and a
     stable ReLU's slope and error do not depend on its bounds: every other bound and the margins
     stay exactly Wong and Kolter's. Only that neuron's reported bounds are the intervals'.
@@ -67,11 +70,12 @@ def enclose(
     Args:
       structure, weights: the network.
       ball: the inputs; a static batch size lets slices be planned.
-      rows: `"every"` (differentiable) or `"needed"` (evaluation).
+      rows: one of `ROWS`. Only `"every"` has static shapes, as `jit_compile=True` needs them.
       budget: bytes that one slice of rows may take.
     """
     if rows not in ROWS:
         raise ValueError(f"rows must be one of {', '.join(ROWS)}, got {rows!r}")
+    network = (structure, list(weights))
     values: list[tf.Tensor] = []
     widths: list[tf.Tensor | None] = []
     bounds: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
@@ -85,26 +89,16 @@ def enclose(
             below = node.inputs[0]
             if below in exact:
                 radius = widths[below]
-            elif rows == "every":
-                radius = _every_radius(structure, weights, ball, relaxations, below, budget)
             else:
-                radius = _needed_radius(
-                    structure,
-                    weights,
-                    ball,
-                    relaxations,
-                    below,
-                    values[below],
-                    widths[below],
-                    budget,
-                )
+                interval = None if rows == "every" else (values[below], widths[below])
+                radius = _radius(network, ball, relaxations, below, interval, rows, budget)
             bounds[index] = (values[below] - radius, values[below] + radius)
             relaxation = relaxations[index] = relax(*bounds[index])
             values.append(relaxation.forward(values[below]))
             widths.append(relaxation.slope * radius + relaxation.error)
         else:
             values.append(affine(node, weights, *(values[i] for i in node.inputs)))
-            wanted = rows == "needed" or index in exact
+            wanted = rows != "every" or index in exact
             widths.append(
                 _width(node, weights, [widths[i] for i in node.inputs]) if wanted else None
             )
@@ -133,68 +127,104 @@ def _interval_exact(structure: Structure) -> frozenset[int]:
     return frozenset(i for i, count in matrices.items() if count <= 1)
 
 
-def _every_radius(
-    structure: Structure,
-    weights: Weights,
+def _radius(
+    network: tuple[Structure, list[tf.Tensor]],
     ball: Ball,
-    relaxations: Mapping[int, Relaxation],
+    relaxations: dict[int, Relaxation],
     index: int,
+    interval: tuple[tf.Tensor, tf.Tensor] | None,
+    rows: str,
     budget: float,
 ) -> tf.Tensor:
-    """The radius of every neuron of a node: [n, *shape]."""
-    shape = structure.nodes[index].op.out_shape
-    batch = ball.centre.shape[0]
-    count = slices(structure, index, batch or 1, budget, ball.centre.dtype.size)
-    size = shape[-1] // count
+    """The radius of every neuron of a node, [n, *shape], in the way that `rows` says.
 
-    def radius(i: tf.Tensor | int, arguments: tuple) -> tf.Tensor:
-        weights, ball, relaxations = arguments
-        start, rows = unit_rows(structure, weights, index, i * size, size)
-        traced = trace(structure, weights, relaxations, start, rows, Every())
-        total = traced.error + support(traced.rows, Every(), Ball(*ball, norm=norm))
-        lead = tf.shape(ball[0])[0]
-        return tf.broadcast_to(
-            tf.reshape(total, (-1, math.prod(shape[:-1]), size)),
-            (lead, math.prod(shape[:-1]), size),
-        )
-
-    norm = ball.norm
-    arguments = (list(weights), (ball.centre, ball.radius), dict(relaxations))
-    if count == 1:
-        return tf.reshape(radius(0, arguments), (-1, *shape))
-    parts = map_recomputed(radius, count, arguments)
-    return tf.reshape(tf.transpose(parts, (1, 2, 0, 3)), (-1, *shape))
-
-
-def _needed_radius(
-    structure: Structure,
-    weights: Weights,
-    ball: Ball,
-    relaxations: Mapping[int, Relaxation],
-    index: int,
-    centre: tf.Tensor,
-    width: tf.Tensor,
-    budget: float,
-) -> tf.Tensor:
-    """The radius where intervals leave the sign open, the intervals' half width elsewhere."""
-    neurons = math.prod(structure.nodes[index].op.out_shape)
-    channels = structure.nodes[index].op.out_shape[-1]
-    centre, flat = tf.reshape(centre, (-1, neurons)), tf.reshape(width, (-1, neurons))
-    needed = tf.cast(tf.where(unstable(centre - flat, centre + flat)), tf.int32)
-    bytes_per_row = COPIES * row_cost(structure, index).widest * ball.centre.dtype.size
-    size = max(1, int(budget / max(bytes_per_row, 1)))
-    total = tf.shape(needed)[0]
-
-    def some(i: tf.Tensor, radii: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        picked = needed[i : i + size]
-        example, neuron = picked[:, 0], picked[:, 1]
-        frame = Chosen(example, neuron // channels)
-        start, rows = chosen_rows(structure, weights, index, neuron)
-        traced = trace(structure, weights, relaxations, start, rows, frame)
-        radius = traced.error + support(traced.rows, frame, ball)
-        return i + size, tf.tensor_scatter_nd_update(radii, picked, radius)
-
-    _, radii = tf.while_loop(
-        lambda i, _: i < total, some, (tf.constant(0), flat), parallel_iterations=1
+    `interval` holds the centre and the interval half width of the node, where rows may be skipped:
+    there the radius is the interval's.
+    """
+    structure, _ = network
+    job = _Job(structure, index, ball.norm, budget, ball.centre.dtype.size)
+    arguments = (network[1], (ball.centre, ball.radius), relaxations)
+    if rows == "every":
+        return job.every(arguments)
+    # A stable neuron's bounds are used by nothing but its sign: no gradient passes through them.
+    centre, width = map(tf.stop_gradient, interval)
+    needed = tf.cast(tf.where(unstable(centre - width, centre + width)), tf.int32)
+    needed = _flat_index(needed, job.shape)
+    if rows == "needed":
+        return job.chosen(arguments, needed, width)
+    few = tf.shape(needed)[0] <= int(job.neurons * ball.centre.shape[0] * WORTH_CHOOSING)
+    # Gradients inside a conditional need tensors of its own graph, hence the identities.
+    return tf.cond(
+        few,
+        lambda: job.chosen(tf.nest.map_structure(tf.identity, arguments), needed, width),
+        lambda: job.every(tf.nest.map_structure(tf.identity, arguments)),
     )
-    return tf.reshape(radii, tf.shape(width))
+
+
+def _flat_index(index: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """(example, entry of `shape`) [k, 1 + rank] as (example, row-major number) [k, 2]."""
+    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+    neuron = tf.reduce_sum(index[:, 1:] * tf.constant(strides, tf.int32), -1)
+    return tf.stack([index[:, 0], neuron], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """The radii of one node; `arguments` are (weights, (centre, radius of the ball), relaxations)."""
+
+    structure: Structure
+    index: int
+    norm: str
+    budget: float
+    itemsize: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.structure.nodes[self.index].op.out_shape
+
+    @property
+    def neurons(self) -> int:
+        return math.prod(self.shape)
+
+    def _reach(self, arguments, start: int, rows: Rows, frame: Frame) -> tf.Tensor:
+        weights, ball, relaxations = arguments
+        traced = trace(self.structure, weights, relaxations, start, rows, frame)
+        return traced.error + support(traced.rows, frame, Ball(*ball, norm=self.norm))
+
+    def every(self, arguments) -> tf.Tensor:
+        """All rows, a slice of the channels at a time: [n, *shape]."""
+        batch = arguments[1][0].shape[0] or 1
+        count = slices(self.structure, self.index, batch, self.budget, self.itemsize)
+        size, positions = self.shape[-1] // count, math.prod(self.shape[:-1])
+
+        def some(i: tf.Tensor | int, arguments) -> tf.Tensor:
+            weights, (centre, _), _ = arguments
+            start, rows = unit_rows(self.structure, weights, self.index, i * size, size)
+            reach = self._reach(arguments, start, rows, Every())
+            reach = tf.reshape(reach, (-1, positions, size))
+            return tf.broadcast_to(reach, (tf.shape(centre)[0], positions, size))
+
+        if count == 1:
+            return tf.reshape(some(0, arguments), (-1, *self.shape))
+        parts = map_recomputed(some, count, arguments)
+        return tf.reshape(tf.transpose(parts, (1, 2, 0, 3)), (-1, *self.shape))
+
+    def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+        """The rows `needed` [k, 2], as many at a time as fit; `width` [n, *shape] elsewhere."""
+        batch = width.shape[0] or 1
+        row_bytes = COPIES * row_cost(self.structure, self.index).widest * self.itemsize
+        size = max(1, int(self.budget / max(row_bytes, 1)))
+
+        def some(i: tf.Tensor | int, arguments) -> tf.Tensor:
+            example, neuron = tf.unstack(needed[i * size : (i + 1) * size], axis=-1)
+            frame = Chosen(example, neuron // self.shape[-1])
+            start, rows = chosen_rows(self.structure, arguments[0], self.index, neuron)
+            return self._reach(arguments, start, rows, frame)
+
+        if size >= self.neurons * batch * WORTH_CHOOSING:
+            radius = some(0, arguments)
+        else:
+            count = -(-tf.shape(needed)[0] // size)
+            radius = map_recomputed(some, count, arguments)
+        flat = tf.reshape(width, (-1, self.neurons))
+        return tf.reshape(tf.tensor_scatter_nd_update(flat, needed, radius), tf.shape(width))

@@ -100,6 +100,10 @@ class Frame:
         """The values [*lead, h, w, c] of `WholeRows` that equal window rows."""
         raise NotImplementedError
 
+    def listed(self, sums: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """One number per row, with the leading axes that these rows would have as `WholeRows`."""
+        raise NotImplementedError
+
     def align(self, images: tf.Tensor, rows: Rows) -> tf.Tensor:
         """`images`, broadcastable to the values of `rows`."""
         if isinstance(rows, WholeRows):
@@ -137,6 +141,14 @@ class Every(Frame):
         count = positions * rows.values.shape[2]
         return tf.reshape(values, (-1, count, *rows.window.image, rows.values.shape[-1]))
 
+    def listed(self, sums: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """[n, positions * rows]; an axis of positions that share their rows is written out."""
+        if isinstance(rows, WholeRows):
+            return sums
+        positions, count = rows.window.positions, sums.shape[2]
+        sums = tf.broadcast_to(sums, (tf.shape(sums)[0], positions, count))
+        return tf.reshape(sums, (-1, positions * count))
+
 
 @dataclasses.dataclass(frozen=True)
 class Chosen(Frame):
@@ -163,6 +175,10 @@ class Chosen(Frame):
         values = _regroup(rows.values, 3, (rows.window.area, rows.values.shape[-1]))
         values = _gathered(values, tf.gather(tf.constant(rows.window.slots), self.position))
         return tf.reshape(values, (-1, *rows.window.image, rows.values.shape[-1]))
+
+    def listed(self, sums: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """[rows], as they are."""
+        return sums
 
 
 def _gathered(values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
@@ -211,6 +227,29 @@ def _widened(rows: WindowRows, window: Window) -> tf.Tensor:
     return tf.pad(rows.values, (*lead, *rows.window.margins_in(window), (0, 0)))
 
 
+def pays_as_matrix(window: Window, op: Windowed) -> bool:
+    """Whether a transposed convolution of windows is faster as one dense matrix product.
+
+    It multiplies by the zeros of the matrix, some `area of the reached window / kernel` times as
+    many operations, but thousands of convolutions of a few pixels to a channel or three run at a
+    tenth of a matrix product's speed.
+    """
+    reached = window.through(op)
+    return op.shape[2] <= 4 and reached.area <= 16 * math.prod(op.size)
+
+
+def window_matrix(
+    window: Window, op: Windowed, weights: tuple[tf.Tensor, ...], dtype: tf.DType
+) -> tf.Tensor:
+    """The transposed convolution on one window: [kh * kw * filters, reached pixels * channels]."""
+    taps = window.area * op.filters
+    units = tf.reshape(tf.eye(taps, dtype=dtype), (taps, *window.size, op.filters))
+    kernel = op.kernel(weights, dtype)
+    return tf.reshape(
+        spread(units, kernel, op.strides, (0, 0), window.through(op).size), (taps, -1)
+    )
+
+
 def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Frame) -> Rows:
     """The coefficients on the input of an affine op from those on its output."""
     if isinstance(op, Add):
@@ -221,8 +260,14 @@ def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Fra
     if isinstance(op, Windowed):
         rows = cleaned(rows, frame)
         window = rows.window.through(op)
-        kernel = op.kernel(weights, rows.values.dtype)
-        values = spread(_merged(rows.values, 3), kernel, op.strides, (0, 0), window.size)
+        merged = _merged(rows.values, 3)
+        if pays_as_matrix(rows.window, op):
+            flat = tf.reshape(merged, (-1, math.prod(merged.shape[1:])))
+            values = flat @ window_matrix(rows.window, op, weights, flat.dtype)
+            values = tf.reshape(values, (-1, *window.size, op.shape[2]))
+        else:
+            kernel = op.kernel(weights, rows.values.dtype)
+            values = spread(merged, kernel, op.strides, (0, 0), window.size)
         return WindowRows(_split(values, rows.values, 3), window, clean=False)
     if isinstance(op, Pad2D):
         return dataclasses.replace(

@@ -234,9 +234,9 @@ class Scale(AffineOp):
             return tf.constant(scale, dtype), tf.constant(shift, dtype)
         mean, variance = weights[-2:]
         if self.kind == "standardise":
-            scale = 1.0 / tf.maximum(tf.sqrt(variance), tf.cast(self.epsilon, dtype))
+            scale = 1.0 / tf.maximum(tf.sqrt(variance), tf.constant(self.epsilon, dtype))
             return scale, -mean * scale
-        scale = tf.math.rsqrt(variance + tf.cast(self.epsilon, dtype))
+        scale = tf.math.rsqrt(variance + tf.constant(self.epsilon, dtype))
         if self.use_scale:
             scale = scale * weights[0]
         shift = -mean * scale

@@ -17,9 +17,11 @@ def _padded(x: tf.Tensor, padding: Padding) -> tf.Tensor:
     return x if padding == NO_PADDING else tf.pad(x, ((0, 0), *padding, (0, 0)))
 
 
-def _cropped(x: tf.Tensor, padding: Padding, size: Pair) -> tf.Tensor:
-    (top, _), (left, _) = padding
-    return x[:, top : top + size[0], left : left + size[1], :]
+def _cropped(x: tf.Tensor, start: Pair, size: Pair) -> tf.Tensor:
+    """Rows and columns from `start`; `tf.slice`, whose gradient is a plain padding."""
+    if start == (0, 0) and size == tuple(x.shape[1:3]):
+        return x
+    return tf.slice(x, (0, *start, 0), (-1, *size, -1))
 
 
 def spread(y: tf.Tensor, kernel: tf.Tensor, strides: Pair, origin: Pair, size: Pair) -> tf.Tensor:
@@ -47,17 +49,18 @@ def spread(y: tf.Tensor, kernel: tf.Tensor, strides: Pair, origin: Pair, size: P
     # Output cell m reads inputs m - taps + 1 .. m: pad or crop the input to exactly those.
     before = [t - 1 - f for t, f in zip(taps, first, strict=True)]
     after = [e - (n - 1) for e, n in zip(last, shape[1:3], strict=True)]
-    y = y[
-        :,
-        max(0, -before[0]) : shape[1] - max(0, -after[0]),
-        max(0, -before[1]) : shape[2] - max(0, -after[1]),
-        :,
-    ]
+    start = tuple(max(0, -b) for b in before)
+    y = _cropped(
+        y,
+        start,
+        tuple(n - s - max(0, -a) for n, s, a in zip(shape[1:3], start, after, strict=True)),
+    )
     y = _padded(y, tuple((max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)))
     y = tf.nn.conv2d(y, phases(kernel, strides), 1, "VALID")
     y = _interleaved(y, strides, window[2])
-    skip = [o - f * s for o, f, s in zip(origin, first, strides, strict=True)]
-    return y[:, skip[0] : skip[0] + size[0], skip[1] : skip[1] + size[1], :]
+    return _cropped(
+        y, tuple(o - f * s for o, f, s in zip(origin, first, strides, strict=True)), size
+    )
 
 
 def phases(kernel: tf.Tensor, strides: Pair) -> tf.Tensor:
@@ -212,4 +215,4 @@ class Pad2D(AffineOp):
 
     def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`y` without its border."""
-        return _cropped(y, self.padding, self.shape[:2])
+        return _cropped(y, (self.padding[0][0], self.padding[1][0]), self.shape[:2])

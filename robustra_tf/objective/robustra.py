@@ -7,7 +7,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.balls import as_scalar, ball
 from robustra_tf.bounds.dual import Weights, dual_norm
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.margins import Margins, margins
@@ -42,6 +42,7 @@ def side(
     x: tf.Tensor,
     y: tf.Tensor,
     eps: tf.Tensor,
+    rows: str = "auto",
     budget: float = DEFAULT_BUDGET,
 ) -> Margins:
     """One network's share of the objective: its dual over the `linf` ball without a box.
@@ -51,9 +52,9 @@ def side(
       x: images [n, *shape] in pixels.
       y: labels, integers [n].
       eps: radius in pixels, a scalar tensor.
-      budget: bytes that one slice of rows may take.
+      rows, budget: as `enclose` takes them.
     """
-    return margins(structure, weights, ball(x, eps), y, budget=budget)
+    return margins(structure, weights, ball(x, eps), y, rows, budget)
 
 
 def objective(f: Margins, g: Margins | None, eps: tf.Tensor) -> Objective:
@@ -68,7 +69,7 @@ def objective(f: Margins, g: Margins | None, eps: tf.Tensor) -> Objective:
     if g is None:
         count = tf.zeros_like(f.base, tf.int32)
         return Objective(f.upper, f.upper, zeros, zeros, count, Tightness(zeros, zeros))
-    eps = tf.cast(eps, f.base.dtype)
+    eps = as_scalar(eps, f.base.dtype)
     nuhat = tf.stop_gradient(f.rows)
     qhat, offset = tf.stop_gradient(g.rows), tf.stop_gradient(g.base)
     slack = choose(nuhat, qhat)
@@ -85,7 +86,7 @@ def literal(f: Margins, g: Margins, eps: tf.Tensor, eta: tf.Tensor, t: tf.Tensor
     `x . (nuhat_1 + eta qhat_1) + eps ||nuhat_1 + eta qhat_1||_1 + R_f + eta R_g - eta t`, sound for
     every choice of the two by weak duality.
     """
-    eps = tf.cast(eps, f.base.dtype)
+    eps = as_scalar(eps, f.base.dtype)
     perturbed = dual_norm(f.rows + eta[..., None] * tf.stop_gradient(g.rows), "linf")
     return f.base + eta * tf.stop_gradient(g.base) + eps * perturbed - eta * t
 
@@ -148,11 +149,11 @@ class DualObjective(keras.layers.Layer):
         if eps is None:
             raise ValueError("eps must be given to the layer or to the call, got None for both")
         x = tf.convert_to_tensor(x)
-        return x, tf.cast(y, tf.int32), tf.cast(eps, x.dtype)
+        return x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype)
 
     def _sides(self, x, y, eps) -> list[Margins]:
         return [
-            side(graph.structure, graph.weights(x.dtype), x, y, eps, self._budget)
+            side(graph.structure, graph.weights(x.dtype), x, y, eps, "every", self._budget)
             for graph in self._graphs
         ]
 

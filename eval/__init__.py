@@ -1,0 +1,1 @@
+"""The evaluation program: clean, attacked and certified error of a network on a test set."""

@@ -1,0 +1,124 @@
+"""The cascade: a row of stages, each of which takes only what those before left undecided."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from eval.ledger import Ledger, Row, Status
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Examples of a split: their positions int [n], images [n, h, w, c] and labels int [n]."""
+
+    indices: np.ndarray
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, positions: np.ndarray) -> Examples:
+        """Those at `positions` of these."""
+        return Examples(self.indices[positions], self.images[positions], self.labels[positions])
+
+
+class Decisions(NamedTuple):
+    """What a stage says about a batch of n examples.
+
+    Attributes:
+      examples: the batch.
+      status: a `Status` each; UNKNOWN passes the example on.
+      predicted: int [n], the class of the clean image, or None where the stage did not look.
+      margin_lower: float [n], or None.
+      worst_target: int [n], or None.
+      seconds: what the batch took.
+    """
+
+    examples: Examples
+    status: Sequence[Status]
+    predicted: np.ndarray | None
+    margin_lower: np.ndarray | None
+    worst_target: np.ndarray | None
+    seconds: float
+
+
+class Stage(Protocol):
+    """A way to decide examples."""
+
+    name: str
+    batch_size: int
+
+    def run(self, batches: Iterable[Examples]) -> Iterator[Decisions]:
+        """Decides batches, in any order. An example's verdict must not depend on its batch."""
+
+
+# Called with a stage's name, the rows it added and how many examples it had and has left.
+Watch = Callable[[str, Sequence[Row], int, int], None]
+
+
+def run(stages: Sequence[Stage], examples: Examples, ledger: Ledger, watch: Watch) -> None:
+    """Runs the stages over the examples, and records every verdict as it comes.
+
+    What the ledger holds already is not done again. A batch is made up of the same examples as in
+    an uninterrupted run, so that a resumed one rounds alike.
+
+    Args:
+      stages: in the order of the cascade; the first gives predictions.
+      examples: all of them.
+      ledger: that of this evaluation.
+      watch: is told of progress.
+    """
+    names = [stage.name for stage in stages]
+    for order, stage in enumerate(stages):
+        last = [_progress(ledger.rows.get(int(index)), names) for index in examples.indices]
+        entered = np.flatnonzero([reached >= order for reached, _ in last])
+        done = {int(examples.indices[i]) for i in entered if last[i][1] >= order}
+        left = len(entered) - len(done)
+        watch(stage.name, (), len(entered), left)
+        for decisions in stage.run(_unfinished(examples, entered, done, stage.batch_size)):
+            rows = [row for row in _rows(decisions, stage.name, ledger) if row.index not in done]
+            ledger.record(rows, stage.name, decisions.seconds)
+            left -= len(rows)
+            watch(stage.name, rows, len(entered), left)
+
+
+def _progress(row: Row | None, names: Sequence[str]) -> tuple[int, int]:
+    """The last stage that an example enters as far as is known, and the last that has seen it."""
+    if row is None:
+        return 0, -1
+    seen = names.index(row.stage)
+    return seen + (row.status is Status.UNKNOWN), seen
+
+
+def _unfinished(
+    examples: Examples, entered: np.ndarray, done: set[int], batch_size: int
+) -> Iterator[Examples]:
+    for start in range(0, len(entered), batch_size):
+        batch = examples.take(entered[start : start + batch_size])
+        if not done.issuperset(batch.indices.tolist()):
+            yield batch
+
+
+def _rows(decisions: Decisions, stage: str, ledger: Ledger) -> Iterator[Row]:
+    examples = decisions.examples
+    for i, index in enumerate(examples.indices.tolist()):
+        if decisions.predicted is None:
+            predicted = ledger.rows[index].predicted
+        else:
+            predicted = int(decisions.predicted[i])
+        margin, target = decisions.margin_lower, decisions.worst_target
+        yield Row(
+            index,
+            int(examples.labels[i]),
+            predicted,
+            decisions.status[i],
+            stage,
+            None if margin is None else float(margin[i]),
+            None if target is None else int(target[i]),
+            decisions.seconds / len(examples),
+        )

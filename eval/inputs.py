@@ -1,0 +1,68 @@
+"""The network and the examples of an evaluation, checked before anything is computed."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from eval.config import Config
+from robustra_tf import data, export, models
+
+
+def load_network(config: Config) -> keras.Model:
+    """The network that the configuration names.
+
+    Raises:
+      FileNotFoundError, ValueError: it is not there, cannot be read, or has weights that are not
+        finite numbers.
+    """
+    if config.saved_model is not None:
+        model = export.load(config.saved_model)
+    else:
+        model = models.build(config.model, seed=0)
+        models.load_mat(model, config.weights, normalised=config.normalised)
+    for weight in model.weights:
+        if not np.isfinite(weight.numpy()).all():
+            source = config.saved_model or config.weights
+            raise ValueError(f"{source}: weight {weight.path} holds values that are not finite")
+    return model
+
+
+def load_examples(config: Config) -> data.Dataset:
+    """The examples that the configuration names; raises as `data.load` does."""
+    return data.load(config.dataset, config.split, config.limit, config.data_dir)
+
+
+def check_examples(examples: data.Dataset, model: keras.Model, where: str) -> None:
+    """Refuses examples on which an evaluation of `model` would mean nothing.
+
+    Args:
+      examples: images [n, h, w, c] and labels [n].
+      model: image in, logits [n, classes] out.
+      where: begins the text of an error.
+
+    Raises:
+      ValueError: no examples, another shape than the model's, pixels outside [0, 1], or labels that
+        are not classes.
+    """
+    images, labels = examples
+    shape, classes = tuple(model.input_shape[1:]), model.output_shape[-1]
+    if len(images) == 0:
+        raise ValueError(f"{where}: expected at least one example, got none")
+    if len(labels) != len(images):
+        raise ValueError(f"{where}: {len(images)} images, but {len(labels)} labels")
+    if images.shape[1:] != shape:
+        raise ValueError(
+            f"{where}: images of shape {images.shape[1:]}, but {model.name!r} takes {shape}"
+        )
+    # Written so that a pixel that is not a number is found too.
+    wrong = ~((images >= 0) & (images <= 1)).reshape(len(images), -1).all(axis=1)
+    if wrong.any():
+        raise ValueError(f"{where}: image {wrong.argmax()} has pixels outside [0, 1]")
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():
+        first = wrong.argmax()
+        raise ValueError(
+            f"{where}: label {labels[first]} of image {first} is not a class from 0 to "
+            f"{classes - 1} of {model.name!r}"
+        )

@@ -1,0 +1,212 @@
+"""The ledger: what is known of each example, written down as it becomes known.
+
+`ledger.csv` holds a row an example and stage while the evaluation goes on, the newest row of an
+example being the one that counts; at the end it is rewritten with one row an example, in their
+order. `ledger.json` beside it says whose ledger it is, and how many seconds each stage has taken.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import enum
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustra_tf.files import write_atomically
+
+NAME = "ledger.csv"
+IDENTITY_NAME = "ledger.json"
+
+
+class Status(enum.StrEnum):
+    """What is known of an example."""
+
+    MISCLASSIFIED = "misclassified"  # the image itself is classified wrongly
+    VERIFIED = "verified"  # no point of the ball is
+    FALSIFIED = "falsified"  # a point of the ball is
+    UNKNOWN = "unknown"
+
+
+class LedgerError(ValueError):
+    """A ledger that cannot be continued; the text says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the ledger.
+
+    Attributes:
+      index: position in the split.
+      label, predicted: classes.
+      status: what is known.
+      stage: the one that decided it, or the last that tried.
+      margin_lower: a lower bound of `min_t logit_y - logit_t` over the ball, if one was computed.
+      worst_target: the class that attains it, or that an adversarial example is taken for.
+      seconds: this example's share of the stage's time.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    status: Status
+    stage: str
+    margin_lower: float | None
+    worst_target: int | None
+    seconds: float
+
+    def __post_init__(self):
+        if self.index < 0 or not math.isfinite(self.seconds):
+            raise ValueError(f"row: expected an index of at least 0 and finite seconds, got {self}")
+
+    def cells(self) -> list[str]:
+        """The row as text, in the order of `FIELDS`."""
+        margin = "" if self.margin_lower is None else f"{self.margin_lower:.9g}"
+        target = "" if self.worst_target is None else str(self.worst_target)
+        start = [str(self.index), str(self.label), str(self.predicted)]
+        return [*start, self.status.value, self.stage, margin, target, f"{self.seconds:.6f}"]
+
+    @staticmethod
+    def parse(cells: list[str]) -> Row:
+        """The row of such text; `ValueError` where it is not one."""
+        if len(cells) != len(FIELDS):
+            raise ValueError(f"expected {len(FIELDS)} fields, got {len(cells)}")
+        index, label, predicted, status, stage, margin, target, seconds = cells
+        return Row(
+            int(index),
+            int(label),
+            int(predicted),
+            Status(status),
+            stage,
+            float(margin) if margin else None,
+            int(target) if target else None,
+            float(seconds),
+        )
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+_HEADER = ",".join(FIELDS) + "\n"
+
+
+class Ledger:
+    """The rows of an evaluation, on disk before the next example is begun.
+
+    Attributes:
+      rows: the newest row of each example, by its index.
+      seconds: what each stage has taken so far, over all the runs that wrote this ledger.
+    """
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any], resume: bool):
+        """Begins a ledger, or goes on with the one in `directory`.
+
+        Args:
+          directory: an existing directory.
+          identity: what the rows depend on: JSON values by name.
+          resume: go on with a ledger of the same identity. A line that was cut off by a crash is
+            dropped. Without a ledger there, one is begun.
+
+        Raises:
+          LedgerError: another evaluation's ledger, a damaged one, or, without `resume`, an
+            unfinished one, which would be lost.
+          OSError: the directory cannot be written.
+        """
+        self._path, self._about = directory / NAME, directory / IDENTITY_NAME
+        # As JSON will give it back, so that the two can be compared.
+        self._identity = json.loads(json.dumps(dict(identity)))
+        self.rows: dict[int, Row] = {}
+        self.seconds: dict[str, float] = {}
+        if self._path.exists() and (resume or not self._finished()):
+            if not resume:
+                raise LedgerError(
+                    f"{self._path}: there is an unfinished evaluation; --resume goes on with it, "
+                    "another --out begins a new one"
+                )
+            self._continue()
+        else:
+            self._write_about(finished=False)
+            write_atomically(self._path, _HEADER)
+        self._file = self._path.open("a", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+
+    def record(self, rows: Iterable[Row], stage: str, seconds: float) -> None:
+        """Writes rows, and adds to a stage's seconds."""
+        for row in rows:
+            self._writer.writerow(row.cells())
+            self._file.flush()
+            self.rows[row.index] = row
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self._write_about(finished=False)
+
+    def finish(self) -> None:
+        """Rewrites the file with one row an example, in their order, and closes it."""
+        self.close()
+        lines = [",".join(self.rows[index].cells()) + "\n" for index in sorted(self.rows)]
+        write_atomically(self._path, _HEADER + "".join(lines))
+        self._write_about(finished=True)
+
+    def close(self) -> None:
+        """Closes the file; what was recorded can be continued."""
+        self._file.close()
+
+    def _finished(self) -> bool:
+        try:
+            return self._read_about()["finished"]
+        except LedgerError:
+            return False
+
+    def _continue(self) -> None:
+        about = self._read_about()
+        differences = [
+            f"{name} was {about['identity'].get(name)!r}, is {self._identity.get(name)!r}"
+            for name in sorted(about["identity"].keys() | self._identity.keys())
+            if about["identity"].get(name) != self._identity.get(name)
+        ]
+        if differences:
+            raise LedgerError(
+                f"{self._path}: the ledger of another evaluation: {'; '.join(differences)}"
+            )
+        self.seconds = dict(about["seconds"])
+        text = self._whole_lines()
+        if not text:
+            write_atomically(self._path, _HEADER)
+            return
+        lines = text.splitlines()
+        if lines[0] + "\n" != _HEADER:
+            raise LedgerError(f"{self._path}, line 1: expected {_HEADER.strip()}, got {lines[0]}")
+        for number, cells in enumerate(csv.reader(lines[1:]), start=2):
+            try:
+                row = Row.parse(cells)
+            except ValueError as error:
+                raise LedgerError(f"{self._path}, line {number}: {error}") from error
+            self.rows[row.index] = row
+
+    def _whole_lines(self) -> str:
+        """The file's text, after cutting off a last row that was not written whole."""
+        content = self._path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(len(whole))
+        try:
+            return whole.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise LedgerError(f"{self._path}: not text: {error}") from error
+
+    def _read_about(self) -> dict[str, Any]:
+        if not self._about.is_file():
+            raise LedgerError(f"{self._path}: whose ledger it is cannot be told: no {self._about}")
+        try:
+            about = json.loads(self._about.read_text(encoding="utf-8"))
+            about = {name: about[name] for name in ("identity", "seconds", "finished")}
+        except (ValueError, TypeError, KeyError) as error:
+            raise LedgerError(f"{self._about}: damaged: {error!r}") from error
+        if not isinstance(about["identity"], dict) or not isinstance(about["seconds"], dict):
+            raise LedgerError(f"{self._about}: damaged: expected objects")
+        return about
+
+    def _write_about(self, finished: bool) -> None:
+        about = {"identity": self._identity, "seconds": self.seconds, "finished": finished}
+        write_atomically(self._about, json.dumps(about, indent=1) + "\n")

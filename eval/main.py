@@ -1,0 +1,89 @@
+"""Evaluates a network: `python -m eval.main --saved_model=DIR --stages=clean,pgd,lp --out=DIR`.
+
+Flags become one frozen `Config`; everything is checked before TensorFlow is imported. A network is
+a SavedModel that training wrote, or published weights (`--weights=FILE.mat --model=NAME`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+from eval import config as configs
+from robustra_tf import data, settings
+
+FLAGS = flags.FLAGS
+# Exit codes: a command that cannot be run as it stands, and one that the user stopped.
+BAD_USAGE = 2
+INTERRUPTED = 130
+
+
+def _define() -> None:
+    text, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
+    yes_no, default = flags.DEFINE_bool, configs.DEFAULTS
+    trained = "default: what the saved model was trained for"
+    text("saved_model", None, "directory of a SavedModel that training wrote")
+    text("weights", None, "published weights, a .mat file; with --model")
+    text("model", None, f"architecture of --weights: {', '.join(settings.MODEL_INPUTS)}")
+    yes_no("normalised", None, "the network in --weights works on normalised inputs")
+    text("dataset", None, f"{', '.join(data.NAMES)}; {trained}")
+    text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
+    text("split", None, f"{', '.join(data.SPLITS)}; default: {default['split']}")
+    whole("limit", None, "the first so many examples; default: all")
+    number("eps", None, f"radius of the ball in pixels of [0, 1]; {trained}")
+    text("norm", None, f"of the ball: {', '.join(settings.NORMS)}; {trained}, or else linf")
+    text("box", None, f"low,high that attacked pixels keep to, or none; default: {default['box']}")
+    yes_no("lp_box", None, "cut the ball to the box in the LP bound too: tighter than the paper's")
+    flags.DEFINE_list("stages", None, f"of {','.join(configs.STAGES)}; default: clean,lp")
+    whole("batch_size", None, f"examples at a time; default: {default['batch_size']}")
+    text("dtype", None, f"of the bounds: {', '.join(configs.DTYPES)}; default: {default['dtype']}")
+    text("attack_loss", None, f"{', '.join(configs.LOSSES)}; default: {default['attack_loss']}")
+    whole("attack_steps", None, f"of each restart; default: {default['attack_steps']}")
+    whole("attack_restarts", None, f"default: {default['attack_restarts']}")
+    whole("seed", None, "of the attack's random starts; default: 0")
+    text("out", None, "directory of results.json and ledger.csv")
+    yes_no("resume", None, "go on with the evaluation in --out")
+
+
+def main(argv) -> int:
+    """Evaluates as the flags say; returns the process's exit code."""
+    del argv
+    try:
+        config = configs.resolve({name: FLAGS[name].value for name in configs.FIELDS})
+        data.find(config.dataset, config.data_dir)
+    except (ValueError, OSError) as error:
+        return _refuse(error)
+    # The first is read by TensorFlow at its import, the second by TensorFlow Datasets.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.WARNING)
+    from eval import run
+
+    try:
+        evaluation = run.prepare(config)
+    except (ValueError, OSError) as error:
+        return _refuse(error)
+    try:
+        run.evaluate(evaluation)
+    except KeyboardInterrupt:
+        print("eval.main: stopped; --resume goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"eval.main: {' '.join(str(error).split())}", file=sys.stderr)
+    return BAD_USAGE
+
+
+def _parse(argv):
+    try:
+        return settings.parse(FLAGS, argv)
+    except ValueError as error:
+        sys.exit(_refuse(error))
+
+
+if __name__ == "__main__":
+    _define()
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,127 @@
+"""The stages that decide whole batches: the clean forward pass, an attack, WK's bound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from eval.cascade import Decisions, Examples, Stage
+from eval.config import Config
+from eval.ledger import Status
+from robustra_tf.attacks import Attack
+from robustra_tf.certificates import Certificate, certify
+
+
+def make(config: Config, model: keras.Model) -> list[Stage]:
+    """The stages that the configuration asks for, in their order."""
+    makers = {"clean": Clean, "pgd": Pgd, "lp": Lp}
+    return [makers[name](config, model) for name in config.stages]
+
+
+class _Batched:
+    """A stage whose work is one function of a batch."""
+
+    name: str
+
+    def __init__(self, config: Config, model: keras.Model):
+        self._config, self._model = config, model
+        self.batch_size = config.batch_size
+
+    def run(self, batches: Iterable[Examples]) -> Iterator[Decisions]:
+        """Decides the batches in their order."""
+        for batch in batches:
+            start = time.perf_counter()
+            decisions = self._decide(batch)
+            yield decisions._replace(seconds=time.perf_counter() - start)
+
+    def _decide(self, batch: Examples) -> Decisions:
+        raise NotImplementedError
+
+
+class Clean(_Batched):
+    """Misclassified where the image itself is."""
+
+    name = "clean"
+
+    def _decide(self, batch: Examples) -> Decisions:
+        predicted = predict(self._model, batch.images).argmax(axis=1)
+        wrong = predicted != batch.labels
+        return Decisions(batch, _where(wrong, Status.MISCLASSIFIED), predicted, None, None, 0.0)
+
+
+class Pgd(_Batched):
+    """Falsified where projected gradient descent finds a checked adversarial example."""
+
+    name = "pgd"
+
+    def __init__(self, config: Config, model: keras.Model):
+        super().__init__(config, model)
+        self._attack = Attack(
+            model,
+            norm=config.norm,
+            box=config.box,
+            loss=config.attack_loss,
+            steps=config.attack_steps,
+            restarts=config.attack_restarts,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+
+    def _decide(self, batch: Examples) -> Decisions:
+        found = self._attack(batch.images, batch.labels, self._config.eps, batch.indices)
+        status = _where(found.success, Status.FALSIFIED)
+        return Decisions(batch, status, None, None, found.predicted, 0.0)
+
+
+class Lp(_Batched):
+    """Verified where WK's lower bounds of all margins are positive."""
+
+    name = "lp"
+
+    def __init__(self, config: Config, model: keras.Model):
+        super().__init__(config, model)
+        self._widest = 0
+
+    def _decide(self, batch: Examples) -> Decisions:
+        certificate = self._exact(batch) if self._config.eps == 0 else self._bound(batch)
+        # Without what filled the batch up.
+        n = len(batch)
+        status = _where(certificate.certified[:n], Status.VERIFIED)
+        least, target = certificate.worst_margin[:n], certificate.worst_target[:n]
+        return Decisions(batch, status, None, least, target, 0.0)
+
+    def _bound(self, batch: Examples) -> Certificate:
+        config = self._config
+        # A last, smaller batch is filled up: another size would be traced anew.
+        self._widest = max(self._widest, len(batch))
+        full = batch.take(np.arange(self._widest) % len(batch))
+        return certify(
+            self._model,
+            full.images,
+            full.labels,
+            config.eps,
+            norm=config.norm,
+            box=config.box if config.lp_box else None,
+            batch_size=self._widest,
+            dtype=config.dtype,
+        )
+
+    def _exact(self, batch: Examples) -> Certificate:
+        """The ball is the image itself: its margins are known, without a bound's rounding."""
+        logits = predict(self._model, batch.images)
+        margins = np.take_along_axis(logits, batch.labels[:, None], axis=1) - logits
+        predicted = logits.argmax(axis=1)
+        return Certificate(margins, batch.labels, predicted, 0.0, self._config.norm, None, "exact")
+
+
+def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The logits [n, classes] of images [n, h, w, c], in NumPy."""
+    return model(tf.constant(images), training=False).numpy()
+
+
+def _where(decided: np.ndarray, status: Status) -> list[Status]:
+    return [status if is_decided else Status.UNKNOWN for is_decided in decided]

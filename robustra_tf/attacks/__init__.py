@@ -1,0 +1,19 @@
+"""Attacks: searches for inputs near an image that a network classifies wrongly.
+
+What they find is a lower bound on the true robust error: failing to find proves nothing.
+"""
+
+from robustra_tf.attacks.pgd import LOSSES, Attack, AttackResult
+from robustra_tf.attacks.replay import Replay, contained, replay
+
+__all__ = ["LOSSES", "Attack", "AttackResult", "Replay", "attack", "contained", "fgsm", "replay"]
+
+
+def attack(model, x, y, eps, **options) -> AttackResult:
+    """Projected gradient descent with the defaults of `Attack`, once: see `Attack.__call__`."""
+    return Attack(model, **options)(x, y, eps)
+
+
+def fgsm(model, x, y, eps, **options) -> AttackResult:
+    """The fast gradient method: one steepest step of length `eps` from each image itself."""
+    return Attack(model, **options, steps=1, restarts=1, relative_step=1.0)(x, y, eps)

@@ -1,0 +1,212 @@
+"""Projected gradient descent on the margin or the cross-entropy, in l_inf, l2 and l1 balls.
+
+Source: A. Madry et al., *Towards deep learning models resistant to adversarial attacks*, ICLR 2018.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.attacks import steps as geometry
+from robustra_tf.attacks.replay import replay, settle
+from robustra_tf.bounds.balls import NORMS, Box
+
+LOSSES = ("margin", "cross_entropy")
+
+
+class AttackResult(NamedTuple):
+    """What an attack found.
+
+    Attributes:
+      adversarial: float32 [n, *shape], the most wrongly classified point found for each image; it
+        always lies in the ball and the box.
+      success: boolean [n], `adversarial` is classified as another class than the label.
+      predicted: int [n], the class of `adversarial`.
+      margin: float32 [n], the largest `logit_t - logit_y` over `t != y` at `adversarial`.
+    """
+
+    adversarial: np.ndarray
+    success: np.ndarray
+    predicted: np.ndarray
+    margin: np.ndarray
+
+
+class Attack:
+    """Maximises a loss of a network over a ball, by steepest ascent and projection.
+
+    Each restart makes `steps` steps of shrinking length, `relative_step * eps * (1 - k / steps)`,
+    and keeps the point with the largest margin. The first starts at the image itself, the others at
+    random points of the ball that depend on `seed` and the image's index alone, not on its batch.
+    """
+
+    def __init__(
+        self,
+        model,
+        norm: str = "linf",
+        box: Box | None = (0.0, 1.0),
+        loss: str = "margin",
+        steps: int = 40,
+        restarts: int = 2,
+        relative_step: float = 0.5,
+        early_stop: bool = True,
+        batch_size: int = 500,
+        seed: int = 0,
+    ):
+        """Compiles nothing yet: the first call does, once for every eps and batch.
+
+        Args:
+          model: a Keras model or graph, float32 [n, *shape] -> logits [n, classes].
+          norm: "linf", "l2" or "l1".
+          box: (lo, hi) of every pixel, or None.
+          loss: "margin", `max_t logit_t - logit_y`, or "cross_entropy".
+          steps: of each restart, at least 1.
+          restarts: at least 1.
+          relative_step: length of the first step in radii.
+          early_stop: leave an image alone once it is classified wrongly; otherwise go on to the
+            largest margin.
+          batch_size: images that are attacked at once.
+          seed: of the random starts.
+
+        Raises:
+          ValueError: an option outside its range.
+        """
+        for name, value, allowed in (("norm", norm, NORMS), ("loss", loss, LOSSES)):
+            if value not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+        for name, value in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if not relative_step > 0:
+            raise ValueError(f"relative_step: expected above 0, got {relative_step}")
+        self.norm, self.box, self.loss = norm, box, loss
+        self.steps, self.restarts, self.seed = steps, restarts, seed
+        self.relative_step, self.early_stop, self.batch_size = relative_step, early_stop, batch_size
+        self._model = model
+        self._traced = {}
+
+    def __call__(
+        self, x: np.ndarray, y: np.ndarray, eps: float, indices: np.ndarray | None = None
+    ) -> AttackResult:
+        """Attacks images.
+
+        Args:
+          x: float32 [n, *shape], in the box.
+          y: labels int [n].
+          eps: radius in pixels, at least 0.
+          indices: int [n], what the random starts depend on beside the seed; positions by default.
+
+        Raises:
+          ValueError: images outside the box, or arguments that do not fit each other.
+        """
+        x = np.ascontiguousarray(x, np.float32)
+        y = np.asarray(y, np.int32)
+        indices = np.arange(len(x)) if indices is None else np.asarray(indices)
+        if y.shape != (len(x),) or indices.shape != y.shape:
+            raise ValueError(
+                f"x, y, indices: expected equal lengths, got {len(x)}, {y.shape}, {indices.shape}"
+            )
+        if not (eps >= 0 and np.isfinite(eps)):
+            raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
+        if self.box is not None and not ((x >= self.box[0]) & (x <= self.box[1])).all():
+            raise ValueError(f"x: expected images in the box {self.box}")
+        climb = self._compiled(x.shape[1:])
+        best, margin = x.copy(), np.full(len(x), -np.inf, np.float32)
+        for restart in range(self.restarts):
+            # Only what has resisted so far is attacked again, in full batches.
+            left = np.flatnonzero(margin <= 0) if self.early_stop else np.arange(len(x))
+            for first in range(0, len(left), self.batch_size):
+                chosen = left[first : first + self.batch_size]
+                starts = self._starts(x[chosen], indices[chosen], restart, eps)
+                point, value = climb(
+                    tf.constant(x[chosen]),
+                    tf.constant(y[chosen]),
+                    tf.constant(starts),
+                    tf.constant(eps, tf.float32),
+                )
+                better = value.numpy() > margin[chosen]
+                best[chosen[better]] = point.numpy()[better]
+                margin[chosen[better]] = value.numpy()[better]
+        best = settle(x, best, eps, self.norm, self.box)
+        found = replay(self._model, x, best, y, eps, self.norm, self.box, self.batch_size)
+        return AttackResult(best, found.success, found.predicted, found.margin)
+
+    def _compiled(self, shape: tuple[int, ...]):
+        """`_ascend` for images of one shape, traced once for batches of every size."""
+        if shape not in self._traced:
+            images = tf.TensorSpec((None, *shape), tf.float32)
+            labels, eps = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.float32)
+            self._traced[shape] = tf.function(
+                self._ascend, input_signature=(images, labels, images, eps)
+            )
+        return self._traced[shape]
+
+    def _starts(self, x: np.ndarray, indices: np.ndarray, restart: int, eps: float) -> np.ndarray:
+        if restart == 0:
+            return np.zeros_like(x)
+        shape = x.shape[1:]
+        return np.float32(eps) * np.stack(
+            [
+                geometry.random_start(shape, self.norm, (self.seed, restart, int(index)))
+                for index in indices
+            ]
+        )
+
+    def _ascend(self, x: tf.Tensor, y: tf.Tensor, start: tf.Tensor, eps: tf.Tensor):
+        """One restart: the point of the largest margin [n, *shape] and that margin [n]."""
+        shape, size = tf.shape(x), int(np.prod(x.shape[1:]))
+        centre = tf.reshape(x, (-1, size))
+
+        def place(delta):
+            """The ball's nearest point, cut to the box: as the image lies in it, still inside."""
+            point = centre + geometry.project(delta, eps, self.norm)
+            return point if self.box is None else tf.clip_by_value(point, *self.box)
+
+        def evaluate(point):
+            with tf.GradientTape() as tape:
+                tape.watch(point)
+                logits = self._model(tf.reshape(point, shape))
+                label = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
+                own = tf.reduce_sum(tf.where(label, logits, tf.zeros_like(logits)), axis=1)
+                rivals = tf.where(label, tf.constant(-np.inf, logits.dtype), logits)
+                margin = tf.reduce_max(rivals, axis=1) - own
+                if self.loss == "margin":
+                    loss = margin
+                else:
+                    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+            return margin, tape.gradient(loss, point)
+
+        def keep(point, margin, best, best_margin):
+            better = margin > best_margin
+            if self.early_stop:
+                # Others of the batch may go on: what is found must not depend on them.
+                better &= best_margin <= 0
+            return tf.where(better[:, None], point, best), tf.where(better, margin, best_margin)
+
+        def unfinished(step, point, best, best_margin):
+            del point, best
+            going = tf.reduce_any(best_margin <= 0) if self.early_stop else True
+            return tf.logical_and(step < self.steps, going)
+
+        def advance(step, point, best, best_margin):
+            margin, gradient = evaluate(point)
+            best, best_margin = keep(point, margin, best, best_margin)
+            blocked = tf.zeros_like(point, tf.bool)
+            if self.box is not None:
+                blocked = ((point <= self.box[0]) & (gradient < 0)) | (
+                    (point >= self.box[1]) & (gradient > 0)
+                )
+            length = eps * self.relative_step * (1.0 - tf.cast(step, x.dtype) / self.steps)
+            move = length * geometry.steepest(gradient, blocked, self.norm)
+            return step + 1, place(point + move - centre), best, best_margin
+
+        point = place(tf.reshape(start, (-1, size)))
+        floor = tf.fill(tf.shape(y), tf.constant(-np.inf, x.dtype))
+        _, point, best, best_margin = tf.while_loop(
+            unfinished, advance, (tf.constant(0), point, point, floor)
+        )
+        margin, _ = evaluate(point)
+        best, best_margin = keep(point, margin, best, best_margin)
+        return tf.reshape(best, shape), best_margin

@@ -1,0 +1,145 @@
+"""Checks of adversarial examples, apart from the search that found them.
+
+The search runs in float32, where a point can leave the ball by a rounding error. What is reported
+lies in the ball and the box in exact terms: float32 images compared in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import Box
+
+
+class Replay(NamedTuple):
+    """What a network says about candidate adversarial examples.
+
+    Attributes:
+      success: boolean [n], inside ball and box and classified as another class than the label.
+      predicted: int [n], the class of each candidate.
+      margin: float32 [n], the largest `logit_t - logit_y` over `t != y`.
+    """
+
+    success: np.ndarray
+    predicted: np.ndarray
+    margin: np.ndarray
+
+
+def replay(
+    model: Callable,
+    x: np.ndarray,
+    candidates: np.ndarray,
+    y: np.ndarray,
+    eps: float,
+    norm: str = "linf",
+    box: Box | None = (0.0, 1.0),
+    batch_size: int = 500,
+) -> Replay:
+    """Runs candidates through a network and checks where they lie.
+
+    Any network will do: one that the candidates were not made for gives a transfer attack.
+
+    Args:
+      model: a Keras model or graph, float32 [n, *shape] -> logits [n, classes].
+      x: images float32 [n, *shape], in pixels.
+      candidates: float32 [n, *shape].
+      y: labels int [n].
+      eps: radius in pixels.
+      norm: "linf", "l2" or "l1".
+      box: (lo, hi) of every pixel, or None.
+      batch_size: candidates a forward pass.
+
+    Raises:
+      ValueError: arrays of different lengths or shapes.
+    """
+    if len(y) != len(x):
+        raise ValueError(f"y: expected one label for each of {len(x)} images, got {len(y)}")
+    inside = contained(x, candidates, eps, norm, box)
+    parts = [
+        np.asarray(model(tf.constant(candidates[start : start + batch_size], tf.float32)))
+        for start in range(0, len(x), batch_size)
+    ]
+    if not parts:
+        return Replay(inside, np.zeros(0, np.int64), np.zeros(0, np.float32))
+    logits, labels = np.concatenate(parts), np.asarray(y, np.int64)[:, None]
+    others = logits.copy()
+    np.put_along_axis(others, labels, -np.inf, axis=1)
+    margin = others.max(axis=1) - np.take_along_axis(logits, labels, axis=1)[:, 0]
+    predicted = logits.argmax(axis=1)
+    finite = np.isfinite(logits).all(axis=1)
+    return Replay(inside & finite & (predicted != labels[:, 0]), predicted, margin)
+
+
+def contained(
+    x: np.ndarray,
+    candidates: np.ndarray,
+    eps: float,
+    norm: str = "linf",
+    box: Box | None = (0.0, 1.0),
+) -> np.ndarray:
+    """Whether each candidate satisfies `||candidate - x|| <= eps` and lies in the box.
+
+    Args:
+      x: images [n, *shape].
+      candidates: [n, *shape].
+      eps, norm, box: the set.
+
+    Returns:
+      Boolean [n], computed in float64 without any tolerance.
+    """
+    if x.shape != candidates.shape:
+        raise ValueError(
+            f"candidates: expected the images' shape {x.shape}, got {candidates.shape}"
+        )
+    points = candidates.astype(np.float64).reshape(len(x), -1)
+    distance = _length(points - x.astype(np.float64).reshape(len(x), -1), norm)
+    # Not a number is nowhere: comparisons with it are false.
+    inside = distance <= eps
+    if box is not None:
+        inside &= ((points >= box[0]) & (points <= box[1])).all(axis=1)
+    return inside
+
+
+def settle(
+    x: np.ndarray, candidates: np.ndarray, eps: float, norm: str, box: Box | None
+) -> np.ndarray:
+    """The candidates moved by rounding errors, into the ball and the box exactly.
+
+    Args:
+      x: images float32 [n, *shape] that lie in the box.
+      candidates: float32 [n, *shape], up to rounding inside already.
+      eps, norm, box: the set.
+
+    Returns:
+      float32 [n, *shape].
+    """
+    shape = (len(x),) + (1,) * (x.ndim - 1)
+    centre = x.astype(np.float64)
+    delta = candidates.astype(np.float64) - centre
+    if norm != "linf":
+        # The slack is below what one pixel can show, above what a sum of float32 pixels loses.
+        length = _length(delta.reshape(len(x), -1), norm).reshape(shape)
+        delta *= np.minimum(1.0, eps * (1.0 - 1e-6) / np.maximum(length, 1e-300))
+    low, high = centre - eps, centre + eps
+    if box is not None:
+        low, high = np.maximum(low, box[0]), np.minimum(high, box[1])
+    return np.clip((centre + delta).astype(np.float32), _round_up(low), _round_down(high))
+
+
+def _length(flat: np.ndarray, norm: str) -> np.ndarray:
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
+    return np.linalg.norm(flat, ord=order, axis=1)
+
+
+def _round_up(values: np.ndarray) -> np.ndarray:
+    """The smallest float32 that is at least each float64 value."""
+    near = values.astype(np.float32)
+    return np.where(near < values, np.nextafter(near, np.float32(np.inf)), near)
+
+
+def _round_down(values: np.ndarray) -> np.ndarray:
+    return -_round_up(-values)

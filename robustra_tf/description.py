@@ -1,0 +1,151 @@
+"""The text that stands beside a saved model: its architecture, and what it was made for.
+
+It is one JSON object in the SavedModel's folder for extra files. Reading it builds nothing and
+imports neither Keras nor TensorFlow, so that a wrong directory or an unsupported layer is known at
+once, before any of the file is acted on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FILE = Path("assets.extra") / "keras.json"
+FORMAT = "robustra_tf"
+VERSION = 1
+# An architecture takes some kilobytes; a file of another size is not one.
+_LARGEST = 16 * 2**20
+
+MODELS = ("Sequential", "Functional")
+LAYERS = (
+    "Activation",
+    "Add",
+    "AveragePooling2D",
+    "BatchNormalization",
+    "Conv2D",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "InputLayer",
+    "Normalization",
+    "ReLU",
+    "Rescaling",
+    "Reshape",
+    "ZeroPadding2D",
+)
+_LAYER_MODULES = ("keras", "keras.layers", "keras.src.models.functional")
+# Markers that Keras writes for plain values, and settings that hold numbers only.
+_VALUES = ("__keras_tensor__", "__tuple__")
+_VALUE_MODULES = ("keras.initializers", "keras.regularizers", "keras.constraints")
+
+Setting = str | int | float | bool | None
+
+
+def write(
+    directory: str | os.PathLike, architecture: dict[str, Any], settings: Mapping[str, Setting]
+) -> None:
+    """Adds the description to a SavedModel's directory.
+
+    Args:
+      directory: of the SavedModel.
+      architecture: the Keras configuration, which must pass `check_supported`.
+      settings: plain values to keep with the model.
+    """
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "settings": dict(settings),
+        "architecture": architecture,
+    }
+    path = Path(directory) / FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def read_architecture(directory: str | os.PathLike) -> dict[str, Any]:
+    """The Keras configuration of a saved model, of supported layers only.
+
+    Raises:
+      FileNotFoundError: there is no such SavedModel, or it has no description.
+      ValueError: the description is damaged or holds something that is not supported.
+    """
+    architecture = _read(Path(directory)).get("architecture")
+    where = str(Path(directory) / FILE)
+    if not isinstance(architecture, dict) or architecture.get("class_name") not in MODELS:
+        raise ValueError(f"{where}: expected a model under 'architecture'")
+    check_supported(architecture, where)
+    return architecture
+
+
+def read_settings(directory: str | os.PathLike) -> dict[str, Setting]:
+    """The plain values that were saved with a model; raises as `read_architecture`."""
+    settings = _read(Path(directory)).get("settings")
+    if not isinstance(settings, dict):
+        raise ValueError(f"{Path(directory) / FILE}: expected an object under 'settings'")
+    return settings
+
+
+def check_supported(architecture: dict[str, Any], where: str) -> None:
+    """Refuses a Keras configuration that names a class outside the lists above.
+
+    Custom objects and layers that carry code, such as Lambda, are outside: they would run when the
+    model is built from the text.
+
+    Raises:
+      ValueError: names the first such object; `where` begins the text.
+    """
+    for item in _objects(architecture):
+        kind, module = item["class_name"], item.get("module")
+        if item.get("registered_name") not in (None, kind):
+            allowed = False
+        elif module in _LAYER_MODULES:
+            allowed = kind in (*LAYERS, *MODELS, "DTypePolicy")
+        else:
+            allowed = module in _VALUE_MODULES or (module is None and kind in _VALUES)
+        if not allowed:
+            config = item.get("config")
+            name = config.get("name") if isinstance(config, dict) else None
+            raise ValueError(
+                f"{where}: layer {name!r} of type {kind!r} is not supported; supported are Keras's "
+                f"{', '.join(LAYERS)}"
+            )
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: there is no such SavedModel directory")
+    if not (directory / "saved_model.pb").is_file():
+        raise FileNotFoundError(f"{directory}: not a SavedModel (it has no saved_model.pb)")
+    path = directory / FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{directory}: the SavedModel has no {FILE}, which robustra_tf.export.save writes; a "
+            "model saved otherwise cannot be read back"
+        )
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path}: expected at most {_LARGEST} bytes")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged, not JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected an object with format {FORMAT!r}")
+    if description.get("version") != VERSION:
+        raise ValueError(f"{path}: expected version {VERSION}, got {description.get('version')!r}")
+    return description
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a Keras configuration that names a class, whichever way it is nested."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            if "class_name" in item:
+                yield item
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)

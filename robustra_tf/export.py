@@ -1,0 +1,157 @@
+"""Models as TensorFlow SavedModels, and back into Keras models that bounds can be computed for.
+
+A saved model is an ordinary SavedModel: its signature `serving_default` maps `image` (float32
+[batch, ...], pixels in [0, 1]) to `logits` (float32 [batch, classes]), and nothing of this package
+is needed to run it. The architecture stands beside it as text (`description.py`), the weights in
+the SavedModel's own checkpoint. Reading back builds Keras's own layers from that text and never
+runs code that the files bring along.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from robustra_tf import description, graph
+
+# What TensorFlow raises for checkpoints that are missing, cut short or altered.
+_READ_ERRORS = (ValueError, IndexError, RuntimeError, tf.errors.OpError)
+
+
+class _Servable(tf.Module):
+    """A model's weights, each under its position, and its forward pass as a signature."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self.model_weights = [weight.value for weight in model.weights]
+        image = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")
+        self.serve = tf.function(
+            lambda image: {"logits": model(image, training=False)}, input_signature=[image]
+        )
+
+
+def save(
+    model: keras.Model,
+    directory: str | os.PathLike,
+    settings: Mapping[str, description.Setting] | None = None,
+) -> Path:
+    """Writes a model as a SavedModel that `load` reads back.
+
+    It is written beside its place first and then moved there, so that the place never holds half a
+    model. A SavedModel that stands there already is replaced; anything else is left alone.
+
+    Args:
+      model: a built Sequential or functional model that `graph.build` accepts: image in, logits
+        out.
+      directory: where to; its parents are made.
+      settings: plain values kept with the model, such as the dataset and the radius that it was
+        trained for; `description.read_settings` gives them back.
+
+    Returns:
+      The directory.
+
+    Raises:
+      ValueError: a model that could not be read back, or a directory that holds something else.
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(f"model: expected a built keras.Model, got {model!r}")
+    graph.build(model)
+    architecture = keras.saving.serialize_keras_object(model)
+    architecture.pop("compile_config", None)
+    # As it will be read: JSON turns tuples into lists.
+    architecture = json.loads(json.dumps(architecture))
+    description.check_supported(architecture, f"model {model.name!r}")
+    directory = Path(directory)
+    if directory.exists() and not _replaceable(directory):
+        raise ValueError(
+            f"directory: expected a new, empty or SavedModel directory, got {directory}, which "
+            "holds something else"
+        )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
+        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
+        servable = _Servable(model)
+        tf.saved_model.save(servable, str(fresh), signatures={"serving_default": servable.serve})
+        description.write(fresh, architecture, settings or {})
+        if directory.exists():
+            directory.rename(old)
+        fresh.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
+    return directory
+
+
+def load(directory: str | os.PathLike) -> keras.Model:
+    """The Keras model that `save` wrote: the same layers, the same weights.
+
+    Args:
+      directory: of the SavedModel.
+
+    Returns:
+      A built `keras.Model`, image [batch, ...] in, logits [batch, classes] out.
+
+    Raises:
+      FileNotFoundError: the directory, or a part of what `save` writes, is not there.
+      ValueError: a part of it cannot be read, holds a layer that is not supported, or does not fit
+        the rest; the text names the directory and what is wrong.
+    """
+    directory = Path(directory)
+    architecture = description.read_architecture(directory)
+    try:
+        model = keras.saving.deserialize_keras_object(architecture, safe_mode=True)
+    except Exception as error:  # Keras raises whatever the damaged setting leads to.
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{directory / description.FILE}: Keras cannot build this architecture: {first_line}"
+        ) from error
+    _restore(model, directory)
+    return model
+
+
+def _replaceable(directory: Path) -> bool:
+    return directory.is_dir() and (
+        (directory / "saved_model.pb").is_file() or not any(directory.iterdir())
+    )
+
+
+def _restore(model: keras.Model, directory: Path) -> None:
+    """Reads the weights from the SavedModel's checkpoint, after comparing every shape."""
+    prefix = directory / "variables" / "variables"
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes = reader.get_variable_to_shape_map()
+    except _READ_ERRORS as error:
+        raise ValueError(f"{directory}: its weights cannot be read: {error}") from error
+    keys = [f"model_weights/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i in range(len(model.weights))]
+    stored = sum(key.startswith("model_weights/") for key in shapes)
+    if stored != len(keys):
+        raise ValueError(
+            f"{directory}: the architecture has {len(keys)} weights, its checkpoint {stored}"
+        )
+    for key, weight in zip(keys, model.weights, strict=True):
+        if list(weight.shape) != shapes.get(key):
+            raise ValueError(
+                f"{directory}: weight {weight.path} has shape {list(weight.shape)} by the "
+                f"architecture, {shapes.get(key)} in its checkpoint"
+            )
+    for key, weight in zip(keys, model.weights, strict=True):
+        try:
+            weight.assign(reader.get_tensor(key))
+        except _READ_ERRORS as error:
+            raise ValueError(f"{directory}: weight {weight.path} is damaged: {error}") from error
+    _derive(model)
+
+
+def _derive(model: keras.Model) -> None:
+    """Lets adapted Normalization layers derive what they multiply by from their new weights."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _derive(layer)
+        elif isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+            layer.finalize_state()

@@ -1,0 +1,7 @@
+"""Keras models as immutable graphs of affine operations and ReLUs."""
+
+from robustra_tf.graph.build import build
+from robustra_tf.graph.convert import UnsupportedLayerError
+from robustra_tf.graph.graph import Graph, Node, Structure
+
+__all__ = ["Graph", "Node", "Structure", "UnsupportedLayerError", "build"]

@@ -1,0 +1,153 @@
+"""A Keras model to its graph: the only place that knows how Keras stores a model's layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from robustra_tf.graph import convert
+from robustra_tf.graph.graph import Graph, Node, Structure
+from robustra_tf.graph.ops import Input, Shape
+from robustra_tf.graph.spatial import Pad2D, Windowed
+
+
+def build(model: keras.Model) -> Graph:
+    """The graph of affine operations and ReLUs that a Keras model computes at inference.
+
+    Args:
+      model: a built `Sequential` or functional model with one input, one output and channels last.
+        Models inside it are inlined; layers used twice share their weights.
+
+    Returns:
+      A graph over the model's own variables, each listed once.
+
+    Raises:
+      UnsupportedLayerError: for a layer that is no affine map or ReLU; the message names the layer,
+        its type and what is supported.
+      ValueError: for a model that is not built, or whose logits have more than one axis.
+    """
+    functional = _functional(model)
+    walk = _Walk(_static(model, functional.inputs[0].shape))
+    output = walk.inline(functional, 0)
+    nodes = walk.nodes
+    if output != len(nodes) - 1:
+        raise ValueError(f"model: {model.name!r} computes layers that its output does not need")
+    structure = Structure(_without_padding_nodes(nodes))
+    if len(structure.output_shape) != 1:
+        raise ValueError(
+            f"model: expected logits with one axis, {model.name!r} (last layer "
+            f"{nodes[-1].name!r}) gives {structure.output_shape}: Flatten them"
+        )
+    return Graph(structure, tuple(walk.variables))
+
+
+class _Walk:
+    """The nodes and variables found so far."""
+
+    def __init__(self, input_shape: Shape):
+        self.nodes = [Node(Input(input_shape), name="input")]
+        self.variables: list[tf.Variable] = []
+        self._positions: dict[int, int] = {}
+
+    def inline(self, model: Functional, entry: int) -> int:
+        """Append the layers of `model` fed by node `entry`; return the node of its output."""
+        found = {id(model.inputs[0]): entry}
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for call in model._nodes_by_depth[depth]:
+                if call.is_input:
+                    continue
+                inputs = tuple(found[id(tensor)] for tensor in call.input_tensors)
+                found[id(call.output_tensors[0])] = self._append(call, inputs)
+        return found[id(model.outputs[0])]
+
+    def _append(self, call: Any, inputs: tuple[int, ...]) -> int:
+        layer = call.operation
+        if isinstance(layer, keras.Model):
+            functional = _functional(layer)
+            _check_call(call)
+            return self.inline(functional, inputs[0])
+        pieces = convert.convert(layer, [self.nodes[i].op.out_shape for i in inputs])
+        _check_call(call)
+        for piece in pieces:
+            weights = tuple(self._position(variable) for variable in piece.variables)
+            self.nodes.append(Node(piece.op, inputs, weights, layer.name))
+            inputs = (len(self.nodes) - 1,)
+        return inputs[0]
+
+    def _position(self, variable: tf.Variable) -> int:
+        if id(variable) not in self._positions:
+            self._positions[id(variable)] = len(self.variables)
+            self.variables.append(variable)
+        return self._positions[id(variable)]
+
+
+def _functional(model: Any) -> Functional:
+    """The functional form of a Sequential or functional model with one input and one output."""
+    # A subclass may bring its own train_step, but not its own call.
+    call = getattr(type(model), "call", None)
+    if call is keras.Sequential.call:
+        functional = model._functional
+        if functional is None:
+            raise ValueError(
+                f"model: {model.name!r} is not built: begin it with keras.Input(shape), or call it "
+                "on data once"
+            )
+    elif call is Functional.call:
+        functional = model
+    elif isinstance(model, keras.layers.Layer):
+        raise convert.unsupported(model, "it is neither a Sequential nor a functional model")
+    else:
+        raise TypeError(f"model: expected a keras.Model, got {type(model).__name__}")
+    for side, tensors in (("input", functional.inputs), ("output", functional.outputs)):
+        if len(tensors) != 1:
+            raise convert.unsupported(model, f"expected one {side}, got {len(tensors)}")
+    return functional
+
+
+def _static(model: keras.Model, shape: tuple[int | None, ...]) -> Shape:
+    if None in shape[1:] or len(shape) < 2:
+        raise ValueError(
+            f"model: expected an input shape that is known but for the batch, {model.name!r} has "
+            f"{shape}"
+        )
+    return tuple(shape[1:])
+
+
+def _check_call(call: Any) -> None:
+    """Refuse `layer(x, training=True)`: batch statistics and dropout are no fixed affine map."""
+    arguments = (*call.arguments.args[1:], *call.arguments.kwargs.values())
+    tensors = keras.KerasTensor
+    extra = [a for a in arguments if not (a is None or a is False or isinstance(a, tensors))]
+    if extra:
+        raise convert.unsupported(call.operation, f"it is called with extra arguments {extra}")
+
+
+def _without_padding_nodes(nodes: list[Node]) -> tuple[Node, ...]:
+    """Fold zero padding into the convolution, pooling or padding that alone reads it."""
+    consumers = Structure(tuple(nodes)).consumers
+    kept: list[Node] = []
+    moved: dict[int, int] = {}
+    pending: dict[int, Node] = {}
+    for index, node in enumerate(nodes):
+        source = pending.get(node.inputs[0]) if node.inputs else None
+        if source is not None:
+            padding = tuple(
+                (outer[0] + inner[0], outer[1] + inner[1])
+                for outer, inner in zip(source.op.padding, node.op.padding, strict=True)
+            )
+            op = dataclasses.replace(node.op, shape=source.op.shape, padding=padding)
+            node = dataclasses.replace(node, op=op, inputs=source.inputs)
+        if isinstance(node.op, Pad2D) and _folds(nodes, consumers[index]):
+            pending[index] = node
+            continue
+        moved[index] = len(kept)
+        kept.append(dataclasses.replace(node, inputs=tuple(moved[i] for i in node.inputs)))
+    return tuple(kept)
+
+
+def _folds(nodes: list[Node], consumers: tuple[int, ...]) -> bool:
+    return len(consumers) == 1 and isinstance(nodes[consumers[0]].op, Windowed | Pad2D)

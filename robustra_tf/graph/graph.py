@@ -1,0 +1,149 @@
+"""The graph of a network: what is computed (`Structure`) and with which variables (`Graph`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from robustra_tf.graph.ops import Add, AffineOp, Input, Op, Relu, Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """One operation of a graph, with where its inputs and its weights come from.
+
+    Attributes:
+      op: the operation.
+      inputs: indices of the nodes that it reads, in order.
+      weights: indices into the graph's variables, in the order of `op.weight_shapes`.
+      name: the Keras layer that it came from; of no account when nodes are compared.
+    """
+
+    op: Op
+    inputs: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
+    name: str = dataclasses.field(default="", compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """A ReLU network without its weights: immutable, hashable, equal when it computes the same.
+
+    The nodes stand in topological order: node 0 is the one `Input`, the last one gives the logits.
+
+    Raises:
+      ValueError: where the nodes do not form such a graph, or shapes do not fit.
+    """
+
+    nodes: tuple[Node, ...]
+
+    def __post_init__(self):
+        if not self.nodes or not isinstance(self.nodes[0].op, Input):
+            raise ValueError(f"nodes: expected an Input first, got {self.nodes[:1]}")
+        for index, node in enumerate(self.nodes[1:], start=1):
+            self._check(index, node)
+
+    def _check(self, index: int, node: Node) -> None:
+        op, what = node.op, f"nodes[{index}] ({node.name}: {type(node.op).__name__})"
+        if not isinstance(op, Relu | AffineOp):
+            raise ValueError(f"{what}: expected a Relu or an AffineOp")
+        arity = op.count if isinstance(op, Add) else 1
+        if len(node.inputs) != arity or not all(0 <= i < index for i in node.inputs):
+            raise ValueError(f"{what}: expected {arity} earlier nodes as inputs, got {node.inputs}")
+        for i in node.inputs:
+            if self.nodes[i].op.out_shape != op.in_shape:
+                raise ValueError(
+                    f"{what}: expected inputs of shape {op.in_shape}, "
+                    f"node {i} gives {self.nodes[i].op.out_shape}"
+                )
+        expected = len(op.weight_shapes) if isinstance(op, AffineOp) else 0
+        if len(node.weights) != expected:
+            raise ValueError(f"{what}: expected {expected} weights, got {len(node.weights)}")
+
+    @property
+    def input_shape(self) -> Shape:
+        """The shape of one input, without the batch."""
+        return self.nodes[0].op.out_shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of the last node's output, without the batch."""
+        return self.nodes[-1].op.out_shape
+
+    @functools.cached_property
+    def relus(self) -> tuple[int, ...]:
+        """The indices of the ReLU nodes, in topological order."""
+        return tuple(i for i, node in enumerate(self.nodes) if isinstance(node.op, Relu))
+
+    @functools.cached_property
+    def consumers(self) -> tuple[tuple[int, ...], ...]:
+        """For each node, the indices of the nodes that read it (twice where it is read twice)."""
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for i in node.inputs:
+                readers[i].append(index)
+        return tuple(map(tuple, readers))
+
+    @functools.cached_property
+    def variable_count(self) -> int:
+        """How many weights `forward` needs."""
+        return 1 + max((i for node in self.nodes for i in node.weights), default=-1)
+
+    def forward(self, weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+        """The network's exact output.
+
+        Args:
+          weights: as many tensors as `variable_count`, all of the dtype of `x`.
+          x: [n, *input_shape].
+
+        Returns:
+          [n, *output_shape].
+        """
+        values = [x]
+        for node in self.nodes[1:]:
+            inputs = [values[i] for i in node.inputs]
+            if isinstance(node.op, Relu):
+                values.append(tf.nn.relu(*inputs))
+            else:
+                values.append(node.op.forward(*inputs, *(weights[i] for i in node.weights)))
+        return values[-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A structure together with the variables of the model that it was built from.
+
+    The variables are the model's own: the graph follows the model as it trains, and gradients of
+    anything computed from `weights()` reach the model.
+
+    Raises:
+      ValueError: where the variables' number or shapes are not what the structure needs.
+    """
+
+    structure: Structure
+    variables: tuple[tf.Variable, ...]
+
+    def __post_init__(self):
+        if len(self.variables) != self.structure.variable_count:
+            raise ValueError(
+                f"variables: expected {self.structure.variable_count}, got {len(self.variables)}"
+            )
+        for node in self.structure.nodes:
+            expected = node.op.weight_shapes if isinstance(node.op, AffineOp) else ()
+            actual = tuple(tuple(self.variables[i].shape) for i in node.weights)
+            if actual != expected:
+                raise ValueError(
+                    f"variables: {node.name} expects weights of shapes {expected}, got {actual}"
+                )
+
+    def weights(self, dtype: tf.DType = tf.float32) -> list[tf.Tensor]:
+        """The variables' present values, cast to `dtype`; differentiable in the variables."""
+        return [tf.cast(variable, dtype) for variable in self.variables]
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """The logits [n, classes] of `x` [n, *input_shape], computed in the dtype of `x`."""
+        x = tf.convert_to_tensor(x)
+        return self.structure.forward(self.weights(x.dtype), x)

@@ -1,0 +1,293 @@
+"""The published architectures, a small one for 8x8 digits, and the published weights.
+
+Every model takes pixels in [0, 1], channels last, and returns logits. The CIFAR-10 models normalise
+their inputs in their first layer, so that a perturbation's radius is in pixels for every model.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import scipy.io
+from keras import initializers, layers
+
+CIFAR10_MEAN = (0.485, 0.456, 0.406)
+CIFAR10_STD = 0.225
+CLASSES = 10
+
+
+class _Conv(NamedTuple):
+    """A convolution with padding 1 and a ReLU."""
+
+    filters: int
+    kernel: int
+    stride: int
+
+
+class _Block(NamedTuple):
+    """A residual block: two convolutions, and a convolution that skips them."""
+
+    filters: int
+    down: bool = False
+
+
+class _Architecture(NamedTuple):
+    shape: tuple[int, int, int]
+    body: tuple[_Conv | _Block, ...]
+    hidden: tuple[int, ...]
+    cifar10: bool = False
+
+
+_SMALL = (_Conv(16, 4, 2), _Conv(32, 4, 2))
+_LARGE = (_Conv(32, 3, 1), _Conv(32, 4, 2), _Conv(64, 3, 1), _Conv(64, 4, 2))
+_RESNET = (_Conv(16, 3, 1), _Block(16), _Block(16), _Block(32, True), _Block(64, True))
+
+_ARCHITECTURES = {
+    "digits_small": _Architecture((8, 8, 1), _SMALL, (64,)),
+    "mnist_small": _Architecture((28, 28, 1), _SMALL, (100,)),
+    "mnist_large": _Architecture((28, 28, 1), _LARGE, (512, 512)),
+    "cifar10_small": _Architecture((32, 32, 3), _SMALL, (100,), cifar10=True),
+    "cifar10_large": _Architecture((32, 32, 3), _LARGE, (512, 512), cifar10=True),
+    "cifar10_resnet": _Architecture((32, 32, 3), _RESNET, (1000,), cifar10=True),
+}
+
+NAMES = tuple(_ARCHITECTURES)
+
+
+def build(name: str, seed: int | None = None) -> keras.Model:
+    """A freshly initialised model of Table 1 (Li et al., IJCAI 2019), or `digits_small`.
+
+    Convolutions of the CIFAR-10 models start from N(0, 2 / (kh kw filters)) with zero biases;
+    everything else, biases too, is uniform in +-1 / sqrt(fan_in).
+
+    Args:
+      name: one of `NAMES`.
+      seed: of the initial weights; two networks of a pair need two seeds. None draws one from
+        Python's random numbers, which `keras.utils.set_random_seed` fixes.
+
+    Returns:
+      A functional model: pixels [n, h, w, c] in [0, 1] to logits [n, 10].
+
+    Raises:
+      ValueError: for a name that is not in `NAMES`.
+    """
+    if name not in _ARCHITECTURES:
+        raise ValueError(f"name: expected one of {', '.join(NAMES)}; got {name!r}")
+    shape, body, hidden, cifar10 = _ARCHITECTURES[name]
+    make = _Layers(random.getrandbits(32) if seed is None else seed, normal=cifar10)
+    inputs = keras.Input(shape)
+    x = inputs
+    if cifar10:
+        variance = (CIFAR10_STD**2,) * len(CIFAR10_MEAN)
+        x = layers.Normalization(mean=CIFAR10_MEAN, variance=variance, name="normalise")(x)
+    for index, part in enumerate(body, start=1):
+        if isinstance(part, _Conv):
+            x = make.conv(x, *part, padding=1, activation="relu", name=f"conv{index}")
+        else:
+            x = make.block(x, part, name=f"block{index}")
+    x = layers.Flatten(name="flatten")(x)
+    for index, units in enumerate(hidden, start=1):
+        x = make.dense(x, units, activation="relu", name=f"dense{index}")
+    return keras.Model(inputs, make.dense(x, CLASSES, name="logits"), name=name)
+
+
+class _Layers:
+    """Makes layers whose initial weights follow from one seed."""
+
+    def __init__(self, seed: int, normal: bool):
+        self._seeds = _seeds(seed)
+        self._normal = normal
+
+    def _uniform(self, fan_in: int) -> initializers.Initializer:
+        bound = 1.0 / math.sqrt(fan_in)
+        return initializers.RandomUniform(-bound, bound, seed=next(self._seeds))
+
+    def conv(self, x, filters, kernel, stride, *, padding, name, activation=None):
+        if padding:
+            # Not padding="same": with stride 2 that would put its zeros at the bottom and right.
+            x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
+        if self._normal:
+            deviation = math.sqrt(2.0 / (kernel * kernel * filters))
+            weight = initializers.RandomNormal(0.0, deviation, seed=next(self._seeds))
+            bias = initializers.Zeros()
+        else:
+            fan_in = kernel * kernel * x.shape[-1]
+            weight, bias = self._uniform(fan_in), self._uniform(fan_in)
+        return layers.Conv2D(
+            filters,
+            kernel,
+            stride,
+            activation=activation,
+            kernel_initializer=weight,
+            bias_initializer=bias,
+            name=name,
+        )(x)
+
+    def block(self, x, block: _Block, *, name):
+        n, size, stride = block.filters, *((4, 2) if block.down else (3, 1))
+        skip = (2, 2) if block.down else (1, 1)
+        branch = self.conv(x, n, size, stride, padding=1, activation="relu", name=f"{name}_conv1")
+        skipped = self.conv(x, n, *skip, padding=0, name=f"{name}_skip")
+        branch = self.conv(branch, n, 3, 1, padding=1, name=f"{name}_conv2")
+        return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([skipped, branch]))
+
+    def dense(self, x, units, *, name, activation=None):
+        fan_in = x.shape[-1]
+        return layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=self._uniform(fan_in),
+            bias_initializer=self._uniform(fan_in),
+            name=name,
+        )(x)
+
+
+def _seeds(seed: int) -> Iterator[int]:
+    """Independent seeds, one for each weight."""
+    generator = np.random.default_rng(seed)
+    while True:
+        yield int(generator.integers(2**31))
+
+
+def normalises(model: keras.Model) -> bool:
+    """Whether the model normalises its inputs itself, and so takes pixels where others do not."""
+    return any(isinstance(layer, layers.Normalization | layers.Rescaling) for layer in model.layers)
+
+
+def load_mat(
+    model: keras.Model, path: str | os.PathLike[str], normalised: bool = False
+) -> keras.Model:
+    """Read published weights (a MATLAB file of fields `<index>/weight`, `<index>/bias`).
+
+    Args:
+      model: the same architecture, for example `build("mnist_small")`; its weights are replaced.
+      path: the file.
+      normalised: whether the network in the file works on normalised inputs rather than on pixels.
+        Such weights belong behind the model's own normalisation layer; a radius that they were
+        trained for, given in normalised units, is that times the standard deviation in pixels.
+
+    Returns:
+      `model`.
+
+    Raises:
+      FileNotFoundError: where there is no such file.
+      ValueError: where it is not a readable MATLAB file, a field is missing, has a wrong shape or
+        values that are not finite, or `normalised` does not agree with the model.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"path: expected a .mat file of weights, found none at {path}")
+    try:
+        arrays = scipy.io.loadmat(path)
+    except (ValueError, NotImplementedError, TypeError, OSError) as error:
+        raise ValueError(
+            f"{path}: expected a MATLAB file (version 7.2 or less): {error}"
+        ) from error
+    return load_arrays(model, arrays, normalised=normalised, source=path)
+
+
+def load_arrays(
+    model: keras.Model,
+    arrays: Mapping[str, np.ndarray],
+    prefix: str = "",
+    normalised: bool = False,
+    source: str = "arrays",
+) -> keras.Model:
+    """Assign weights in the published layout to the model's convolutions and dense layers.
+
+    Fields are taken in the order of the numbers in their names, the model's layers in the order of
+    `model.layers`. Convolutions are [kh, kw, in, out], dense layers [in, out], biases [1, out] or
+    [out]. The rows of the first dense layer count channel, row, column; Keras flattens row, column,
+    channel, so they are permuted.
+
+    Args:
+      model: the model; nothing of it changes unless everything fits.
+      arrays: `<prefix><index>/weight` and `<prefix><index>/bias` for every layer, `<index>` a
+        number, or `<number>/Ws/<number>` in a residual block.
+      prefix: what stands before the index.
+      normalised: as for `load_mat`.
+      source: what error messages call the arrays.
+
+    Returns:
+      `model`.
+
+    Raises:
+      ValueError: as for `load_mat`.
+    """
+    _check_normalisation(model, normalised, source)
+    indices = _indices(arrays, prefix)
+    weighted = [x for x in model.layers if isinstance(x, layers.Conv2D | layers.Dense)]
+    if len(indices) != len(weighted):
+        raise ValueError(
+            f"{source}: expected fields '{prefix}<index>/weight' and '/bias' for the "
+            f"{len(weighted)} layers {[layer.name for layer in weighted]} of {model.name!r}, "
+            f"got the indices {indices}"
+        )
+    values = []
+    flattened = None
+    for layer in model.layers:
+        if isinstance(layer, layers.Flatten):
+            flattened = layer.input.shape[1:]
+        if layer in weighted:
+            field = prefix + indices[len(values)]
+            kernel = _read(arrays, f"{field}/weight", source, tuple(layer.kernel.shape))
+            bias = _read(arrays, f"{field}/bias", source, tuple(layer.bias.shape))
+            if isinstance(layer, layers.Dense) and flattened is not None:
+                kernel = _rows_to_channels_last(kernel, flattened)
+                flattened = None
+            values.append((kernel, bias))
+    for layer, (kernel, bias) in zip(weighted, values, strict=True):
+        layer.kernel.assign(kernel)
+        layer.bias.assign(bias)
+    return model
+
+
+def _check_normalisation(model: keras.Model, normalised: bool, source: str) -> None:
+    if normalises(model) and not normalised:
+        raise ValueError(
+            f"normalised: got False for {source}, but {model.name!r} normalises its inputs: "
+            "weights trained on plain pixels would see other numbers. If the file was"
+            " trained on normalised inputs, pass normalised=True"
+        )
+    if normalised and not normalises(model):
+        raise ValueError(
+            f"normalised: got True for {source}, but {model.name!r} has no normalisation layer: it "
+            "would feed pixels to weights that expect normalised inputs. Begin the model with "
+            "Normalization or Rescaling"
+        )
+
+
+def _indices(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
+    """The layers' indices among the field names, in numerical order."""
+    pattern = re.compile(re.escape(prefix) + r"(\d+(?:/Ws/\d+)?)/(?:weight|bias)")
+    found = {match[1] for match in map(pattern.fullmatch, arrays) if match}
+    return sorted(found, key=lambda index: [int(part) for part in index.split("/Ws/")])
+
+
+def _read(
+    arrays: Mapping[str, np.ndarray], field: str, source: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    if field not in arrays:
+        raise ValueError(f"{source}: the field {field!r} is missing")
+    value = np.asarray(arrays[field])
+    # MATLAB has no vectors: a bias comes as one row.
+    expected = (shape, (1, *shape)) if len(shape) == 1 else (shape,)
+    if value.shape not in expected:
+        raise ValueError(f"{source}: {field!r} has shape {value.shape}, expected {shape}")
+    if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
+        raise ValueError(f"{source}: {field!r} holds values that are not finite numbers")
+    return value.reshape(shape)
+
+
+def _rows_to_channels_last(kernel: np.ndarray, image: tuple[int, ...]) -> np.ndarray:
+    """Rows from channel, row, column order into row, column, channel order."""
+    height, width, channels = image
+    rows = kernel.reshape(channels, height, width, -1)
+    return rows.transpose(1, 2, 0, 3).reshape(kernel.shape)

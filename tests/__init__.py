@@ -1,0 +1,1 @@
+"""Tests of robustra_tf and its programs."""

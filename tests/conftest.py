@@ -1,0 +1,49 @@
+"""What every test may ask for: the shared reference data, a fixed seed, tolerances per dtype."""
+
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+SEED = 20190810
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of published weights, reference values and datasets; skips where it is absent.
+
+    Looked for at the environment variable ROBUSTRA_SHARED, then at `shared` beside the project.
+    """
+    named = os.environ.get("ROBUSTRA_SHARED")
+    beside = Path(__file__).resolve().parents[1].parent / "shared"
+    folder = Path(named) if named else beside
+    if not folder.is_dir():
+        where = "ROBUSTRA_SHARED" if named else "`shared` beside the project (or ROBUSTRA_SHARED)"
+        pytest.skip(f"the shared reference data are absent: {where} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tolerances() -> dict[str, dict[str, float]]:
+    """`np.testing.assert_allclose` keywords for arithmetic that rounds, per dtype name.
+
+    A sum of a few hundred products loses about three digits of the type's precision.
+    """
+    return {
+        "float32": {"rtol": 1e-4, "atol": 1e-5},
+        "float64": {"rtol": 1e-10, "atol": 1e-11},
+    }
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """The same random numbers in every test, whichever tests run and in whatever order."""
+    keras.utils.set_random_seed(SEED)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A NumPy generator with the fixed seed."""
+    return np.random.default_rng(SEED)

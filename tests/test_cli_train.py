@@ -1,0 +1,182 @@
+"""The training program's command line: what a wrong one says, and how soon."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robustra_tf import data, models, settings
+from train import config as configs
+from train import workdir
+from train.config import resolve
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), **variables}
+    command = [sys.executable, "-m", "train.main", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("--eps=-0.1", ["--eps", "at least 0 and at most 1", "-0.1"]),
+        ("--eps=1.5", ["--eps", "at least 0 and at most 1", "1.5"]),
+        ("--eps=nan", ["--eps", "at least 0 and at most 1", "nan"]),
+        ("--eps=big", ["--eps", "big"]),
+        ("--eps=0.1 --eps_start=0.2", ["--eps_start", "at most 0.1", "0.2"]),
+        ("--dataset=imagenet", ["--dataset", *data.NAMES, "imagenet"]),
+        ("--model=vgg", ["--model", *models.NAMES, "vgg"]),
+        ("--dataset=mnist --model=cifar10_small", ["--model", "mnist_small", "mnist_large"]),
+        ("--method=trades", ["--method", *configs.METHODS, "trades"]),
+        ("--schedule=parallel", ["--schedule", "alternating", "parallel"]),
+        ("--norm=l7", ["--norm", "linf", "l7"]),
+        ("--optimizer=rmsprop", ["--optimizer", "adam", "sgd", "rmsprop"]),
+        ("--epochs=5 --eps_warmup_epochs=6", ["--epochs", "at least 6", "eps_warmup_epochs", "5"]),
+        ("--epochs=0 --eps_warmup_epochs=0", ["--epochs", "at least 1", "0"]),
+        ("--eps_warmup_epochs=-1", ["--eps_warmup_epochs", "at least 0", "-1"]),
+        ("--batch_size=0", ["--batch_size", "at least 1", "0"]),
+        ("--batch_size=2.5", ["--batch_size", "2.5"]),
+        ("--lr=0", ["--lr", "above 0", "0"]),
+        ("--momentum=-1", ["--momentum", "at least 0 and at most 1", "-1"]),
+        ("--weight_decay=-1", ["--weight_decay", "at least 0", "-1"]),
+        ("--clip_norm=-1", ["--clip_norm", "at least 0", "-1"]),
+        ("--augment", ["--augment", "false for digits"]),
+        ("--memory_mb=1", ["--memory_mb", "at least 16", "1"]),
+        ("--limit_train=0", ["--limit_train", "at least 1 and at most 1437", "0"]),
+        ("--limit_test=361", ["--limit_test", "at most 360", "361"]),
+        ("--seed=-1", ["--seed", "at least 0", "-1"]),
+        ("--workdir=missing/run", ["--workdir", "parent", "missing"]),
+        ("--dataset=mnist --data_dir=nowhere", ["mnist", "nowhere", "--data_dir"]),
+        ("--epsilon=0.1", ["epsilon"]),
+        ("digits", ["digits", "--name=value"]),
+    ],
+)
+def test_a_bad_flag_is_one_line_that_names_it_and_what_is_allowed(tmp_path, arguments, parts):
+    done = _run(*arguments.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    for part in parts:
+        assert part in done.stderr
+    assert list(tmp_path.iterdir()) == []  # a refused command leaves nothing behind
+
+
+def test_flags_are_checked_without_tensorflow(tmp_path):
+    code = (
+        "import sys, train.main, train.workdir as w\n"
+        "w.open_run({'workdir': sys.argv[1]}, False)\n"
+        "print(sorted({'tensorflow', 'keras', 'sklearn', 'scipy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_the_table_of_model_inputs_is_that_of_the_models():
+    assert tuple(settings.MODEL_INPUTS) == models.NAMES
+    for name in ("digits_small", "mnist_small", "cifar10_small"):
+        assert models.build(name, seed=0).input_shape[1:] == settings.MODEL_INPUTS[name]
+
+
+@pytest.mark.parametrize("dataset", data.NAMES)
+def test_each_preset_is_a_valid_configuration_with_the_papers_settings(dataset):
+    config = resolve({"dataset": dataset})
+    assert (config.method, config.batch_size, config.lr) == ("robustra", 50, 1e-3)
+    assert settings.MODEL_INPUTS[config.model] == data.INFO[dataset].shape
+    assert config.limit_train == data.INFO[dataset].train
+    if dataset == "digits":
+        return
+    assert (config.epochs, config.eps_warmup_epochs) == (100, 20)
+    sgd = (config.optimizer, config.momentum, config.weight_decay, config.clip_norm, config.augment)
+    if dataset == "cifar10":
+        assert sgd == ("sgd", 0.9, 5e-4, 1.0, True)
+        assert config.eps_start < config.eps == 2 / 255
+    else:
+        assert (config.optimizer, config.augment) == ("adam", False)
+        assert (config.eps_start, config.eps) == (0.01, 0.1)
+
+
+def test_a_radius_below_the_presets_start_begins_at_itself():
+    assert resolve({"eps": 0.005}).eps_start == 0.005
+
+
+@pytest.mark.parametrize(("norm", "diameter"), [("linf", 1.0), ("l2", 8.0), ("l1", 64.0)])
+def test_the_largest_radius_is_the_diameter_of_the_images(norm, diameter):
+    shape = (8, 8, 1)
+    farthest = np.linalg.norm(np.ones(shape).ravel(), {"linf": np.inf, "l2": 2, "l1": 1}[norm])
+    assert farthest == diameter
+    assert settings.radius("eps", diameter, norm, shape) == diameter
+    with pytest.raises(settings.SettingError, match=f"--eps: .*at most {diameter:g}"):
+        settings.radius("eps", diameter * 1.01, norm, shape)
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        resolve({}).eps = 0.2
+
+
+def test_an_unknown_setting_is_not_ignored():
+    with pytest.raises(TypeError, match="epsilon"):
+        resolve({"epsilon": 0.1})
+
+
+def test_a_run_writes_its_whole_configuration(tmp_path):
+    config, folder = workdir.open_run({"workdir": str(tmp_path / "a"), "eps": 0.05}, False)
+    assert json.loads(folder.config.read_text()) == dataclasses.asdict(config)
+    assert (config.eps, config.dataset) == (0.05, "digits")
+
+
+def test_a_folder_with_a_run_is_refused_without_resume(tmp_path):
+    given = {"workdir": str(tmp_path / "a")}
+    workdir.open_run(given, False)
+    with pytest.raises(settings.SettingError, match=r"--workdir: .*--resume") as caught:
+        workdir.open_run(given, False)
+    assert "\n" not in str(caught.value)
+
+
+def test_resume_takes_the_stored_settings_and_refuses_others_by_name(tmp_path):
+    given = {"workdir": str(tmp_path / "a"), "eps": 0.05, "seed": 3}
+    config, _ = workdir.open_run(given, False)
+    assert workdir.open_run({"workdir": given["workdir"]}, True)[0] == config
+    assert workdir.open_run(given, True)[0] == config
+    with pytest.raises(settings.SettingError, match=r"--resume: .*--eps 0\.05 there, 0\.1 here"):
+        workdir.open_run(given | {"eps": 0.1}, True)
+
+
+def test_resume_may_find_the_data_and_the_run_elsewhere(tmp_path):
+    workdir.open_run({"workdir": str(tmp_path / "a"), "data_dir": "old"}, False)
+    (tmp_path / "a").rename(tmp_path / "b")
+    moved = {"workdir": str(tmp_path / "b"), "data_dir": "new"}
+    config, folder = workdir.open_run(moved, True)
+    assert (config.workdir, config.data_dir) == (moved["workdir"], "new")
+    assert folder.root == tmp_path / "b"
+
+
+def test_resume_begins_a_run_where_there_is_none(tmp_path):
+    config, folder = workdir.open_run({"workdir": str(tmp_path / "a")}, True)
+    assert folder.config.exists()
+    assert config == resolve({"workdir": str(tmp_path / "a")})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"eps": 0.1}', '{"dataset": '])
+def test_a_damaged_configuration_is_refused_by_its_name(tmp_path, text):
+    _, folder = workdir.open_run({"workdir": str(tmp_path)}, False)
+    folder.config.write_text(text)
+    with pytest.raises(settings.SettingError, match=r"--workdir: .*config\.json"):
+        workdir.open_run({"workdir": str(tmp_path)}, True)

@@ -1,0 +1,203 @@
+"""SavedModels: what is read back is what was saved, and nothing else is accepted."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from robustra_tf import description, export
+from tests import nets
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A saved network that tests may read, not change."""
+    return export.save(nets.dense(), tmp_path_factory.mktemp("saved") / "f", {"eps": 0.1})
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """A copy of it to damage: its directory and the parsed description."""
+    directory = tmp_path / "copy"
+    tf.io.gfile.makedirs(str(directory))
+    for path in saved.rglob("*"):
+        if path.is_file():
+            target = directory / path.relative_to(saved)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return directory
+
+
+def edit(directory, change):
+    """Applies `change` to the description's parsed JSON."""
+    path = directory / description.FILE
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", nets.ALL)
+def test_round_trip_gives_identical_logits(name, tmp_path):
+    model = nets.ALL[name]()
+    export.save(model, tmp_path / "f")
+    images = nets.images(model, 5)
+    expected = model(images).numpy()
+    np.testing.assert_array_equal(export.load(tmp_path / "f")(images).numpy(), expected)
+    signature = tf.saved_model.load(str(tmp_path / "f")).signatures["serving_default"]
+    np.testing.assert_array_equal(signature(image=tf.constant(images))["logits"], expected)
+
+
+def test_adapted_normalisation_and_nested_models_survive(tmp_path, rng):
+    normalisation = layers.Normalization()
+    normalisation.adapt(rng.normal(3.0, 2.0, size=(50, 4)))
+    inner = keras.Sequential([keras.Input((4,)), normalisation, layers.Dense(3)], name="inner")
+    model = keras.Sequential([keras.Input((4,)), inner, layers.ReLU(), layers.Dense(2)])
+    export.save(model, tmp_path / "f")
+    images = nets.images(model, 6)
+    np.testing.assert_array_equal(export.load(tmp_path / "f")(images), model(images))
+
+
+def test_settings_are_given_back(saved):
+    assert description.read_settings(saved) == {"eps": 0.1}
+
+
+def test_a_compiled_model_keeps_only_what_bounds_need(tmp_path):
+    model = nets.dense()
+    model.compile("adam", "mse")
+    assert not export.load(export.save(model, tmp_path / "f")).compiled
+
+
+def test_saving_replaces_a_saved_model_and_nothing_else(tmp_path):
+    first, second = nets.dense(1), nets.dense(2)
+    export.save(first, tmp_path / "f")
+    export.save(second, tmp_path / "f")
+    images = nets.images(first, 3)
+    np.testing.assert_array_equal(export.load(tmp_path / "f")(images), second(images))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "text").write_text("mine")
+    with pytest.raises(ValueError, match=r"directory: .*notes.*something else"):
+        export.save(first, tmp_path / "notes")
+    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["text"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f", "notes"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: "a model", "expected a built keras.Model"),
+        (lambda: keras.Sequential([layers.Dense(2)]), "expected a built keras.Model"),
+        (
+            lambda: keras.Sequential([keras.Input((3,)), layers.Lambda(abs, (3,), name="code")]),
+            "'code' of type Lambda",
+        ),
+        (
+            lambda: keras.Sequential([keras.Input((3,)), layers.Dense(2, "tanh", name="bent")]),
+            "'bent' of type Dense",
+        ),
+    ],
+)
+def test_a_model_that_could_not_be_read_back_is_not_saved(make, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export.save(make(), tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Custom(layers.Layer):
+    """A registered layer: Keras itself would build it."""
+
+    built_from_text = False
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        Custom.built_from_text = True
+
+
+def test_code_and_custom_objects_are_refused_on_reading(copy):
+    layer = {"module": "tests.test_export", "class_name": "Custom", "config": {"name": "mine"}}
+    edit(
+        copy,
+        lambda content: content["architecture"]["config"]["layers"].append(
+            layer | {"registered_name": "tests>Custom"}
+        ),
+    )
+    with pytest.raises(ValueError, match=r"keras\.json: layer 'mine' of type 'Custom' is not"):
+        export.load(copy)
+    assert not Custom.built_from_text
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        {"module": "keras.layers", "class_name": "Lambda", "registered_name": None},
+        {"module": "keras.layers", "class_name": "Dense", "registered_name": "tests>Custom"},
+        {"module": "builtins", "class_name": "eval", "registered_name": None},
+        {"module": None, "class_name": "__lambda__", "registered_name": None},
+        {"module": "keras.saving", "class_name": "load_model", "registered_name": None},
+    ],
+    ids=lambda disguise: disguise["class_name"],
+)
+def test_nothing_off_the_list_is_built_wherever_it_hides(copy, disguise):
+    def hide(content):
+        content["architecture"]["config"]["layers"][1]["config"]["kernel_initializer"] = disguise
+
+    edit(copy, hide)
+    with pytest.raises(ValueError, match="not supported"):
+        export.load(copy)
+
+
+def _units(content):
+    content["architecture"]["config"]["layers"][-1]["config"]["units"] = 9
+
+
+def _no_bias(content):
+    content["architecture"]["config"]["layers"][-1]["config"]["use_bias"] = False
+
+
+def _wrong_setting(content):
+    content["architecture"]["config"]["layers"][1]["config"]["units"] = "many"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_units, r"copy: weight .*kernel has shape \[6, 9\] by the architecture, \[6, 3\] in its"),
+        (_no_bias, "copy: the architecture has 5 weights, its checkpoint 6"),
+        (_wrong_setting, "Keras cannot build this architecture"),
+        (lambda content: content.update(version=99), "expected version 1, got 99"),
+        (lambda content: content.update(format="other"), "expected an object with format"),
+        (lambda content: content.pop("architecture"), "expected a model under 'architecture'"),
+        (lambda content: content.update(architecture=[1]), "expected a model under"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(copy, change, message):
+    edit(copy, change)
+    with pytest.raises(ValueError, match=message):
+        export.load(copy)
+
+
+def test_what_is_missing_is_named(copy, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such SavedModel"):
+        export.load(tmp_path / "nowhere")
+    (copy / description.FILE).write_text('{"format": "robustra_tf", "vers')
+    with pytest.raises(ValueError, match=r"copy.*keras\.json: damaged, not JSON"):
+        export.load(copy)
+    (copy / description.FILE).unlink()
+    with pytest.raises(FileNotFoundError, match=r"copy: .*no assets\.extra/keras\.json"):
+        export.load(copy)
+    (copy / "saved_model.pb").unlink()
+    with pytest.raises(FileNotFoundError, match=r"copy: not a SavedModel"):
+        export.load(copy)
+
+
+def test_damaged_weights_are_refused(copy):
+    values = copy / "variables" / "variables.data-00000-of-00001"
+    values.write_bytes(values.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"copy: (its weights cannot be read|weight .* damaged)"):
+        export.load(copy)
+    (copy / "variables" / "variables.index").unlink()
+    with pytest.raises(ValueError, match="copy: its weights cannot be read"):
+        export.load(copy)

@@ -1,0 +1,210 @@
+"""A real run of the program, whole, and the same run killed and resumed: the same bits."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from robustra_tf import data, export, models
+from train.history import COLUMNS
+from train.workdir import Workdir
+
+PROJECT = Path(__file__).resolve().parents[1]
+EPOCHS = 3
+FLAGS = [
+    f"--epochs={EPOCHS}",
+    "--eps_warmup_epochs=2",
+    "--eps_start=0.01",
+    "--eps=0.04",
+    "--batch_size=16",
+    "--limit_train=64",
+    "--limit_test=20",
+    "--seed=3",
+    "--deterministic",
+]
+# A killed run and its resumption import TensorFlow and trace the step anew.
+SECONDS = 240
+
+
+def _start(workdir: Path, *flags: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "train.main", f"--workdir={workdir}", *flags],
+        cwd=workdir.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen) -> str:
+    output, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, errors
+    return output
+
+
+def _rows(folder: Workdir) -> list[dict[str, str]]:
+    with folder.history.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The whole run and the one that was killed after its third pass: (folder, output) of each."""
+    root = tmp_path_factory.mktemp("runs")
+    whole, broken = Workdir(root / "whole"), Workdir(root / "broken")
+    process, victim = (_start(folder.root, *FLAGS) for folder in (whole, broken))
+    deadline = time.monotonic() + SECONDS
+    while not (broken.history.exists() and len(_rows(broken)) >= 3):
+        assert victim.poll() is None, victim.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    survived = len(_rows(broken))
+    resumed = _finish(_start(broken.root, *FLAGS, "--resume"))
+    return {"whole": (whole, _finish(process)), "broken": (broken, resumed), "rows": survived}
+
+
+def _scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Tag -> step -> value; where a step was done again, the later value."""
+    scalars = {}
+    for path in sorted(folder.glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                number = float(tf.make_ndarray(value.tensor))
+                scalars.setdefault(value.tag, {})[event.step] = number
+    return scalars
+
+
+def test_a_run_leaves_all_its_files(runs):
+    folder, _ = runs["whole"]
+    found = {path.name for path in folder.root.iterdir()}
+    assert found == {"config.json", "events", "checkpoints", "history.csv", "f", "g"}
+    stored = json.loads(folder.config.read_text())
+    assert (stored["eps"], stored["seed"], stored["deterministic"]) == (0.04, 3, True)
+
+
+def test_the_history_of_a_run_is_complete(runs):
+    rows = _rows(runs["whole"][0])
+    expected = [(str(epoch), name) for epoch in range(1, EPOCHS + 1) for name in "fg"]
+    assert [(row["epoch"], row["network"]) for row in rows] == expected
+    assert tuple(rows[0]) == COLUMNS
+    for row in rows:
+        numbers = {name: float(row[name]) for name in COLUMNS if name != "network"}
+        assert all(np.isfinite(list(numbers.values())))
+        # The reference can only help; the three kinds of reference space are all there are.
+        assert numbers["robust_error"] <= numbers["wk_error"]
+        kinds = numbers["infeasible"] + numbers["tight"] + numbers["loose"]
+        assert kinds == pytest.approx(1, abs=1e-5)
+        assert numbers["test_clean_error"] <= numbers["test_lp_error"] <= 1
+    assert [float(row["eps"]) for row in rows[::2]] == pytest.approx([0.01, 0.04, 0.04])
+
+
+def test_tensorboard_has_every_scalar_of_both_networks_each_epoch(runs):
+    folder, _ = runs["whole"]
+    tags = {
+        "train/robust_loss",
+        "train/robust_error",
+        "train/robust_error_wk",
+        "train/clean_error",
+        "train/gradient_norm",
+        "schedule/epsilon",
+        "schedule/learning_rate",
+        "speed/examples_per_second",
+        "reference/t0",
+        "reference/eta",
+        "tightness/infeasible",
+        "tightness/tight",
+        "tightness/loose",
+        "test/lp_error",
+        "test/clean_error",
+    }
+    for name in "fg":
+        scalars = _scalars(folder.events(name))
+        unstable = {tag for tag in scalars if tag.startswith("unstable/")}
+        assert set(scalars) - unstable == tags
+        assert len(unstable) == 3  # digits_small has three layers of ReLUs
+        for values in scalars.values():
+            assert sorted(values) == list(range(1, EPOCHS + 1))
+        assert all(0 <= value <= 1 for tag in unstable for value in scalars[tag].values())
+
+
+def test_the_bar_and_the_lines_of_a_run(runs):
+    lines = runs["whole"][1].splitlines()
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 2 * EPOCHS
+    for part in ("loss", "robust error", "clean error", "eps", "lr", "examples/s", "left"):
+        assert all(part in line for line in epochs)
+
+
+def test_the_saved_networks_are_those_of_the_last_checkpoint(runs):
+    folder, _ = runs["whole"]
+    checkpoint = tf.train.load_checkpoint(str(folder.checkpoints))
+    images, _ = data.load("digits", "test", 4)
+    outputs = []
+    for name in "fg":
+        loaded = export.load(folder.model(name))
+        model = models.build("digits_small", seed=0)
+        for index, variable in enumerate(model.variables):
+            key = f"{name}/model/{index}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(checkpoint.get_tensor(key))
+        outputs.append(loaded(images).numpy())
+        np.testing.assert_allclose(outputs[-1], model(images).numpy(), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(*outputs)
+
+
+def test_a_killed_run_goes_on_where_its_checkpoint_was(runs):
+    assert 3 <= runs["rows"] < 2 * EPOCHS
+    output = runs["broken"][1]
+    redone = [line for line in output.splitlines() if line.startswith("epoch ")]
+    # The pass under way when it was killed is done again, and no earlier one.
+    assert len(redone) <= 2 * EPOCHS - runs["rows"] + 1
+    assert "resumed" in output
+
+
+def test_a_resumed_run_ends_with_the_same_bits(runs):
+    readers = [
+        tf.train.load_checkpoint(str(runs[name][0].checkpoints)) for name in runs if name != "rows"
+    ]
+    shapes = [reader.get_variable_to_shape_map() for reader in readers]
+    assert set(shapes[0]) == set(shapes[1])
+    keys = sorted(key for key in shapes[0] if key.startswith(("f/", "g/", "passes", "seed")))
+    # Eight weights a network, in the model and twice in Adam, with its step and learning rate.
+    assert len(keys) == 2 * (3 * 8 + 2) + 2
+    for key in keys:
+        left, right = (reader.get_tensor(key) for reader in readers)
+        np.testing.assert_array_equal(left, right, err_msg=key)
+
+
+def test_a_resumed_run_has_the_same_history_and_summaries(runs):
+    (whole, _), (broken, _) = runs["whole"], runs["broken"]
+    assert whole.history.read_text() == broken.history.read_text()
+    for name in "fg":
+        left, right = (_scalars(folder.events(name)) for folder in (whole, broken))
+        left.pop("speed/examples_per_second")
+        right.pop("speed/examples_per_second")
+        assert left == right
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(runs):
+    folder, _ = runs["whole"]
+    before = folder.history.read_text()
+    wrong = _start(folder.root, "--resume", "--eps=0.05")
+    _, errors = wrong.communicate(timeout=SECONDS)
+    assert (wrong.returncode, errors.count("\n")) == (2, 1)
+    assert "--eps 0.04 there, 0.05 here" in errors
+    again = _start(folder.root, *FLAGS)
+    _, errors = again.communicate(timeout=SECONDS)
+    assert (again.returncode, errors.count("\n")) == (2, 1)
+    assert "--resume" in errors
+    assert folder.history.read_text() == before

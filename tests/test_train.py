@@ -1,0 +1,244 @@
+"""The loop around the step, with steps that are known; and a small real run."""
+
+import csv
+import io
+import itertools
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from robustra_tf import data
+from train import schedules
+from train.checkpoint import Checkpoints
+from train.config import resolve
+from train.history import COLUMNS, History
+from train.mutual import Means, Network, Pass, Watch, alternate
+from train.progress import Progress
+from train.summaries import Summaries
+from train.workdir import Workdir
+
+CONFIG = resolve({"epochs": 4, "eps_warmup_epochs": 2, "eps": 0.3, "eps_start": 0.1, "lr": 0.01})
+
+
+def _network(name: str, step=None, units: int = 2) -> Network:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
+    optimizer = keras.optimizers.Adam(0.5)
+    optimizer.build(model.trainable_variables)
+    return Network(name, model, optimizer, step)
+
+
+def _silent() -> Watch:
+    return Watch(lambda *_: None, lambda _: None, lambda _: None)
+
+
+def _batches() -> data.TrainingBatches:
+    images = np.zeros((12, 1, 1, 1), np.float32)
+    return data.TrainingBatches(data.Dataset(images, np.arange(12, dtype=np.int32)), 4, seed=0)
+
+
+def _alternate(first_pass: int = 0):
+    """What each call of a step was given: name, labels, radius and learning rate."""
+    calls, traces = [], []
+    networks = []
+
+    def make(position):
+        @tf.function
+        def traced(x, y, eps):
+            traces.append(position)
+            return {
+                "loss": eps,
+                "clean_error": tf.reduce_mean(tf.cast(y, tf.float32)) + 0 * x[0, 0, 0, 0],
+            }
+
+        def step(x, y, eps):
+            rate = float(networks[position].optimizer.learning_rate)
+            calls.append((networks[position].name, tuple(y.numpy()), float(eps), rate))
+            return traced(x, y, eps)
+
+        return step
+
+    networks += [_network(name, make(position)) for position, name in enumerate("fg")]
+    passes = list(alternate(networks, _batches(), CONFIG, first_pass, _silent()))
+    return passes, calls, traces
+
+
+def test_each_epoch_trains_f_then_g_with_the_schedules_of_the_epoch():
+    passes, calls, _ = _alternate()
+    assert [(p.epoch, p.network.name) for p in passes] == list(itertools.product(range(4), "fg"))
+    assert [name for name, *_ in calls] == list("fffggg") * 4
+    for index, (_, _, eps, lr) in enumerate(calls):
+        epoch = index // 6
+        np.testing.assert_allclose(eps, schedules.epsilon(epoch, 0.1, 0.3, 2), rtol=1e-6)
+        np.testing.assert_allclose(lr, schedules.learning_rate(epoch, 0.01, 2), rtol=1e-6)
+
+
+def test_no_step_is_traced_again_along_the_schedules():
+    _, _, traces = _alternate()
+    assert sorted(traces) == [0, 1]
+
+
+def test_a_run_that_goes_on_sees_what_the_whole_run_saw():
+    whole, whole_calls, _ = _alternate()
+    rest, rest_calls, _ = _alternate(first_pass=3)
+    assert rest_calls == whole_calls[9:]
+    assert [p.metrics for p in rest] == [p.metrics for p in whole[3:]]
+
+
+def test_the_metrics_of_a_pass_are_means_over_its_examples():
+    passes, _, _ = _alternate()
+    for done in passes:
+        assert done.examples == 12
+        np.testing.assert_allclose(done.metrics["clean_error"], 5.5, rtol=1e-6)
+        np.testing.assert_allclose(done.metrics["loss"], done.eps, rtol=1e-6)
+
+
+def test_means_forget_at_a_reset_and_have_nothing_before_the_first_step():
+    means = Means()
+    assert means.read() == {}
+    means.add({"loss": tf.constant(2.0)})
+    means.add({"loss": tf.constant(4.0)})
+    assert means.read() == {"loss": 3.0}
+    means.reset()
+    assert means.read() == {}
+    means.add({"loss": tf.constant(7.0)})
+    assert means.read() == {"loss": 7.0}
+
+
+def _fit(network: Network, steps: int) -> None:
+    for _ in range(steps):
+        gradients = [tf.ones_like(v.value) for v in network.model.trainable_variables]
+        network.optimizer.apply(gradients, network.model.trainable_variables)
+
+
+def _state(networks) -> list[np.ndarray]:
+    return [
+        variable.numpy()
+        for network in networks
+        for variable in (*network.model.variables, *network.optimizer.variables)
+    ]
+
+
+def test_a_checkpoint_restores_weights_optimizers_and_position(tmp_path):
+    saved, restored = ([_network(name) for name in "fg"] for _ in range(2))
+    for steps, network in enumerate(saved, start=1):
+        _fit(network, steps)
+    Checkpoints(tmp_path, saved, seed=5).save(7)
+    assert Checkpoints(tmp_path, restored, seed=5).restore() == 7
+    for left, right in zip(_state(saved), _state(restored), strict=True):
+        np.testing.assert_array_equal(left, right)
+    # The slots too: the next update is the same.
+    for network in (*saved, *restored):
+        _fit(network, 1)
+    for left, right in zip(_state(saved), _state(restored), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_without_a_checkpoint_nothing_is_restored(tmp_path):
+    assert Checkpoints(tmp_path / "none", [_network("f")], seed=0).restore() == 0
+
+
+def test_a_checkpoint_of_other_networks_or_another_seed_is_refused(tmp_path):
+    Checkpoints(tmp_path, [_network("f"), _network("g")], seed=5).save(1)
+    with pytest.raises(ValueError, match="expected a checkpoint of seed 6, got seed 5"):
+        Checkpoints(tmp_path, [_network("f"), _network("g")], seed=6).restore()
+    with pytest.raises(ValueError, match="not a checkpoint of these networks"):
+        Checkpoints(tmp_path, [_network("f")], seed=5).restore()
+    with pytest.raises(ValueError, match="not a checkpoint of these networks"):
+        Checkpoints(tmp_path, [_network("f", units=3), _network("g")], seed=5).restore()
+
+
+def _pass(epoch: int = 0, name: str = "f", **metrics: float) -> Pass:
+    network = SimpleNamespace(name=name)
+    index = 2 * epoch + "fg".index(name)
+    return Pass(index, epoch, network, 0.1, 1e-3, {"loss": 2.5} | metrics, 100, 2.0)
+
+
+def test_the_history_has_a_row_an_epoch_and_network(tmp_path):
+    history = History(tmp_path / "history.csv")
+    history.add(_pass(0, "f", clean_error=0.25), {"test_lp_error": 0.5})
+    history.add(_pass(0, "g"), {})
+    with (tmp_path / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["network"]) for row in rows] == [("1", "f"), ("1", "g")]
+    assert tuple(rows[0]) == COLUMNS
+    assert (rows[0]["loss"], rows[0]["clean_error"], rows[0]["test_lp_error"]) == (
+        "2.5",
+        "0.25",
+        "0.5",
+    )
+    assert rows[1]["test_lp_error"] == ""
+
+
+def test_a_history_that_goes_on_leaves_out_the_rows_that_are_done_again(tmp_path):
+    path = tmp_path / "history.csv"
+    whole = History(path)
+    for epoch, name in itertools.product(range(2), "fg"):
+        whole.add(_pass(epoch, name), {})
+    expected = path.read_text()
+    rest = History(path, passes=2)
+    rest.add(_pass(1, "f"), {})
+    assert path.read_text() == "\n".join(expected.split("\n")[:4]) + "\n"
+    rest.add(_pass(1, "g"), {})
+    assert path.read_text() == expected
+
+
+def read_scalars(folder) -> dict[str, list[tuple[int, float]]]:
+    """Tag -> (step, value) of every scalar in a folder of TensorBoard's."""
+    scalars = {}
+    for path in sorted(folder.glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                number = float(tf.make_ndarray(value.tensor))
+                scalars.setdefault(value.tag, []).append((event.step, number))
+    return scalars
+
+
+def test_summaries_are_scalars_at_the_epoch_in_a_folder_a_network(tmp_path):
+    folder = Workdir(tmp_path)
+    summaries = Summaries(folder, "fg")
+    summaries.write(_pass(2, "g", **{"unstable/1": 0.75}), {"test_lp_error": 0.5})
+    summaries.close()
+    assert read_scalars(folder.events("f")) == {}
+    assert read_scalars(folder.events("g")) == {
+        "schedule/epsilon": [(3, pytest.approx(0.1))],
+        "schedule/learning_rate": [(3, pytest.approx(1e-3))],
+        "speed/examples_per_second": [(3, 50.0)],
+        "train/robust_loss": [(3, 2.5)],
+        "unstable/1": [(3, 0.75)],
+        "test/lp_error": [(3, 0.5)],
+    }
+
+
+def test_the_bar_shows_metrics_schedules_speed_and_time_left(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    progress = Progress(epochs=9, passes=18, batch_size=50)
+    progress.watch.begin("f", 0, 0.025, 1e-3, 4)
+    reads = []
+
+    def read():
+        reads.append(1)
+        return {"loss": 1.25, "robust_error": 0.5, "clean_error": 0.125, "eta": 3.0}
+
+    for _ in range(4):
+        progress.watch.advance(read)
+    # Not read at every step: reading waits for the device.
+    assert len(reads) == 1
+    progress.watch.end(read())
+    for part in ("epoch 1/9 f", "loss=1.25", "robust_error=0.5", "clean_error=0.125"):
+        assert part in stream.getvalue()
+    for part in ("eps=0.025", "lr=0.001", "200/200", "examples/s"):
+        assert part in stream.getvalue()
+
+
+def test_a_pass_is_summed_up_in_one_line(capsys):
+    progress = Progress(epochs=9, passes=18, batch_size=50)
+    progress.summary(_pass(1, "g", robust_error=0.5, clean_error=0.25), {"test_lp_error": 0.125})
+    line = capsys.readouterr().out
+    assert line.count("\n") == 1
+    for part in ("epoch 2/9 g", "eps 0.1", "loss 2.5000", "robust error 50.00%", "test lp error"):
+        assert part in line
+    assert "left" in line

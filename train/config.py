@@ -1,0 +1,171 @@
+"""What a run is: one frozen dataclass, with the paper's settings as presets per dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustra_tf import settings
+from robustra_tf.data import INFO as DATASETS
+from robustra_tf.settings import SettingError
+
+METHODS = ("robustra", "wong", "natural")
+SCHEDULES = ("alternating",)
+OPTIMIZERS = ("adam", "sgd")
+NORMS = ("linf",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The settings of a run, checked. `eps` and `eps_start` are radii in pixels of [0, 1]."""
+
+    dataset: str
+    model: str
+    method: str
+    schedule: str
+    norm: str
+    eps: float
+    eps_start: float
+    eps_warmup_epochs: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    clip_norm: float  # 0: no clipping
+    augment: bool
+    limit_train: int
+    limit_test: int  # 0: no evaluation on test images
+    memory_mb: int
+    seed: int
+    deterministic: bool
+    data_dir: str | None
+    workdir: str
+
+    def __post_init__(self):
+        _check(self)
+
+
+# Where a run is kept and read from says nothing of what it computes.
+PLACES = ("workdir", "data_dir")
+
+_COMMON = {
+    "method": "robustra",
+    "schedule": "alternating",
+    "norm": "linf",
+    "batch_size": 50,
+    "lr": 1e-3,
+    "momentum": 0.9,
+    "clip_norm": 0.0,
+    "weight_decay": 0.0,
+    "augment": False,
+    "memory_mb": 512,
+    "seed": 0,
+    "deterministic": False,
+    "data_dir": None,
+}
+_PAPER = {"epochs": 100, "eps_warmup_epochs": 20}
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": _COMMON
+    | {
+        "model": "digits_small",
+        "eps": 0.1,
+        "eps_start": 0.01,
+        "eps_warmup_epochs": 10,
+        "epochs": 30,
+        "optimizer": "adam",
+        "limit_test": DATASETS["digits"].test,
+    },
+    "mnist": _COMMON
+    | _PAPER
+    | {
+        "model": "mnist_small",
+        "eps": 0.1,
+        "eps_start": 0.01,
+        "optimizer": "adam",
+        "limit_test": 1000,
+    },
+    "cifar10": _COMMON
+    | _PAPER
+    | {
+        "model": "cifar10_small",
+        "eps": 2 / 255,
+        # The authors' 0.01 is of images divided by 0.225.
+        "eps_start": 0.00225,
+        "optimizer": "sgd",
+        "weight_decay": 5e-4,
+        "clip_norm": 1.0,
+        "augment": True,
+        "limit_test": 1000,
+    },
+}
+DEFAULT_DATASET = "digits"
+FIELDS = tuple(field.name for field in dataclasses.fields(Config))
+
+
+def resolve(given: Mapping[str, Any]) -> Config:
+    """The configuration of a run from the settings that were given, presets for the rest.
+
+    Args:
+      given: fields of `Config`; those that are absent or None come from the dataset's preset.
+
+    Raises:
+      SettingError: a setting out of range; one line that names it and what is allowed.
+      TypeError: a name that is no field.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    dataset = settings.one_of("dataset", given.get("dataset", DEFAULT_DATASET), DATASETS)
+    values = PRESETS[dataset] | {"dataset": dataset, "limit_train": DATASETS[dataset].train}
+    # A small radius of the user's own must not fall below the preset's start.
+    if "eps" in given and "eps_start" not in given:
+        values["eps_start"] = min(values["eps_start"], given["eps"])
+    values["workdir"] = str(default_workdir(given))
+    return Config(**(values | given))
+
+
+def default_workdir(given: Mapping[str, Any]) -> Path:
+    """Where a run is kept that names no workdir: runs/DATASET-METHOD."""
+    names = (given.get("dataset") or DEFAULT_DATASET, given.get("method") or _COMMON["method"])
+    return Path("runs") / "-".join(names)
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """The settings among `given` that contradict a stored run, each as "name: stored / given"."""
+    return [
+        f"--{name} {stored.get(name)!r} there, {value!r} here"
+        for name, value in given.items()
+        if value is not None and name not in PLACES and stored.get(name) != value
+    ]
+
+
+def _check(config: Config) -> None:
+    settings.one_of("dataset", config.dataset, DATASETS)
+    info = DATASETS[config.dataset]
+    settings.one_of("model", config.model, settings.MODEL_INPUTS)
+    fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
+    if config.model not in fitting:
+        raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
+    settings.one_of("method", config.method, METHODS)
+    settings.one_of("schedule", config.schedule, SCHEDULES)
+    settings.one_of("norm", config.norm, NORMS)
+    settings.one_of("optimizer", config.optimizer, OPTIMIZERS)
+    settings.radius("eps", config.eps, config.norm, info.shape)
+    settings.within("eps_start", config.eps_start, 0, config.eps, unit="(eps)")
+    settings.within("eps_warmup_epochs", config.eps_warmup_epochs, 0)
+    settings.within("epochs", config.epochs, 1)
+    settings.within("epochs", config.epochs, config.eps_warmup_epochs, unit="(eps_warmup_epochs)")
+    settings.within("batch_size", config.batch_size, 1)
+    settings.within("lr", config.lr, 0, open_low=True)
+    settings.within("momentum", config.momentum, 0, 1)
+    settings.within("weight_decay", config.weight_decay, 0)
+    settings.within("clip_norm", config.clip_norm, 0, unit="(0: none)")
+    if config.augment and not info.augmentable:
+        expected = f"false for {config.dataset}: its images change their meaning when mirrored"
+        raise SettingError("augment", expected, config.augment)
+    settings.within("limit_train", config.limit_train, 1, info.train)
+    settings.within("limit_test", config.limit_test, 0, info.test)
+    settings.within("memory_mb", config.memory_mb, 16)
+    settings.within("seed", config.seed, 0, 2**31 - 1)

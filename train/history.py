@@ -1,0 +1,54 @@
+"""`history.csv`: a row an epoch and network. Errors are fractions, epochs count from 1.
+
+Times are left out, so that equal runs have equal histories; TensorBoard has them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from train.mutual import Pass
+from train.workdir import write_atomically
+
+METRICS = (
+    "loss",
+    "robust_error",
+    "wk_error",
+    "clean_error",
+    "t0",
+    "eta",
+    "infeasible",
+    "tight",
+    "loose",
+    "grad_norm",
+)
+TESTS = ("test_lp_error", "test_clean_error")
+COLUMNS = ("epoch", "network", "eps", "lr", *METRICS, *TESTS)
+
+
+class History:
+    """The rows of a run's history and the file that holds them."""
+
+    def __init__(self, path: Path, passes: int = 0):
+        """Keeps the first `passes` rows of the file, where there is one."""
+        self._path = path
+        self._rows: list[dict[str, str]] = []
+        if passes and path.exists():
+            with path.open(newline="") as file:
+                self._rows = list(csv.DictReader(file))[:passes]
+
+    def add(self, done: Pass, tests: Mapping[str, float]) -> None:
+        """Adds a pass's row; what was not measured stays empty."""
+        row = {"epoch": str(done.epoch + 1), "network": done.network.name}
+        numbers = {"eps": done.eps, "lr": done.lr} | done.metrics | dict(tests)
+        # Nine digits tell any two float32 apart.
+        row |= {name: f"{numbers[name]:.9g}" for name in COLUMNS if name in numbers}
+        self._rows.append(row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self._path, text.getvalue())

@@ -1,0 +1,93 @@
+"""Trains a pair of provably robust networks: `python -m train.main`.
+
+Flags become one frozen `Config`; everything is checked before TensorFlow is imported. Defaults are
+presets per dataset, the paper's; without any flag a pair is trained on scikit-learn's digits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+from robustra_tf import settings
+from robustra_tf.data import INFO as DATASETS
+from robustra_tf.data import DataNotFoundError
+from train import config as configs
+from train import workdir
+
+FLAGS = flags.FLAGS
+# Exit code of a command line that cannot be run.
+BAD_USAGE = 2
+
+
+def _define() -> None:
+    preset = "default: the dataset's preset"
+    text, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
+    text("dataset", None, f"{', '.join(DATASETS)}; default: {configs.DEFAULT_DATASET}")
+    text("model", None, f"{', '.join(settings.MODEL_INPUTS)}; {preset}")
+    text("method", None, f"{', '.join(configs.METHODS)}; default: robustra")
+    text("schedule", None, f"{', '.join(configs.SCHEDULES)}; default: alternating")
+    text("norm", None, f"of the ball: {', '.join(configs.NORMS)}; default: linf")
+    number("eps", None, f"radius of the ball in pixels of [0, 1]; {preset}")
+    number("eps_start", None, f"radius in the first epoch; {preset}")
+    whole("eps_warmup_epochs", None, f"epochs over which the radius grows to eps; {preset}")
+    whole("epochs", None, f"each trains f, then g; {preset}")
+    whole("batch_size", None, "examples a step; default: 50")
+    text("optimizer", None, f"{', '.join(configs.OPTIMIZERS)}; {preset}")
+    number("lr", None, "learning rate, halved every 10 epochs after the warm-up; default: 0.001")
+    number("momentum", None, "of sgd; default: 0.9")
+    number("weight_decay", None, f"added to the gradient times the weights; {preset}")
+    number("clip_norm", None, f"largest norm of the gradient, 0: no limit; {preset}")
+    flags.DEFINE_bool("augment", None, f"random mirroring and crops; {preset}")
+    whole("limit_train", None, "train on the first so many examples; default: all")
+    whole("limit_test", None, "evaluate on so many test examples an epoch, 0: none")
+    whole("memory_mb", None, "working memory of a step's bounds; default: 512")
+    text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
+    text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")
+    whole("seed", None, "of the weights and of the order of the data; default: 0")
+    flags.DEFINE_bool("deterministic", None, "equal runs give equal bits, at some cost in speed")
+    flags.DEFINE_bool("resume", False, "go on with the run of the workdir")
+
+
+def main(argv) -> int:
+    """Trains as the flags say; returns the process's exit code."""
+    del argv
+    given = {name: FLAGS[name].value for name in configs.FIELDS}
+    try:
+        config, folder = workdir.open_run(given, FLAGS.resume)
+    except (settings.SettingError, DataNotFoundError) as error:
+        return _refuse(error)
+    _prepare_environment(config.deterministic)
+    from train import run
+
+    run.run(config, folder)
+    return 0
+
+
+def _prepare_environment(deterministic: bool) -> None:
+    if not FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every file it saves
+    # Read by TensorFlow at its import. oneDNN's kernels add in an order that may differ from run
+    # to run in the last bit.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if deterministic:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+
+
+def _refuse(error: Exception) -> int:
+    print(f"train.main: {error}", file=sys.stderr)
+    return BAD_USAGE
+
+
+def _parse(argv):
+    try:
+        return settings.parse(FLAGS, argv)
+    except ValueError as error:
+        sys.exit(_refuse(error))
+
+
+if __name__ == "__main__":
+    _define()
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,111 @@
+"""One run, from its configuration to the two SavedModels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf import data, export, models
+from robustra_tf.backend import require_tensorflow_backend
+from robustra_tf.certificates import certify
+from train.checkpoint import Checkpoints
+from train.config import Config
+from train.history import History
+from train.mutual import Network, alternate
+from train.progress import Progress
+from train.step import TrainStep
+from train.summaries import Summaries
+from train.workdir import Workdir
+
+NAMES = ("f", "g")
+
+
+def run(config: Config, workdir: Workdir) -> None:
+    """Trains the pair of `config` in `workdir`, going on from the newest checkpoint there.
+
+    Raises:
+      DataNotFoundError: the dataset's folder is not there.
+      ValueError: the checkpoint is not of this configuration.
+    """
+    keras.utils.set_random_seed(config.seed)
+    require_tensorflow_backend()
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
+    batches = data.TrainingBatches(train, config.batch_size, config.seed, config.augment)
+    del train  # the pipeline has its own copy
+    test = None
+    if config.limit_test:
+        test = data.load(config.dataset, "test", config.limit_test, config.data_dir)
+
+    networks = make_pair(config)
+    checkpoints = Checkpoints(workdir.checkpoints, networks, config.seed)
+    done = checkpoints.restore()
+    history = History(workdir.history, done)
+    summaries = Summaries(workdir, NAMES)
+    progress = Progress(config.epochs, config.epochs * len(NAMES) - done, batches.batch_size)
+    print(_heading(config, networks, done), flush=True)
+    for result in alternate(networks, batches, config, done, progress.watch):
+        tests = evaluate(result.network.model, test, config) if test else {}
+        summaries.write(result, tests)
+        history.add(result, tests)
+        # Last: what is saved has been recorded.
+        checkpoints.save(result.index + 1)
+        progress.summary(result, tests)
+    summaries.close()
+    for network in networks:
+        export.save(network.model, workdir.model(network.name))
+    print(f"networks in {workdir.model('f')} and {workdir.model('g')}", flush=True)
+
+
+def make_pair(config: Config) -> tuple[Network, Network]:
+    """f and g with independent random weights; for `robustra`, each is the other's reference."""
+    seeds = np.random.SeedSequence(config.seed).generate_state(len(NAMES))
+    pair = [models.build(config.model, seed=int(seed)) for seed in seeds]
+    return tuple(
+        _network(config, name, model, reference)
+        for name, model, reference in zip(NAMES, pair, reversed(pair), strict=True)
+    )
+
+
+def evaluate(model: keras.Model, test: data.Dataset, config: Config) -> Mapping[str, float]:
+    """WK's certified error at the full radius (the ball alone, as in training) and clean error."""
+    certificate = certify(model, *test, eps=config.eps, norm=config.norm, box=None)
+    return {
+        "test_lp_error": float(1 - np.mean(certificate.certified)),
+        "test_clean_error": float(np.mean(certificate.predicted != test.labels)),
+    }
+
+
+def _network(config: Config, name: str, model: keras.Model, reference: keras.Model) -> Network:
+    optimizer = _optimizer(config)
+    step = TrainStep(
+        model,
+        reference if config.method == "robustra" else None,
+        optimizer,
+        config.method,
+        memory_mb=config.memory_mb,
+        clip_norm=config.clip_norm or None,
+        weight_decay=config.weight_decay,
+    )
+    return Network(name, model, optimizer, step)
+
+
+def _optimizer(config: Config) -> keras.optimizers.Optimizer:
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(config.lr)
+    return keras.optimizers.SGD(config.lr, momentum=config.momentum)
+
+
+def _heading(config: Config, networks: tuple[Network, Network], done: int) -> str:
+    text = (
+        f"{config.method} pair of {config.model} ({networks[0].model.count_params():,} parameters "
+        f"each) on {config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
+        f"{config.eps:g} in pixels; run in {config.workdir}"
+    )
+    if done:
+        text += f"; resumed after epoch {done // len(NAMES)}, pass {done}"
+    return text

@@ -1,0 +1,27 @@
+"""How the radius and the learning rate go along the epochs (section 6 of the paper)."""
+
+from __future__ import annotations
+
+# The learning rate is halved whenever this many epochs have passed since the warm-up.
+HALVING_EPOCHS = 10
+
+
+def epsilon(epoch: int, start: float, end: float, warmup: int) -> float:
+    """The radius of an epoch: `linspace(start, end, warmup)` along the warm-up, then `end`.
+
+    Args:
+      epoch: counts from 0.
+      start, end: radii in pixels.
+      warmup: epochs of the ramp; with 1, its only epoch has `start`, as in `linspace`.
+    """
+    if epoch >= warmup:
+        return end
+    return start + (end - start) * epoch / max(warmup - 1, 1)
+
+
+def learning_rate(epoch: int, base: float, warmup: int) -> float:
+    """The learning rate of an epoch: `base` along the warm-up, then halved every 10 epochs.
+
+    The first halving comes `HALVING_EPOCHS` after the warm-up's end.
+    """
+    return base * 0.5 ** (max(epoch - warmup, 0) // HALVING_EPOCHS)

@@ -1,0 +1,103 @@
+"""The folder of a run: where its files lie, and whether a run may begin or go on there.
+
+config.json   events/f, events/g   checkpoints/   history.csv   f/   g/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robustra_tf import settings
+from robustra_tf.data import find as find_data
+from robustra_tf.settings import SettingError
+from train import config as configs
+from train.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """The places of a run's files under `root`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, as JSON."""
+        return self.root / "config.json"
+
+    @property
+    def history(self) -> Path:
+        """A row an epoch and network."""
+        return self.root / "history.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """TensorFlow checkpoints of everything that changes."""
+        return self.root / "checkpoints"
+
+    def events(self, network: str) -> Path:
+        """TensorBoard's files of a network."""
+        return self.root / "events" / network
+
+    def model(self, network: str) -> Path:
+        """The SavedModel of a network, written at the end."""
+        return self.root / network
+
+
+def open_run(given: Mapping[str, Any], resume: bool) -> tuple[Config, Workdir]:
+    """Settles a run's configuration and its folder, and writes `config.json` for a new one.
+
+    Args:
+      given: the settings that were given, fields of `Config`; absent or None where not.
+      resume: go on with the run of the folder. Settings not given are then the stored ones, and
+        those given must agree with them. A folder without a run begins one.
+
+    Raises:
+      SettingError: one line: a setting out of range, a folder that cannot be used, one that has a
+        run already (without `resume`), or one with another configuration.
+      DataNotFoundError: the dataset is not where it is looked for.
+    """
+    chosen = given.get("workdir")
+    root = Path(chosen).expanduser() if chosen else configs.default_workdir(given)
+    if chosen:
+        settings.output_directory("workdir", root)
+    workdir = Workdir(root)
+    if workdir.config.exists():
+        if not resume:
+            wanted = "a folder without a run (--resume goes on with it)"
+            raise SettingError("workdir", wanted, str(root))
+        config = _stored(workdir, given)
+        find_data(config.dataset, config.data_dir)
+        return config, workdir
+    config = configs.resolve(given)
+    find_data(config.dataset, config.data_dir)
+    root.mkdir(parents=not chosen, exist_ok=True)
+    write_atomically(workdir.config, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    return config, workdir
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file's text: whoever reads it finds the old text or the new, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _stored(workdir: Workdir, given: Mapping[str, Any]) -> Config:
+    try:
+        stored = json.loads(workdir.config.read_text())
+        if not isinstance(stored, dict) or set(stored) != set(configs.FIELDS):
+            raise ValueError("its settings are not this program's")
+    except ValueError as error:
+        problem = f"a run that can be resumed ({workdir.config}: {error})"
+        raise SettingError("workdir", problem, str(workdir.root)) from error
+    if different := configs.differences(stored, given):
+        wanted = f"the configuration of {workdir.config}"
+        raise SettingError("resume", wanted, "; ".join(different))
+    places = {name: given[name] for name in configs.PLACES if given.get(name) is not None}
+    return Config(**(stored | places | {"workdir": str(workdir.root)}))
