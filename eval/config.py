@@ -155,7 +155,7 @@ def _check(config: Config) -> None:
             raise SettingError("weights", "an existing .mat file", str(config.weights))
     settings.one_of("split", config.split, data.SPLITS)
     if config.limit is not None:
-        settings.within("limit", config.limit, 1)
+        settings.within("limit", config.limit, 1, getattr(info, config.split))
     settings.one_of("norm", config.norm, settings.NORMS)
     settings.radius("eps", config.eps, config.norm, info.shape)
     if config.lp_box and config.box is None:

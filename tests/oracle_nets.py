@@ -108,13 +108,19 @@ def residual(shared: Path) -> Published:
 
 
 def of_model(model) -> Net:
-    """A Keras model's graph as matrices, read off each operation: its columns and its value at 0.
+    """A Keras model as matrices.
 
     A caller that compares `net.logits` with the model itself also tests this reading.
     """
     graph = build(model)
-    weights, net = graph.weights(tf.float64), Net(int(np.prod(graph.structure.input_shape)))
-    for node in graph.structure.nodes[1:]:
+    return of_graph(graph.structure, graph.weights(tf.float64))
+
+
+def of_graph(structure, weights) -> Net:
+    """A graph with `weights`: each operation by its columns and its value at 0."""
+    net = Net(int(np.prod(structure.input_shape)))
+    weights = [tf.cast(weight, tf.float64) for weight in weights]
+    for node in structure.nodes[1:]:
         if isinstance(node.op, ops.Relu):
             net.relu(node.inputs[0])
         elif isinstance(node.op, ops.Add):

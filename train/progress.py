@@ -52,7 +52,6 @@ class Progress:
             desc=f"epoch {epoch + 1}/{self._epochs} {name}",
             unit=" examples",
             leave=not self._terminal,
-            delay=0 if self._terminal else self._refresh,
             mininterval=self._refresh,
             dynamic_ncols=True,
         )

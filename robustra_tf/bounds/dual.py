@@ -19,6 +19,7 @@ from robustra_tf.bounds.rows import (
     absolute_sum,
     added,
     cleaned,
+    inside,
     pays_as_matrix,
     settled,
     through,
@@ -126,43 +127,43 @@ def trace(
     `|nuhat_i| . error_i`. Branches that meet are added.
     """
     pending: dict[int, Rows] = {index: rows}
-    readers = structure.consumers
-    error = None
+    total = None
     for at in range(index, 0, -1):
         if at not in pending:
             continue
         node, here = structure.nodes[at], pending.pop(at)
         arguments = tuple(weights[i] for i in node.weights)
         if isinstance(node.op, Relu):
-            relaxation = relaxations[at]
-            charge = absolute_sum(cleaned(here, frame), frame, relaxation.error)
-            # Windows and whole rows may meet here: one branch of a skip may fill the image first.
-            charge = frame.listed(charge, here)
-            error = charge if error is None else error + charge
-            below = node.inputs[0]
-            following = structure.nodes[below]
+            slope, error = _aligned(relaxations[at], here, frame)
+            charge = absolute_sum(here, frame, error)
+            total = charge if total is None else total + charge
+            below = structure.nodes[node.inputs[0]]
             fused = None
-            if len(readers[below]) == 1 and isinstance(following.op, Windowed):
-                fused = _fused(here, frame, relaxation.slope, following, weights)
+            if len(structure.consumers[node.inputs[0]]) == 1:
+                fused = _fused(here, frame, slope, below, weights)
             if fused is not None:
-                at, node, here = below, following, fused
+                node, here = below, fused
+            elif isinstance(here, WindowRows):
+                here = here.with_values(here.values * slope, clean=True)
             else:
-                slope = frame.align(relaxation.slope, here)
-                values = here.values * slope
-                here = (
-                    here.with_values(values, clean=True)
-                    if isinstance(here, WindowRows)
-                    else here.with_values(values)
-                )
+                here = here.with_values(here.values * slope)
         else:
             here = through(node.op, arguments, here, frame)
         here = settled(here, frame)
         for source in node.inputs:
             pending[source] = added(pending.get(source), here, frame)
     traced = pending[0]
-    if error is None:
-        error = tf.zeros((), traced.values.dtype)
-    return Traced(traced, error)
+    if total is None:
+        total = tf.zeros((), traced.values.dtype)
+    return Traced(traced, total)
+
+
+def _aligned(relaxation: Relaxation, rows: Rows, frame: Frame) -> tuple[tf.Tensor, tf.Tensor]:
+    """Slopes and errors, broadcastable to the values of the rows; zero outside the image."""
+    if isinstance(rows, WholeRows):
+        return frame.whole(relaxation.slope), frame.whole(relaxation.error)
+    both = frame.windows(tf.concat(relaxation, -1), rows.window)
+    return tuple(tf.split(both, 2, -1))
 
 
 def _fused(
@@ -175,11 +176,10 @@ def _fused(
     product multiplies by the zeros of `S`, but it is one large product instead of many thousand
     small convolutions, so it wins as long as `S` is not mostly zeros.
     """
-    if not isinstance(frame, Every) or not isinstance(rows, WindowRows):
-        return None
-    if rows.values.shape[:2] != (1, 1):
-        return None
     op = node.op
+    shared = isinstance(frame, Every) and isinstance(rows, WindowRows)
+    if not shared or rows.values.shape[:2] != (1, 1) or not isinstance(op, Windowed):
+        return None
     if not pays_as_matrix(rows.window, op):
         return None
     window = rows.window.through(op)
@@ -188,7 +188,7 @@ def _fused(
     taps, count = reach.shape[0], rows.values.shape[2]
     shared = tf.transpose(tf.reshape(rows.values, (count, taps)))
     product = tf.reshape(shared[:, :, None] * reach[:, None], (taps, -1))
-    cut = tf.reshape(rows.window.extract(slope), (-1, taps))
+    cut = tf.reshape(slope, (-1, taps))
     values = tf.reshape(
         cut @ product, (-1, rows.window.positions, count, *window.size, op.shape[2])
     )
@@ -201,11 +201,15 @@ def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
     `sum_j |row_j| r_j` for the intervals of `linf`, else eps times the dual norm of the row. The
     axes are those of `Frame.listed`.
     """
-    if ball.norm == "linf":
-        reach = absolute_sum(cleaned(rows, frame), frame, ball.half_widths)
-    else:
-        reach = ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm)
-    return frame.listed(reach, rows)
+    if ball.norm != "linf":
+        return frame.listed(ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm), rows)
+    if ball.radius.shape.rank:
+        return absolute_sum(rows, frame, frame.align(ball.radius, rows))
+    if isinstance(rows, WholeRows):
+        return ball.radius * tf.reduce_sum(tf.abs(rows.flat), -1)
+    channels = rows.values.shape[-1]
+    weights = tf.repeat(inside(rows, frame), channels, -1)
+    return ball.radius * absolute_sum(rows, frame, weights)
 
 
 def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:

@@ -30,6 +30,8 @@ from robustra_tf.graph.ops import Add, Input, Relu
 ROWS = ("every", "needed", "auto")
 #: The share of rows up to which picking them out takes less time than computing all.
 WORTH_CHOOSING = 0.5
+#: More rows than any batch has, where the batch size is not static.
+UNKNOWN = 2**40
 #: Bytes that one slice of rows may take. Small enough for a second-level cache to help.
 DEFAULT_BUDGET = 256 * 2**20
 
@@ -62,10 +64,10 @@ def enclose(
     for both signs of the neuron, so one backward row serves both (equal to Eqn 8 without `g` for
     `c = +-e_j`).
 
-    With `rows="needed"` or `"auto"`, a neuron that interval arithmetic on the same relaxation proves stable
-    gets no row. Its interval contains the dual's, so the dual would call it stable too, and a
-    stable ReLU's slope and error do not depend on its bounds: every other bound and the margins
-    stay exactly Wong and Kolter's. Only that neuron's reported bounds are the intervals'.
+    With `rows="needed"` or `"auto"`, a neuron that interval arithmetic on the same relaxation
+    proves stable gets no row. Its interval contains the dual's, so the dual would call it stable
+    too, and a stable ReLU's slope and error do not depend on its bounds: every other bound and the
+    margins stay exactly Wong and Kolter's. Only that neuron's reported bounds are the intervals'.
 
     Args:
       structure, weights: the network.
@@ -143,20 +145,24 @@ def _radius(
     """
     structure, _ = network
     job = _Job(structure, index, ball.norm, budget, ball.centre.dtype.size)
-    arguments = (network[1], (ball.centre, ball.radius), relaxations)
+    # A copy: the caller goes on filling its own while a gradient may still need this one.
+    arguments = (network[1], (ball.centre, ball.radius), dict(relaxations))
     if rows == "every":
         return job.every(arguments)
     # A stable neuron's bounds are used by nothing but its sign: no gradient passes through them.
     centre, width = map(tf.stop_gradient, interval)
     needed = tf.cast(tf.where(unstable(centre - width, centre + width)), tf.int32)
     needed = _flat_index(needed, job.shape)
+    batch = ball.centre.shape[0]
+    total = UNKNOWN if batch is None else job.neurons * batch
     if rows == "needed":
-        return job.chosen(arguments, needed, width)
-    few = tf.shape(needed)[0] <= int(job.neurons * ball.centre.shape[0] * WORTH_CHOOSING)
+        return job.chosen(arguments, needed, width, total)
+    most = int(total * WORTH_CHOOSING)
+    few = tf.shape(needed)[0] <= int(WORTH_CHOOSING * job.neurons) * tf.shape(ball.centre)[0]
     # Gradients inside a conditional need tensors of its own graph, hence the identities.
     return tf.cond(
         few,
-        lambda: job.chosen(tf.nest.map_structure(tf.identity, arguments), needed, width),
+        lambda: job.chosen(tf.nest.map_structure(tf.identity, arguments), needed, width, most),
         lambda: job.every(tf.nest.map_structure(tf.identity, arguments)),
     )
 
@@ -170,7 +176,7 @@ def _flat_index(index: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """The radii of one node; `arguments` are (weights, (centre, radius of the ball), relaxations)."""
+    """The radii of one node; `arguments` are (weights, (ball centre, radius), relaxations)."""
 
     structure: Structure
     index: int
@@ -209,9 +215,8 @@ class _Job:
         parts = map_recomputed(some, count, arguments)
         return tf.reshape(tf.transpose(parts, (1, 2, 0, 3)), (-1, *self.shape))
 
-    def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
-        """The rows `needed` [k, 2], as many at a time as fit; `width` [n, *shape] elsewhere."""
-        batch = width.shape[0] or 1
+    def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor, most: int) -> tf.Tensor:
+        """The rows `needed` [k <= most, 2], in slices; `width` [n, *shape] elsewhere."""
         row_bytes = COPIES * row_cost(self.structure, self.index).widest * self.itemsize
         size = max(1, int(self.budget / max(row_bytes, 1)))
 
@@ -221,7 +226,7 @@ class _Job:
             start, rows = chosen_rows(self.structure, arguments[0], self.index, neuron)
             return self._reach(arguments, start, rows, frame)
 
-        if size >= self.neurons * batch * WORTH_CHOOSING:
+        if size >= most:
             radius = some(0, arguments)
         else:
             count = -(-tf.shape(needed)[0] // size)

@@ -104,6 +104,10 @@ class Frame:
         """One number per row, with the leading axes that these rows would have as `WholeRows`."""
         raise NotImplementedError
 
+    def constant(self, windows: tf.Tensor) -> tf.Tensor:
+        """`windows` [positions, kh, kw, c] of every example, broadcastable to `WindowRows`."""
+        raise NotImplementedError
+
     def align(self, images: tf.Tensor, rows: Rows) -> tf.Tensor:
         """`images`, broadcastable to the values of `rows`."""
         if isinstance(rows, WholeRows):
@@ -122,6 +126,10 @@ class Every(Frame):
     def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
         """[n, positions, 1, kh, kw, c]."""
         return window.extract(images)[:, :, None]
+
+    def constant(self, windows: tf.Tensor) -> tf.Tensor:
+        """[1, positions, 1, kh, kw, c]."""
+        return windows[None, :, None]
 
     def fill(self, rows: WindowRows) -> tf.Tensor:
         """[n, positions * rows, h, w, c]."""
@@ -164,11 +172,12 @@ class Chosen(Frame):
     def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
         """[rows, kh, kw, c]."""
         cut = window.extract(images)
-        position = self.position
-        if images.shape[0] == 1:  # The same image for every example.
-            return tf.gather(cut[0], position)
         flat = tf.reshape(cut, (-1, *cut.shape[2:]))
-        return tf.gather(flat, self.example * window.positions + position)
+        return tf.gather(flat, self.example * window.positions + self.position)
+
+    def constant(self, windows: tf.Tensor) -> tf.Tensor:
+        """[rows, kh, kw, c]."""
+        return tf.gather(windows, self.position)
 
     def fill(self, rows: WindowRows) -> tf.Tensor:
         """[rows, h, w, c]."""
@@ -191,9 +200,13 @@ def cleaned(rows: Rows, frame: Frame) -> Rows:
     """The same rows, zero outside the image."""
     if isinstance(rows, WholeRows) or rows.clean or rows.window.inside.all():
         return rows
-    image = tf.ones((1, *rows.window.image, 1), rows.values.dtype)
-    mask = frame.windows(image, rows.window)
-    return rows.with_values(rows.values * mask, clean=True)
+    return rows.with_values(rows.values * inside(rows, frame), clean=True)
+
+
+def inside(rows: WindowRows, frame: Frame) -> tf.Tensor:
+    """1 where a window's pixel lies in the image, 0 elsewhere, broadcastable to the values."""
+    mask = tf.constant(rows.window.inside[..., None], rows.values.dtype)
+    return frame.constant(mask)
 
 
 def as_whole(rows: Rows, frame: Frame) -> WholeRows:
@@ -279,30 +292,33 @@ def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Fra
         if per_channel:
             return rows.with_values(rows.values * tf.reshape(scale, (-1,)))
         image = tf.broadcast_to(scale, op.shape)[None]
-        return rows.with_values(rows.values * frame.windows(image, rows.window), clean=True)
+        scale = frame.constant(rows.window.extract(image)[0])
+        return rows.with_values(rows.values * scale, clean=True)
     if isinstance(op, Reshape):
         return through(op, weights, as_whole(rows, frame), frame)
     raise TypeError(f"op must be one that rows can pass, got {type(op).__name__}")
 
 
-def absolute_sum(rows: Rows, frame: Frame, images: tf.Tensor) -> tf.Tensor:
-    """`sum_j |row_j| image_j` for every row: [*lead], `images` [n, *shape] nonnegative.
+def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:
+    """`sum_j |row_j| weight_j` for every row, one number per row, as `Frame.listed` has them.
 
-    Rows that a whole batch shares are summed by one matrix product.
+    `weights` are broadcastable to the values of the rows. Rows that a whole batch shares are summed
+    by one matrix product.
     """
     absolute = tf.abs(rows.flat)
     size = absolute.shape[-1]
-    weights = frame.align(images, rows)
     if isinstance(frame, Chosen):
-        return tf.reduce_sum(absolute * tf.reshape(weights, (-1, size)), -1)
-    if isinstance(rows, WholeRows):
+        sums = tf.reduce_sum(absolute * tf.reshape(weights, (-1, size)), -1)
+    elif isinstance(rows, WholeRows):
         weights = tf.reshape(weights, (-1, size))
         if absolute.shape[0] == 1:
-            return tf.matmul(weights, absolute[0], transpose_b=True)
-        return tf.linalg.matvec(absolute, weights)
-    positions = rows.window.positions
-    weights = tf.reshape(weights, (-1, positions, size))
-    if absolute.shape[:2] == (1, 1):
+            sums = tf.matmul(weights, absolute[0], transpose_b=True)
+        else:
+            sums = tf.linalg.matvec(absolute, weights)
+    elif absolute.shape[:2] == (1, 1):
         sums = tf.matmul(tf.reshape(weights, (-1, size)), absolute[0, 0], transpose_b=True)
-        return tf.reshape(sums, (-1, positions, absolute.shape[2]))
-    return tf.reduce_sum(absolute * weights[:, :, None], -1)
+        sums = tf.reshape(sums, (-1, rows.window.positions, absolute.shape[2]))
+    else:
+        weights = tf.reshape(weights, (-1, rows.window.positions, 1, size))
+        sums = tf.reduce_sum(absolute * weights, -1)
+    return frame.listed(sums, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import as_scalar, ball
@@ -87,7 +88,12 @@ def literal(f: Margins, g: Margins, eps: tf.Tensor, eta: tf.Tensor, t: tf.Tensor
     every choice of the two by weak duality.
     """
     eps = as_scalar(eps, f.base.dtype)
-    perturbed = dual_norm(f.rows + eta[..., None] * tf.stop_gradient(g.rows), "linf")
+    shift = eta[..., None] * tf.stop_gradient(g.rows)
+    row = f.rows + shift
+    # At a transition the two cancel up to rounding, whose sign would stand for the slope of |.|
+    # there; section 5.4 takes it as 0.
+    cancelled = tf.abs(row) <= 2 * np.finfo(row.dtype.as_numpy_dtype).eps * tf.abs(shift)
+    perturbed = dual_norm(tf.where(cancelled, tf.zeros_like(row), row), "linf")
     return f.base + eta * tf.stop_gradient(g.base) + eps * perturbed - eta * t
 
 
