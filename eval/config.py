@@ -70,7 +70,7 @@ DEFAULTS: dict[str, Any] = {
     "box": "0,1",
     "lp_box": False,
     "stages": ("clean", "lp"),
-    "batch_size": 100,
+    "batch_size": 20,
     "dtype": "float32",
     "attack_loss": "margin",
     "attack_steps": 40,

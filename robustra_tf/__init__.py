@@ -15,15 +15,21 @@ from typing import Any
 
 #: Public name -> the module that defines it; None where the name is the module itself.
 _HOMES = {
+    "Attack": "robustra_tf.attacks",
     "Certificate": "robustra_tf.certificates",
     "DualObjective": "robustra_tf.objective.robustra",
+    "attack": "robustra_tf.attacks",
+    "attacks": None,
     "certify": "robustra_tf.certificates",
     "data": None,
+    "description": None,
     "export": None,
     "layer_bounds": "robustra_tf.certificates",
     "margin_bounds": "robustra_tf.certificates",
     "models": None,
 }
+#: Modules that load without TensorFlow, so that a bad flag is refused at once.
+_LIGHT = ("data", "description")
 
 __all__ = sorted(_HOMES)
 
@@ -31,8 +37,8 @@ __all__ = sorted(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'robustra_tf' has no attribute {name!r}")
-    backend = importlib.import_module("robustra_tf.backend")
-    backend.require_tensorflow_backend()
+    if name not in _LIGHT:
+        importlib.import_module("robustra_tf.backend").require_tensorflow_backend()
     home = _HOMES[name]
     if home is None:
         return importlib.import_module(f"robustra_tf.{name}")

@@ -1,10 +1,17 @@
 """Models as TensorFlow SavedModels, and back into Keras models that bounds can be computed for.
 
-A saved model is an ordinary SavedModel: its signature `serving_default` maps `image` (float32
-[batch, ...], pixels in [0, 1]) to `logits` (float32 [batch, classes]), and nothing of this package
-is needed to run it. The architecture stands beside it as text (`description.py`), the weights in
-the SavedModel's own checkpoint. Reading back builds Keras's own layers from that text and never
-runs code that the files bring along.
+A saved model is an ordinary SavedModel that runs without this package. Its signatures:
+
+* `serving_default`: `image` (float32 [batch, ...], pixels in [0, 1]) -> `logits` (float32 [batch,
+  classes]);
+* `certify`: `image` and `eps` (float32 scalar, in pixels) -> `predicted` (int32 [batch]), `margin`
+  (float32 [batch], a lower bound of `min_t f_p(x') - f_t(x')` over the targets `t` other than the
+  predicted class `p` and over the l_inf ball of radius `eps`, by Wong and Kolter's bound) and
+  `certified` (bool [batch], whether it is positive: no input of the ball changes the prediction).
+
+The architecture stands beside it as text (`description.py`), the weights in the SavedModel's own
+checkpoint. Reading back builds Keras's own layers from that text and never runs code that the files
+bring along.
 """
 
 from __future__ import annotations
@@ -17,30 +24,61 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from robustra_tf import description, graph
+from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.margins import margins
 
 # What TensorFlow raises for checkpoints that are missing, cut short or altered.
 _READ_ERRORS = (ValueError, IndexError, RuntimeError, tf.errors.OpError)
 
 
 class _Servable(tf.Module):
-    """A model's weights, each under its position, and its forward pass as a signature."""
+    """A model's weights, each under its position, and what can be asked of it as signatures."""
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, network: graph.Graph, certifies: bool):
         super().__init__()
         self.model_weights = [weight.value for weight in model.weights]
         image = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")
-        self.serve = tf.function(
+        eps = tf.TensorSpec([], tf.float32, name="eps")
+        self.serving_default = tf.function(
             lambda image: {"logits": model(image, training=False)}, input_signature=[image]
         )
+        # Set or not: saving would trace it.
+        if certifies:
+            self.certify = tf.function(
+                lambda image, eps: _certify(network, image, eps), input_signature=[image, eps]
+            )
+
+    def functions(self) -> dict[str, tf.types.experimental.GenericFunction]:
+        """The signatures by name."""
+        names = ("serving_default", "certify")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The outputs of the signature `certify`."""
+    structure, weights = network.structure, network.weights()
+    logits = structure.forward(weights, image)
+    predicted = tf.argmax(logits, -1, output_type=tf.int32)
+    # A radius that makes no sense must certify nothing, wherever this runs.
+    valid = tf.logical_and(eps >= 0, tf.math.is_finite(eps))
+    region = ball(image, tf.where(valid, eps, 0.0))
+    upper = margins(structure, weights, region, predicted, rows="needed").upper
+    own = tf.one_hot(predicted, logits.shape[-1], on_value=True, off_value=False)
+    margin = -tf.reduce_max(tf.where(own, -np.inf, upper), axis=-1)
+    # Comparisons with NaN are false.
+    margin = tf.where(tf.logical_and(valid, margin > -np.inf), margin, -np.inf)
+    return {"predicted": predicted, "margin": margin, "certified": margin > 0}
 
 
 def save(
     model: keras.Model,
     directory: str | os.PathLike,
     settings: Mapping[str, description.Setting] | None = None,
+    certifies: bool = True,
 ) -> Path:
     """Writes a model as a SavedModel that `load` reads back.
 
@@ -53,6 +91,7 @@ def save(
       directory: where to; its parents are made.
       settings: plain values kept with the model, such as the dataset and the radius that it was
         trained for; `description.read_settings` gives them back.
+      certifies: with the signature `certify`, whose tracing takes seconds, more for deep networks.
 
     Returns:
       The directory.
@@ -62,7 +101,7 @@ def save(
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"model: expected a built keras.Model, got {model!r}")
-    graph.build(model)
+    network = graph.build(model)
     architecture = keras.saving.serialize_keras_object(model)
     architecture.pop("compile_config", None)
     # As it will be read: JSON turns tuples into lists.
@@ -77,8 +116,8 @@ def save(
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
         fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
-        servable = _Servable(model)
-        tf.saved_model.save(servable, str(fresh), signatures={"serving_default": servable.serve})
+        servable = _Servable(model, network, certifies)
+        tf.saved_model.save(servable, str(fresh), signatures=servable.functions())
         description.write(fresh, architecture, settings or {})
         if directory.exists():
             directory.rename(old)

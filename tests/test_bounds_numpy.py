@@ -102,11 +102,13 @@ def test_layers_and_margins_are_the_formula(case, norm, box, dtype):
         assert found.upper[k, case.y[k]] == 0
 
 
-@pytest.mark.parametrize(("norm", "box"), BALLS)
-def test_needed_rows_leave_the_bounds_as_they_are(case, norm, box):
+@pytest.mark.parametrize(
+    ("norm", "box", "rows"), [*((*ball, "needed") for ball in BALLS), ("linf", None, "auto")]
+)
+def test_fewer_rows_leave_the_bounds_as_they_are(case, norm, box, rows):
     """Rows are spared only where intervals prove the ReLU stable; margins stay WK's."""
     weights, region = case.graph.weights(tf.float64), case.ball(norm, box, tf.float64)
-    found = margins(case.structure, weights, region, tf.constant(case.y), rows="needed")
+    found = margins(case.structure, weights, region, tf.constant(case.y), rows)
     for k, expected in enumerate(case.enclosures(norm, box)):
         bounds = case.relu_bounds(found.enclosure.bounds, k)
         for (lower, upper), low, up in zip(bounds, expected.lower, expected.upper, strict=True):
@@ -117,12 +119,11 @@ def test_needed_rows_leave_the_bounds_as_they_are(case, norm, box):
             assert (lower[stable] <= low[stable] + 1e-11).all()
             assert (upper[stable] >= up[stable] - 1e-11).all()
             assert ((lower[stable] >= 0) | (upper[stable] <= 0)).all()
-        rows = oracles.target_rows(case.y[k], nets.CLASSES)
-        assert_close(found.upper[k], expected.upper_bound(rows), 1e-11)
+        c = oracles.target_rows(case.y[k], nets.CLASSES)
+        assert_close(found.upper[k], expected.upper_bound(c), 1e-11)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("rows", ["every", "needed"])
+@pytest.mark.parametrize(("norm", "rows"), [("linf", "every"), ("l2", "every"), ("l2", "needed")])
 def test_slices_of_rows_give_the_same_bounds(case, rows, norm):
     """A budget of a few kilobytes: one channel, or some neurons, at a time."""
     weights, region = case.graph.weights(tf.float64), case.ball(norm, None, tf.float64)
@@ -133,19 +134,21 @@ def test_slices_of_rows_give_the_same_bounds(case, rows, norm):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
 
 
-def test_slices_of_rows_give_the_same_gradient(case):
+def test_ways_and_slices_of_rows_give_the_same_gradient(case):
     region, y = case.ball("linf", None, tf.float64), tf.constant(case.y)
     weights = case.graph.weights(tf.float64)
 
-    def gradient(budget):
+    def gradient(rows, budget):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            upper = margins(case.structure, weights, region, y, budget=budget).upper
+            upper = margins(case.structure, weights, region, y, rows, budget).upper
             total = tf.reduce_sum(tf.square(upper))
         return tape.gradient(total, weights, unconnected_gradients="zero")
 
-    for whole, sliced in zip(gradient(2.0**28), gradient(2.0**12), strict=True):
-        assert_close(sliced, whole, 1e-9)
+    whole = gradient("every", 2.0**28)
+    for rows, budget in (("every", 2.0**14), ("needed", 2.0**28), ("auto", 2.0**15)):
+        for ours, expected in zip(gradient(rows, budget), whole, strict=True):
+            assert_close(ours, expected, 1e-9)
 
 
 @pytest.mark.parametrize(("norm", "box"), BALLS)

@@ -49,7 +49,7 @@ def network():
 @pytest.fixture(scope="module")
 def saved(network, tmp_path_factory):
     settings = {"dataset": "digits", "eps": RADIUS, "norm": "linf", "method": "none"}
-    return export.save(network, tmp_path_factory.mktemp("model") / "f", settings)
+    return export.save(network, tmp_path_factory.mktemp("model") / "f", settings, certifies=False)
 
 
 def resolve(saved, out, **given):
@@ -157,7 +157,8 @@ def test_an_interrupted_evaluation_goes_on_to_the_same_ledger(finished, saved, t
 
 def test_the_ledger_of_other_weights_or_data_is_refused(saved, tmp_path):
     evaluate(saved, tmp_path / "out", stages=["clean"])
-    other = export.save(digits_network(seed=1), tmp_path / "g", {"dataset": "digits", "eps": 0.04})
+    settings = {"dataset": "digits", "eps": RADIUS}
+    other = export.save(digits_network(seed=1), tmp_path / "g", settings, certifies=False)
     with pytest.raises(ValueError, match=r"another evaluation: weights_sha256 was '[0-9a-f]{64}'"):
         run.prepare(resolve(other, tmp_path / "out", stages=["clean"], resume=True))
     with pytest.raises(ValueError, match=r"data_sha256 was .*; limit was 60, is 59"):
@@ -192,14 +193,15 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path):
     weights = model.get_weights()
     weights[2][3, 4] = np.nan
     model.set_weights(weights)
-    saved = export.save(model, tmp_path / "f", {"dataset": "digits", "eps": 0.1})
+    settings = {"dataset": "digits", "eps": RADIUS}
+    saved = export.save(model, tmp_path / "f", settings, certifies=False)
     with pytest.raises(ValueError, match=r"f: weight dense_?\d*/kernel holds values that are not"):
         run.prepare(resolve(saved, tmp_path / "out"))
 
 
 def test_a_network_for_other_images_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((5,)), layers.Dense(10)])
-    saved = export.save(model, tmp_path / "f")
+    saved = export.save(model, tmp_path / "f", certifies=False)
     settings = resolve(saved, tmp_path / "out", dataset="digits", eps=0.1)
     with pytest.raises(ValueError, match=r"digits test: images of shape \(8, 8, 1\), but"):
         run.prepare(settings)

@@ -1,6 +1,10 @@
 """SavedModels: what is read back is what was saved, and nothing else is accepted."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -9,6 +13,8 @@ import tensorflow as tf
 from keras import layers
 
 from robustra_tf import description, export
+from robustra_tf.certificates import certify
+from robustra_tf.graph import convert
 from tests import nets
 
 
@@ -42,7 +48,7 @@ def edit(directory, change):
 @pytest.mark.parametrize("name", nets.ALL)
 def test_round_trip_gives_identical_logits(name, tmp_path):
     model = nets.ALL[name]()
-    export.save(model, tmp_path / "f")
+    export.save(model, tmp_path / "f", certifies=False)
     images = nets.images(model, 5)
     expected = model(images).numpy()
     np.testing.assert_array_equal(export.load(tmp_path / "f")(images).numpy(), expected)
@@ -55,9 +61,61 @@ def test_adapted_normalisation_and_nested_models_survive(tmp_path, rng):
     normalisation.adapt(rng.normal(3.0, 2.0, size=(50, 4)))
     inner = keras.Sequential([keras.Input((4,)), normalisation, layers.Dense(3)], name="inner")
     model = keras.Sequential([keras.Input((4,)), inner, layers.ReLU(), layers.Dense(2)])
-    export.save(model, tmp_path / "f")
+    export.save(model, tmp_path / "f", certifies=False)
     images = nets.images(model, 6)
     np.testing.assert_array_equal(export.load(tmp_path / "f")(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["dense", "two_conv", "residual"])
+def test_a_saved_model_certifies_as_the_library_does(name, tmp_path):
+    model = nets.ALL[name]()
+    export.save(model, tmp_path / "f")
+    signature = tf.saved_model.load(str(tmp_path / "f")).signatures["certify"]
+    images = nets.images(model, 7)
+    predicted = model(images).numpy().argmax(axis=1)
+    for eps, count in ((0.05, 7), (0.01, 1), (0.0, 3)):
+        given = {"image": tf.constant(images[:count]), "eps": tf.constant(eps)}
+        answer = {key: value.numpy() for key, value in signature(**given).items()}
+        expected = certify(model, images[:count], predicted[:count], eps, box=None)
+        np.testing.assert_array_equal(answer["predicted"], predicted[:count])
+        np.testing.assert_allclose(answer["margin"], expected.worst_margin, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(answer["certified"], answer["margin"] > 0)
+    for eps in (-0.01, np.nan, np.inf):
+        answer = signature(image=tf.constant(images), eps=tf.constant(eps, tf.float32))
+        assert not answer["certified"].numpy().any()
+        assert (answer["margin"].numpy() == -np.inf).all()
+    broken = signature(image=tf.constant(images * np.nan), eps=tf.constant(0.01))
+    assert not broken["certified"].numpy().any()
+
+
+# A process of its own imports TensorFlow: some ten seconds.
+@pytest.mark.slow
+def test_a_saved_model_certifies_where_this_package_is_not_installed(saved, tmp_path):
+    model = nets.dense()
+    np.save(tmp_path / "x.npy", nets.images(model, 4))
+    program = (
+        "import sys; sys.modules['robustra_tf'] = sys.modules['keras'] = None\n"
+        "import numpy as np, tensorflow as tf\n"
+        f"loaded = tf.saved_model.load({str(saved)!r})\n"
+        f"x = tf.constant(np.load({str(tmp_path / 'x.npy')!r}))\n"
+        "out = loaded.signatures['certify'](image=x, eps=tf.constant(0.02))\n"
+        f"np.savez({str(tmp_path / 'out.npz')!r}, **{{k: v.numpy() for k, v in out.items()}})\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=120)
+    answer = np.load(tmp_path / "out.npz")
+    images = nets.images(model, 4)
+    predicted = model(images).numpy().argmax(axis=1)
+    expected = certify(model, images, predicted, 0.02, box=None)
+    np.testing.assert_array_equal(answer["predicted"], predicted)
+    np.testing.assert_allclose(answer["margin"], expected.worst_margin, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(answer["certified"], expected.certified)
+
+
+def test_what_can_be_read_back_is_what_graphs_are_built_from():
+    names = re.sub(r" \([^)]*\)", "", convert.supported()).split(", ")
+    assert sorted(names) == sorted(description.LAYERS)
 
 
 def test_settings_are_given_back(saved):
@@ -67,13 +125,13 @@ def test_settings_are_given_back(saved):
 def test_a_compiled_model_keeps_only_what_bounds_need(tmp_path):
     model = nets.dense()
     model.compile("adam", "mse")
-    assert not export.load(export.save(model, tmp_path / "f")).compiled
+    assert not export.load(export.save(model, tmp_path / "f", certifies=False)).compiled
 
 
 def test_saving_replaces_a_saved_model_and_nothing_else(tmp_path):
     first, second = nets.dense(1), nets.dense(2)
-    export.save(first, tmp_path / "f")
-    export.save(second, tmp_path / "f")
+    export.save(first, tmp_path / "f", certifies=False)
+    export.save(second, tmp_path / "f", certifies=False)
     images = nets.images(first, 3)
     np.testing.assert_array_equal(export.load(tmp_path / "f")(images), second(images))
     (tmp_path / "notes").mkdir()

@@ -3,24 +3,25 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("train", "eval", "benchmarks")
-BASE = {"settings", "backend"}
 
-# What each part of the library may import of the others.
-MAY_IMPORT = {
-    "settings": set(),
-    "backend": set(),
-    "data": BASE,
-    "graph": BASE,
-    "models": BASE | {"graph"},
-    "bounds": BASE | {"graph"},
-    "objective": BASE | {"graph", "bounds"},
-    "certificates": BASE | {"graph", "bounds", "objective"},
-    "export": BASE | {"graph", "models", "bounds", "objective", "certificates"},
+# What each part of the library may import of the others; leaves import nothing of it.
+LEAVES = {"settings", "backend", "files", "fingerprint", "description"}
+BELOW_BOUNDS = LEAVES | {"graph"}
+MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
+    "data": LEAVES,
+    "graph": LEAVES,
+    "models": BELOW_BOUNDS,
+    "bounds": BELOW_BOUNDS,
+    "attacks": BELOW_BOUNDS | {"bounds"},
+    "objective": BELOW_BOUNDS | {"bounds"},
+    "certificates": BELOW_BOUNDS | {"bounds", "objective"},
+    "export": BELOW_BOUNDS | {"bounds", "objective", "certificates"},
 }
+
+# What each program may import beside the library: benchmarks measure the training step.
+MAY_USE = {"train": {"train"}, "eval": {"eval"}, "benchmarks": {"benchmarks", "train"}}
 
 
 def files(*folders):
@@ -28,73 +29,76 @@ def files(*folders):
     return [path.relative_to(ROOT) for path in found]
 
 
-def parsed(path):
-    return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+LIBRARY = files("robustra_tf")
+
+
+def nodes(path, *kinds):
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
 def imports(path):
     """Every dotted name that a file imports, `from a import b` as `a.b`, wherever it stands."""
-    names = set()
-    for node in ast.walk(parsed(path)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    names = {alias.name for node in nodes(path, ast.Import) for alias in node.names}
+    for node in nodes(path, ast.ImportFrom):
+        names |= {f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names}
     return names
 
 
-def part(dotted):
-    """The part of the library that a dotted name or a path belongs to."""
-    pieces = dotted.split(".") if isinstance(dotted, str) else dotted.with_suffix("").parts
-    return pieces[1] if pieces[0] == "robustra_tf" and len(pieces) > 1 else None
+def test_the_scan_sees_what_is_there():
+    assert {path.with_suffix("").parts[1] for path in LIBRARY} == {"__init__", *MAY_IMPORT}
+    assert "robustra_tf.graph.build.build" in imports(Path("robustra_tf/certificates.py"))
+    assert {path.parts[0] for path in files(*PROGRAMS)} == set(PROGRAMS)
 
 
-LIBRARY = files("robustra_tf")
-EVERY = files("robustra_tf", *PROGRAMS)
+def test_imports_are_absolute():
+    everywhere = files("robustra_tf", *PROGRAMS)
+    assert not [path for path in everywhere for name in imports(path) if name.startswith(".")]
 
 
-def test_the_scan_sees_the_library():
-    assert {part(path) for path in LIBRARY} >= set(MAY_IMPORT)
-    assert "robustra_tf.graph" in {
-        name.rpartition(".")[0] for path in LIBRARY for name in imports(path)
-    }
+def test_library_imports_only_the_layers_below():
+    wrong = []
+    for path in LIBRARY:
+        own = path.with_suffix("").parts[1]
+        if own == "__init__":  # the façade names everything
+            continue
+        for name in imports(path):
+            package, part = [*name.split("."), None][:2]
+            if package == "robustra_tf" and part not in {own} | MAY_IMPORT[own]:
+                wrong.append(f"{path} imports {name}")
+            if package in (*PROGRAMS, "tests"):
+                wrong.append(f"{path} imports {name}: the library knows nothing of its programs")
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=str)
-def test_library_imports_only_the_layers_below(path):
-    outside = {name for name in imports(path) if name.split(".")[0] in (*PROGRAMS, "tests")}
-    assert not outside, f"{path} imports {outside}: the library knows nothing of its programs"
-    own = part(path)
-    if own == "__init__":  # the façade names everything
-        return
-    assert own in MAY_IMPORT, f"{path}: say in MAY_IMPORT what robustra_tf/{own} may import"
-    parts = {part(name) for name in imports(path)} - {None, own}
-    assert parts <= MAY_IMPORT[own], f"{path} imports {sorted(parts - MAY_IMPORT[own])}"
+def test_programs_do_not_import_each_other():
+    wrong = []
+    for path in files(*PROGRAMS):
+        others = {*PROGRAMS, "tests"} - MAY_USE[path.parts[0]]
+        wrong += [f"{path} imports {n}" for n in imports(path) if n.split(".")[0] in others]
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", files(*PROGRAMS), ids=str)
-def test_programs_do_not_import_each_other(path):
-    # Benchmarks measure the training step: they alone may read another program.
-    others = {"train": {"eval", "benchmarks"}, "eval": {"train", "benchmarks"}}
-    found = {name.split(".")[0] for name in imports(path)}
-    assert not found & (others.get(path.parts[0], set()) | {"tests"})
+def test_only_main_reads_the_command_line():
+    wrong = []
+    for path in files("robustra_tf", "train", "eval"):
+        if path.name == "main.py":
+            continue
+        names = {node.id for node in nodes(path, ast.Name)}
+        names |= {node.attr for node in nodes(path, ast.Attribute)}
+        names |= {name.rpartition(".")[2] for name in imports(path)}
+        flags = {n for n in names if n == "FLAGS" or n.startswith("DEFINE_")}
+        wrong += [f"{path} uses {name}" for name in flags]
+    assert not wrong
+    assert any(
+        node.attr.startswith("DEFINE_") for node in nodes(Path("train/main.py"), ast.Attribute)
+    ), "the scan sees no flags where they are"
 
 
-@pytest.mark.parametrize("path", EVERY, ids=str)
-def test_only_main_reads_the_command_line(path):
-    if path.name == "main.py":
-        return
-    names = {node.id for node in ast.walk(parsed(path)) if isinstance(node, ast.Name)}
-    names |= {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
-    flags = {name for name in names if name == "FLAGS" or name.startswith("DEFINE_")}
-    assert not flags, f"{path} uses {flags}"
-    assert not any(name.startswith(("absl.flags.FLAGS", "sys.argv")) for name in imports(path))
-
-
-@pytest.mark.parametrize("path", LIBRARY, ids=str)
-def test_library_raises_instead_of_asserting_or_printing(path):
-    for node in ast.walk(parsed(path)):
-        assert not isinstance(node, ast.Assert), f"{path}:{node.lineno} asserts"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"{path}:{node.lineno} prints"
+def test_library_raises_instead_of_asserting_or_printing():
+    wrong = []
+    for path in LIBRARY:
+        wrong += [f"{path}:{node.lineno} asserts" for node in nodes(path, ast.Assert)]
+        calls = [node for node in nodes(path, ast.Call) if isinstance(node.func, ast.Name)]
+        wrong += [f"{path}:{call.lineno} prints" for call in calls if call.func.id == "print"]
+    assert not wrong

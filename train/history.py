@@ -10,8 +10,8 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
+from robustra_tf.files import write_atomically
 from train.mutual import Pass
-from train.workdir import write_atomically
 
 METRICS = (
     "loss",

@@ -33,7 +33,7 @@ def run(config: Config, workdir: Workdir) -> None:
     keras.utils.set_random_seed(config.seed)
     require_tensorflow_backend()
     if config.deterministic:
-        tf.config.experimental.enable_op_determinism()
+        _make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
     batches = data.TrainingBatches(train, config.batch_size, config.seed, config.augment)
     del train  # the pipeline has its own copy
@@ -56,8 +56,9 @@ def run(config: Config, workdir: Workdir) -> None:
         checkpoints.save(result.index + 1)
         progress.summary(result, tests)
     summaries.close()
+    settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
     for network in networks:
-        export.save(network.model, workdir.model(network.name))
+        export.save(network.model, workdir.model(network.name), settings)
     print(f"networks in {workdir.model('f')} and {workdir.model('g')}", flush=True)
 
 
@@ -78,6 +79,13 @@ def evaluate(model: keras.Model, test: data.Dataset, config: Config) -> Mapping[
         "test_lp_error": float(1 - np.mean(certificate.certified)),
         "test_clean_error": float(np.mean(certificate.predicted != test.labels)),
     }
+
+
+def _make_deterministic() -> None:
+    tf.config.experimental.enable_op_determinism()
+    # The arithmetic optimizer turns chains of additions into AddN, whose order of summation depends
+    # on which of its inputs happens to be free for reuse: the last bit then depends on timing.
+    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
 def _network(config: Config, name: str, model: keras.Model, reference: keras.Model) -> Network:

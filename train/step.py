@@ -126,14 +126,27 @@ def gradients(
 
     if pieces == 1:
         return piece(0)
+    # Starting from zeros, the piece is traced once, not once before the loop and once within.
+    nothing = ([tf.zeros_like(w) for w in weights], dict.fromkeys(names(problem), tf.zeros(())))
     _, total = tf.while_loop(
         lambda i, _: i < pieces,
         lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, piece(i))),
-        (tf.constant(1), piece(0)),
+        (tf.constant(0), nothing),
         parallel_iterations=1,
-        maximum_iterations=pieces - 1,
+        maximum_iterations=pieces,
     )
     return total
+
+
+def names(problem: Problem) -> list[str]:
+    """What a step measures, by its method."""
+    found = ["loss", "clean_error"]
+    if problem.method != "natural":
+        layers = range(1, len(problem.structure.relus) + 1)
+        found += ["robust_error", "wk_error", *(f"unstable/{k}" for k in layers)]
+    if problem.method == "robustra":
+        found += ["eta", "t0", "infeasible", "tight", "loose"]
+    return found
 
 
 def regularised(

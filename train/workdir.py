@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from robustra_tf import settings
 from robustra_tf.data import find as find_data
+from robustra_tf.files import write_atomically
 from robustra_tf.settings import SettingError
 from train import config as configs
 from train.config import Config
@@ -79,13 +79,6 @@ def open_run(given: Mapping[str, Any], resume: bool) -> tuple[Config, Workdir]:
     root.mkdir(parents=not chosen, exist_ok=True)
     write_atomically(workdir.config, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     return config, workdir
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file's text: whoever reads it finds the old text or the new, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _stored(workdir: Workdir, given: Mapping[str, Any]) -> Config:

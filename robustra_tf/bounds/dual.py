@@ -172,9 +172,9 @@ def _fused(
     """Slopes and a convolution in one matrix product, where the rows are the same everywhere.
 
     With `k` the shared row and `S` the matrix of the transposed convolution on one window,
-    `S^T (d k)` is linear in the slopes `d`: `[n positions, taps] @ [taps, rows * pixels]`. The
-    product multiplies by the zeros of `S`, but it is one large product instead of many thousand
-    small convolutions, so it wins as long as `S` is not mostly zeros.
+    `S^T (d k)` is linear in the slopes `d`: `[n positions, taps] @ [taps, rows * pixels]`, one such
+    product for each strip of pixel rows. The products multiply by some zeros of `S`, but they are
+    large, where convolutions would be many thousand small ones.
     """
     op = node.op
     shared = isinstance(frame, Every) and isinstance(rows, WindowRows)
@@ -182,17 +182,42 @@ def _fused(
         return None
     if not pays_as_matrix(rows.window, op):
         return None
-    window = rows.window.through(op)
+    window, (height, width) = rows.window.through(op), rows.window.size
     arguments = tuple(weights[i] for i in node.weights)
     reach = window_matrix(rows.window, op, arguments, rows.values.dtype)
-    taps, count = reach.shape[0], rows.values.shape[2]
-    shared = tf.transpose(tf.reshape(rows.values, (count, taps)))
-    product = tf.reshape(shared[:, :, None] * reach[:, None], (taps, -1))
-    cut = tf.reshape(slope, (-1, taps))
+    count, taps = rows.values.shape[2], width * op.filters
+    reach = tf.reshape(reach, (height, taps, 1, window.size[0], -1))
+    shared = tf.reshape(rows.values, (count, height, taps))
+    shared = tf.transpose(shared, (1, 2, 0))[..., None, None]
+    slope = tf.reshape(slope, (-1, height, taps))
+    # A strip of pixel rows is reached from a few rows of the window only: leave out the rest.
+    strips = []
+    for top in range(0, window.size[0], op.strides[0]):
+        bottom = min(top + op.strides[0], window.size[0])
+        first = max(0, -(-(top - op.size[0] + 1) // op.strides[0]))
+        last = min(height, (bottom - 1) // op.strides[0] + 1)
+        product = shared[first:last] * reach[first:last, :, :, top:bottom]
+        product = tf.reshape(product, ((last - first) * taps, -1))
+        strip = tf.reshape(slope[:, first:last], (-1, (last - first) * taps)) @ product
+        strips.append(tf.reshape(strip, (-1, count, bottom - top, reach.shape[-1])))
     values = tf.reshape(
-        cut @ product, (-1, rows.window.positions, count, *window.size, op.shape[2])
+        tf.concat(strips, 2), (-1, rows.window.positions, count, *window.size, op.shape[2])
     )
     return WindowRows(values, window, clean=False)
+
+
+def fuses(structure: Structure, index: int) -> bool:
+    """Whether `trace` takes the rows of all neurons of a node past two layers by one product."""
+    last = structure.nodes[index]
+    if not isinstance(last.op, Windowed):
+        return False
+    relu = structure.nodes[last.inputs[0]]
+    if not isinstance(relu.op, Relu) or len(structure.consumers[relu.inputs[0]]) != 1:
+        return False
+    before = structure.nodes[relu.inputs[0]].op
+    shape = last.op.out_shape
+    window = Window(shape[:2], shape[:2]).through(last.op)
+    return isinstance(before, Windowed) and pays_as_matrix(window, before)
 
 
 def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:

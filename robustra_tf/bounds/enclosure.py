@@ -16,6 +16,7 @@ from robustra_tf.bounds.dual import (
     Weights,
     affine,
     chosen_rows,
+    fuses,
     support,
     trace,
     unit_rows,
@@ -29,7 +30,7 @@ from robustra_tf.graph.ops import Add, Input, Relu
 #: whichever of the two takes less time, decided batch by batch.
 ROWS = ("every", "needed", "auto")
 #: The share of rows up to which picking them out takes less time than computing all.
-WORTH_CHOOSING = 0.5
+WORTH_CHOOSING = 0.7
 #: More rows than any batch has, where the batch size is not static.
 UNKNOWN = 2**40
 #: Bytes that one slice of rows may take. Small enough for a second-level cache to help.
@@ -147,7 +148,7 @@ def _radius(
     job = _Job(structure, index, ball.norm, budget, ball.centre.dtype.size)
     # A copy: the caller goes on filling its own while a gradient may still need this one.
     arguments = (network[1], (ball.centre, ball.radius), dict(relaxations))
-    if rows == "every":
+    if rows == "every" or (rows == "auto" and fuses(structure, index)):
         return job.every(arguments)
     # A stable neuron's bounds are used by nothing but its sign: no gradient passes through them.
     centre, width = map(tf.stop_gradient, interval)
@@ -162,9 +163,13 @@ def _radius(
     # Gradients inside a conditional need tensors of its own graph, hence the identities.
     return tf.cond(
         few,
-        lambda: job.chosen(tf.nest.map_structure(tf.identity, arguments), needed, width, most),
-        lambda: job.every(tf.nest.map_structure(tf.identity, arguments)),
+        lambda: job.chosen(*_copies((arguments, needed, width)), most),
+        lambda: job.every(_copies(arguments)),
     )
+
+
+def _copies(tensors):
+    return tf.nest.map_structure(tf.identity, tensors)
 
 
 def _flat_index(index: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
@@ -217,6 +222,8 @@ class _Job:
 
     def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor, most: int) -> tf.Tensor:
         """The rows `needed` [k <= most, 2], in slices; `width` [n, *shape] elsewhere."""
+        # Convolutions refuse an empty batch: one row is always computed, needed or not.
+        needed = tf.concat([tf.zeros((1, 2), tf.int32), needed], 0)
         row_bytes = COPIES * row_cost(self.structure, self.index).widest * self.itemsize
         size = max(1, int(self.budget / max(row_bytes, 1)))
 
@@ -226,7 +233,7 @@ class _Job:
             start, rows = chosen_rows(self.structure, arguments[0], self.index, neuron)
             return self._reach(arguments, start, rows, frame)
 
-        if size >= most:
+        if size > most:
             radius = some(0, arguments)
         else:
             count = -(-tf.shape(needed)[0] // size)

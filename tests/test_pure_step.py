@@ -1,0 +1,163 @@
+"""The step as a pure function: compiled by XLA, it does what the ordinary step does."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import nets
+from train import rules
+from train.pure import PureStep
+from train.step import TrainStep
+
+# What the exported step must agree within.
+AGREEMENT = {"rtol": 1e-4, "atol": 1e-4}
+# Radius and learning rate of each step: both change on the way.
+SCHEDULE = ((0.02, 0.01), (0.05, 0.005), (0.04, 0.002))
+
+CASES = {
+    "adam, clipped, decayed, against a reference": (
+        nets.two_conv,
+        lambda: keras.optimizers.Adam(0.5),
+        "robustra",
+        {"clip_norm": 0.5, "weight_decay": 0.05},
+    ),
+    "momentum, alone": (
+        nets.dense,
+        lambda: keras.optimizers.SGD(0.5, momentum=0.9),
+        "wong",
+        {"weight_decay": 0.01},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
+def runs(request):
+    """Both steps along one schedule: (pure step, its networks and metrics, the ordinary step's)."""
+    make, optimizer, method, options = request.param
+    f, g = make(seed=2), make(seed=5) if method == "robustra" else None
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.uniform(size=(5, *f.input_shape[1:])), tf.float32)
+    y = tf.constant(rng.integers(0, nets.CLASSES, size=5), tf.int32)
+
+    pure = PureStep(f, g, optimizer(), method, **options)
+    begin = pure.networks()
+    weights, state, metrics = begin.weights, begin.state, []
+    for eps, lr in SCHEDULE:
+        rates = tf.constant(eps), tf.constant(lr)
+        weights, state, found = pure(weights, state, x, y, begin.reference, *rates)
+        metrics.append({name: float(value) for name, value in found.items()})
+    untouched = all(
+        np.array_equal(a, b) for a, b in zip(begin.weights, pure.networks().weights, strict=True)
+    )
+
+    ordinary_optimizer = optimizer()
+    ordinary = TrainStep(f, g, ordinary_optimizer, method, **options)
+    expected = []
+    for eps, lr in SCHEDULE:
+        ordinary_optimizer.learning_rate.assign(lr)
+        expected.append({k: float(v) for k, v in ordinary(x, y, tf.constant(eps)).items()})
+    return {
+        "pure": pure,
+        "begin": begin,
+        "untouched": untouched,
+        "weights": weights,
+        "state": state,
+        "metrics": metrics,
+        "model": f,
+        "optimizer": ordinary_optimizer,
+        "expected": expected,
+    }
+
+
+def test_the_pure_step_agrees_with_the_ordinary_one(runs):
+    expected = [variable.numpy() for variable in runs["model"].trainable_variables]
+    for got, want, before in zip(runs["weights"], expected, runs["begin"].weights, strict=True):
+        np.testing.assert_allclose(got, want, **AGREEMENT)
+        # Were the steps too short to tell, agreement would mean nothing.
+        assert np.abs(want - before).max() > 1e-3
+    for got, want in zip(runs["metrics"], runs["expected"], strict=True):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            np.testing.assert_allclose(got[name], value, err_msg=name, **AGREEMENT)
+
+
+def test_the_pure_state_is_the_optimizers(runs):
+    expected = rules.state(runs["optimizer"])
+    assert int(runs["state"][0]) == len(SCHEDULE)
+    for got, want in zip(runs["state"], expected, strict=True):
+        assert got.dtype == want.dtype
+        np.testing.assert_allclose(got, want, **AGREEMENT)
+
+
+def test_the_pure_step_is_traced_once_and_touches_no_variable(runs):
+    assert runs["pure"].traces == 1
+    assert runs["untouched"]
+
+
+def test_the_pure_step_captures_nothing(runs):
+    (traced,) = runs["pure"].function._list_all_concrete_functions()
+    assert not traced.captured_inputs
+    assert not list(traced.graph.variables)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.Adam(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
+        keras.optimizers.SGD(0.1, momentum=0.7),
+        keras.optimizers.SGD(0.1),
+    ],
+    ids=["adam", "momentum", "plain"],
+)
+def test_the_rules_update_as_keras_does(optimizer, rng):
+    shapes = [(3, 2), (2,)]
+    variables = [keras.Variable(rng.normal(size=shape), dtype="float32") for shape in shapes]
+    optimizer.build(variables)
+    rule = rules.rule(optimizer)
+    weights, state = [tf.convert_to_tensor(v.value) for v in variables], rules.state(optimizer)
+    for lr in (0.1, 0.02, 0.3):
+        gradients = [tf.constant(rng.normal(size=shape), tf.float32) for shape in shapes]
+        optimizer.learning_rate.assign(lr)
+        optimizer.apply(gradients, variables)
+        weights, state = rules.updated(rule, gradients, weights, state, tf.constant(lr))
+        for got, want in zip(
+            [*weights, *state], [*variables, *rules.state(optimizer)], strict=True
+        ):
+            np.testing.assert_allclose(got, np.asarray(want), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (keras.optimizers.RMSprop(), "Adam or SGD, got RMSprop"),
+        (keras.optimizers.Adam(amsgrad=True), "amsgrad"),
+        (keras.optimizers.SGD(momentum=0.9, nesterov=True), "nesterov"),
+        (keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
+    ],
+    ids=["another", "amsgrad", "nesterov", "clipnorm"],
+)
+def test_an_optimizer_without_a_pure_form_is_refused(optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        rules.rule(optimizer)
+
+
+def test_a_state_of_another_optimizer_is_refused():
+    weights = [tf.zeros(3)]
+    with pytest.raises(ValueError, match="state must hold 3 tensors"):
+        rules.updated(
+            rules.Adam(0.9, 0.999, 1e-7), weights, weights, [tf.constant(0), *weights], 0.1
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "reference", "message"),
+    [
+        ("robust", None, "method must be one of"),
+        ("robustra", None, "reference must be a model"),
+        ("wong", nets.dense, "reference must be None"),
+    ],
+)
+def test_a_pure_step_without_sense_is_refused(method, reference, message):
+    with pytest.raises(ValueError, match=message):
+        PureStep(nets.dense(), reference and reference(), keras.optimizers.SGD(), method)
