@@ -31,6 +31,7 @@ bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.lp
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.scaling
 
 clean:
 	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache

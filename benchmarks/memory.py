@@ -21,7 +21,7 @@ class Config:
     model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
     method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
     eps: float = options.option(0.01, "radius in pixels")
-    memory_mb: tuple[int, ...] = options.option((64, 512), "working memory of a step's bounds")
+    memory_mb: tuple[int, ...] = options.option((128, 768), "working memory of a step's bounds")
     batch: tuple[int, ...] = options.option((50, 200), "examples a step")
     rounds: int = options.option(3, "steps timed in each process")
 

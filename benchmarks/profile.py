@@ -26,7 +26,9 @@ class Config:
     weights: str = options.option(subjects.RANDOM, "random, published, or a .mat file")
     eps: float = options.option(0.01, "radius in pixels")
     batch: int = options.option(50, "examples a step")
-    memory_mb: int = options.option(512, "working memory of a step's bounds")
+    memory_mb: int | None = options.option(
+        None, "working memory of a step's bounds; default: the step's own"
+    )
     steps: int = options.option(5, "steps profiled")
     top: int = options.option(25, "kinds of operation listed")
 

@@ -26,7 +26,9 @@ class Config:
     eps: float = options.option(0.01, "radius in pixels")
     batch: tuple[int, ...] = options.option((25, 50, 100), "examples a step, ascending")
     channels: tuple[int, ...] = options.option((2,), "multiples of the channels, besides 1")
-    memory_mb: int = options.option(512, "working memory of a step's bounds")
+    memory_mb: int | None = options.option(
+        None, "working memory of a step's bounds; default: the step's own"
+    )
     rounds: int = options.option(harness.ROUNDS, "rounds, each with all cases")
 
 

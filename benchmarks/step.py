@@ -25,7 +25,9 @@ class Config:
     weights: str = options.option(subjects.RANDOM, "random, published, or a .mat file")
     eps: float = options.option(0.01, "radius in pixels")
     batch: int = options.option(50, "examples a step")
-    memory_mb: int = options.option(512, "working memory of a step's bounds")
+    memory_mb: int | None = options.option(
+        None, "working memory of a step's bounds; default: the step's own"
+    )
     rounds: int = options.option(harness.ROUNDS, "steps timed, each between two peaks")
     data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
 
@@ -33,7 +35,8 @@ class Config:
         settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
         for name in ("batch", "rounds"):
             settings.within(name, getattr(self, name), 1)
-        settings.within("memory_mb", self.memory_mb, 16)
+        if self.memory_mb is not None:
+            settings.within("memory_mb", self.memory_mb, 16)
 
 
 def measure(config: Config) -> dict[str, Any]:

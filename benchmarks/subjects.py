@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from robustra_tf import data
+from robustra_tf.data import INFO as DATASETS
+from robustra_tf.data import load
 
 if TYPE_CHECKING:
     import keras
@@ -99,7 +100,7 @@ def pair(model: str, weights: str = RANDOM, channels: int = 1) -> tuple[keras.Mo
 
 
 def training_step(
-    model: str, method: str, memory_mb: float, weights: str = RANDOM, channels: int = 1
+    model: str, method: str, memory_mb: float | None, weights: str = RANDOM, channels: int = 1
 ) -> tuple[TrainStep, int]:
     """A step that can be repeated, and its counted operations per example.
 
@@ -108,7 +109,7 @@ def training_step(
     Args:
       model, weights, channels: as `pair` takes them.
       method: one of `METHODS`.
-      memory_mb: working memory of the step's bounds.
+      memory_mb: working memory of the step's bounds; None for the step's own default.
     """
     import keras
 
@@ -118,12 +119,17 @@ def training_step(
 
     f, g = pair(model, weights, channels)
     reference = g if method == "robustra" else None
-    step = TrainStep(f, reference, keras.optimizers.Adam(0.0), method, memory_mb=memory_mb)
+    given = {} if memory_mb is None else {"memory_mb": memory_mb}
+    step = TrainStep(f, reference, keras.optimizers.Adam(0.0), method, **given)
     return step, flops.step(build(f).structure, method)
 
 
 def _widened(model: keras.Model, factor: int) -> keras.Model:
-    """The same architecture with `factor` times the filters, newly initialised."""
+    """The same architecture with `factor` times the filters, newly initialised.
+
+    Initial weights shrink with the root of the number of inputs, as they do in the library's own
+    models: a wider network of larger weights would have more unstable neurons, not only more.
+    """
     import keras
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -132,7 +138,12 @@ def _widened(model: keras.Model, factor: int) -> keras.Model:
             config["filters"] *= factor
         return type(layer).from_config(config)
 
-    return keras.models.clone_model(model, clone_function=clone)
+    wide = keras.models.clone_model(model, clone_function=clone)
+    for old, new in zip(model.layers, wide.layers, strict=True):
+        if hasattr(old, "kernel"):
+            inputs = [np.prod(layer.kernel.shape[:-1]) for layer in (old, new)]
+            new.kernel.assign(new.kernel * np.sqrt(inputs[0] / inputs[1]))
+    return wide
 
 
 def images(model: str, count: int, data_dir: str | None = None) -> Images:
@@ -144,29 +155,30 @@ def images(model: str, count: int, data_dir: str | None = None) -> Images:
     Raises:
       DataNotFoundError: `data_dir` is given and does not hold the dataset.
     """
-    folder = shared_folder()
     dataset = model.partition("_")[0]
-    if (
-        dataset == "cifar10"
-        and data_dir is None
-        and folder
-        and (folder / LOSSLESS_CIFAR10).exists()
-    ):
-        with np.load(folder / LOSSLESS_CIFAR10) as stored:
-            pixels, labels = stored["x"][:count], stored["y"][:count]
-        unit = pixels.astype(np.float32) / np.float32(255)
-        return Images(unit, labels.astype(np.int32), "cifar10 test, lossless")
+    folder = shared_folder()
     if data_dir is None and folder is not None:
-        data_dir = str(folder / "tfds")
-    if dataset != "digits" and data_dir is not None:
-        found = data.load(dataset, "test", min(count, data.INFO[dataset].test), data_dir)
-        return Images(found.images, found.labels, f"{dataset} test")
-    return _enlarged_digits(data.INFO[dataset].shape, count)
+        lossless = folder / LOSSLESS_CIFAR10
+        if dataset == "cifar10" and lossless.is_file():
+            return _lossless(lossless, count)
+        if (folder / "tfds" / dataset).is_dir():
+            data_dir = str(folder / "tfds")
+    if dataset == "digits" or data_dir is None:
+        return _enlarged_digits(DATASETS[dataset].shape, count)
+    found = load(dataset, "test", min(count, DATASETS[dataset].test), data_dir)
+    return Images(found.images, found.labels, f"{dataset} test")
+
+
+def _lossless(file: Path, count: int) -> Images:
+    with np.load(file) as stored:
+        pixels, labels = stored["x"][:count], stored["y"][:count]
+    unit = pixels.astype(np.float32) / np.float32(DATASETS["cifar10"].largest)
+    return Images(unit, labels.astype(np.int32), "cifar10 test, lossless")
 
 
 def _enlarged_digits(shape: tuple[int, int, int], count: int) -> Images:
     """Digits of 8x8 pixels, each pixel repeated, with a margin: strokes, unlike noise."""
-    digits = data.load("digits", "test", min(count, data.INFO["digits"].test))
+    digits = load("digits", "test", min(count, DATASETS["digits"].test))
     times = shape[0] // 8
     large = digits.images.repeat(times, 1).repeat(times, 2).repeat(shape[2], 3)
     margin = (shape[0] - 8 * times) // 2

@@ -84,7 +84,7 @@ class Certificate:
 def _compiled(structure: Structure, norm: str, box: Box | None, method: str, rows: str):
     """(weights, x, y, eps) -> (margins, predicted), traced once per batch size and dtype."""
 
-    @tf.function(reduce_retracing=False)
+    @tf.function(autograph=False)
     def bound(weights, x, y, eps):
         region = ball(x, eps, norm, box)
         if method == "interval":
@@ -101,7 +101,7 @@ def _compiled(structure: Structure, norm: str, box: Box | None, method: str, row
 
 @functools.lru_cache(maxsize=32)
 def _compiled_layers(structure: Structure, norm: str, box: Box | None, method: str):
-    @tf.function(reduce_retracing=False)
+    @tf.function(autograph=False)
     def bound(weights, x, eps):
         region = ball(x, eps, norm, box)
         if method == "interval":

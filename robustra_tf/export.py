@@ -49,7 +49,9 @@ class _Servable(tf.Module):
         # Set or not: saving would trace it.
         if certifies:
             self.certify = tf.function(
-                lambda image, eps: _certify(network, image, eps), input_signature=[image, eps]
+                lambda image, eps: _certify(network, image, eps),
+                input_signature=[image, eps],
+                autograph=False,
             )
 
     def functions(self) -> dict[str, tf.types.experimental.GenericFunction]:

@@ -248,6 +248,11 @@ def test_more_channels_are_more_filters():
     ]
     assert filters[1] == [2 * count for count in filters[0]]
     assert wide.input_shape == plain.input_shape
+    # As wide as each is, its weights keep within 1 / sqrt(inputs), and nearly reach it.
+    for layer in wide.layers:
+        if layer.weights:
+            inputs = np.prod(layer.kernel.shape[:-1])
+            assert 0.9 < np.abs(layer.kernel).max() * np.sqrt(inputs) <= 1.001
     with pytest.raises(ValueError, match="channels must be 1"):
         subjects.network("mnist_small", "weights.mat", channels=2)
 

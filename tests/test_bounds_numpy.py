@@ -194,3 +194,20 @@ def test_box_tightens_the_ball(case):
     gain = (cut[first][0] - free[first][0]).numpy(), (free[first][1] - cut[first][1]).numpy()
     assert min(map(np.min, gain)) >= -1e-12
     assert max(map(np.max, gain)) > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_other_norms_leave_the_box_out(norm):
+    """The ball alone contains the cut ball."""
+    x = tf.constant([[0.1, 0.9]])
+    free, cut = ball(x, 0.5, norm), ball(x, 0.5, norm, (0.0, 1.0))
+    np.testing.assert_array_equal(cut.centre, free.centre)
+    np.testing.assert_array_equal(cut.radius, free.radius)
+
+
+def test_balls_refuse_what_is_none():
+    x = tf.constant([[0.1, 0.9]])
+    with pytest.raises(ValueError, match="norm must be one of linf, l2, l1, got 'l0'"):
+        ball(x, 0.5, "l0")
+    with pytest.raises(ValueError, match="box must be"):
+        ball(x, 0.5, "linf", (1.0, 0.0))

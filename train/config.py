@@ -62,7 +62,7 @@ _COMMON = {
     "clip_norm": 0.0,
     "weight_decay": 0.0,
     "augment": False,
-    "memory_mb": 512,
+    "memory_mb": 768,
     "seed": 0,
     "deterministic": False,
     "data_dir": None,

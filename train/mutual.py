@@ -62,7 +62,7 @@ class Means:
         self._names: list[str] = []
         self._totals: tf.Variable | None = None
         self._steps = 0
-        self._add = tf.function(self._accumulate)
+        self._add = tf.function(self._accumulate, autograph=False)
 
     def reset(self) -> None:
         """Forgets what was added."""

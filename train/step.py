@@ -18,10 +18,10 @@ from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robu
 from robustra_tf.objective.robustra import objective, side
 
 METHODS = ("robustra", "wong", "natural")
-DEFAULT_MEMORY_MB = 512
-#: Examples whose rows are worked on together. More fill memory, not the machine: ten examples of
+DEFAULT_MEMORY_MB = 768
+#: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
 #: mnist_small already make matrix products of a thousand rows, and stay near the caches.
-MOST_TOGETHER = 10
+MOST_TOGETHER = 25
 
 Weights = Sequence[tf.Tensor]
 
@@ -101,14 +101,15 @@ def gradients(
     batch = x.shape[0]
     together = min(together, batch)
     pieces = -(-batch // together)
+    together = -(-batch // pieces)  # Equal pieces leave less to fill up.
     index = tf.range(pieces * together)
     share = tf.cast(index < batch, x.dtype) / batch
-    index = tf.minimum(index, batch - 1)
+    index = tf.reshape(tf.minimum(index, batch - 1), (pieces, together))
+    share = tf.reshape(share, (pieces, together))
     weights = list(weights)
 
     def piece(i: tf.Tensor | int) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        here = tf.ensure_shape(index[i * together : (i + 1) * together], (together,))
-        part = tf.ensure_shape(share[i * together : (i + 1) * together], (together,))
+        here, part = tf.gather(index, i), tf.gather(share, i)
         xs, ys = tf.gather(x, here), tf.gather(y, here)
         other = None
         if reference is not None:
@@ -217,7 +218,7 @@ class TrainStep:
         optimizer.build(self._variables)
         #: How often the step has been traced: once, unless the batch's shape changes.
         self.traces = 0
-        self._step = tf.function(self._run, reduce_retracing=False)
+        self._step = tf.function(self._run, autograph=False)
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
         """Take one step; returns scalars, the means over the batch.

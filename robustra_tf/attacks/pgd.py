@@ -139,7 +139,7 @@ class Attack:
             images = tf.TensorSpec((None, *shape), tf.float32)
             labels, eps = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.float32)
             self._traced[shape] = tf.function(
-                self._ascend, input_signature=(images, labels, images, eps)
+                self._ascend, input_signature=(images, labels, images, eps), autograph=False
             )
         return self._traced[shape]
 

@@ -8,12 +8,14 @@ import math
 
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Structure
-from robustra_tf.graph.ops import Dense, Relu
+from robustra_tf.graph.ops import Relu
 from robustra_tf.graph.spatial import Pad2D, Windowed
 
 #: Copies of a row that are alive at once: coefficients, their absolute values, their product with
 #: the slopes, the padded input of the next convolution.
 COPIES = 4
+#: Copies of every row that a gradient keeps until the backward pass, as measured.
+KEPT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,13 +26,11 @@ class RowCost:
       rows: how many neurons the layer has.
       numbers: coefficients that one row holds, summed over all the nodes that it passes.
       widest: coefficients of one row where it is widest.
-      flops: multiplications and additions of one row, zeros of windows and strides not counted.
     """
 
     rows: int
     numbers: int
     widest: int
-    flops: int
 
 
 @functools.lru_cache(maxsize=256)
@@ -39,17 +39,12 @@ def row_cost(structure: Structure, index: int) -> RowCost:
     shape = structure.nodes[index].op.out_shape
     start = Window(shape[:2], shape[:2]) if len(shape) == 3 else None
     pending: dict[int, Window | None] = {index: start}
-    numbers = widest = flops = 0
+    numbers = widest = 0
     for at in range(index, 0, -1):
         if at not in pending:
             continue
         node, window = structure.nodes[at], pending.pop(at)
         op = node.op
-        held = _held(window, op.out_shape)
-        if isinstance(op, Dense):
-            flops += 2 * op.inputs * op.units * (at != index)
-        elif isinstance(op, Windowed):
-            flops += 2 * held * math.prod(op.size) * op.shape[2]
         if window is not None:
             window = _before(window, op)
         held = _held(window, op.in_shape)
@@ -60,7 +55,7 @@ def row_cost(structure: Structure, index: int) -> RowCost:
                 pending[source] = pending[source].union(window)
             else:
                 pending[source] = None if source in pending else window
-    return RowCost(math.prod(shape), numbers, widest, flops)
+    return RowCost(math.prod(shape), numbers, widest)
 
 
 def _before(window: Window, op: object) -> Window | None:
@@ -98,4 +93,4 @@ def example_bytes(structure: Structure, itemsize: int = 4) -> int:
         total += cost.rows * cost.numbers
     classes = structure.output_shape[0]
     total += classes * row_cost(structure, len(structure.nodes) - 1).numbers
-    return COPIES * itemsize * total
+    return KEPT * itemsize * total

@@ -222,7 +222,8 @@ class _Job:
 
     def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor, most: int) -> tf.Tensor:
         """The rows `needed` [k <= most, 2], in slices; `width` [n, *shape] elsewhere."""
-        # Convolutions refuse an empty batch: one row is always computed, needed or not.
+        # Convolutions refuse an empty batch: one row is always computed, and left out at the end,
+        # because an update that names a neuron twice would count its gradient twice.
         needed = tf.concat([tf.zeros((1, 2), tf.int32), needed], 0)
         row_bytes = COPIES * row_cost(self.structure, self.index).widest * self.itemsize
         size = max(1, int(self.budget / max(row_bytes, 1)))
@@ -239,4 +240,5 @@ class _Job:
             count = -(-tf.shape(needed)[0] // size)
             radius = map_recomputed(some, count, arguments)
         flat = tf.reshape(width, (-1, self.neurons))
-        return tf.reshape(tf.tensor_scatter_nd_update(flat, needed, radius), tf.shape(width))
+        flat = tf.tensor_scatter_nd_update(flat, needed[1:], radius[1:])
+        return tf.reshape(flat, tf.shape(width))

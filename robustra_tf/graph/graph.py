@@ -141,7 +141,7 @@ class Graph:
 
     def weights(self, dtype: tf.DType = tf.float32) -> list[tf.Tensor]:
         """The variables' present values, cast to `dtype`; differentiable in the variables."""
-        return [tf.cast(variable, dtype) for variable in self.variables]
+        return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in self.variables]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """The logits [n, classes] of `x` [n, *input_shape], computed in the dtype of `x`."""

@@ -132,8 +132,8 @@ class DualObjective(keras.layers.Layer):
         if len(set(shapes)) > 1:
             raise ValueError(f"f and g must map the same inputs to the same classes, got {shapes}")
         self._budget = float(memory_mb * 2**20)
-        self._compiled = tf.function(self._evaluate)
-        self._compiled_terms = tf.function(self._terms)
+        self._compiled = tf.function(self._evaluate, autograph=False)
+        self._compiled_terms = tf.function(self._terms, autograph=False)
         self.built = True
 
     def call(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor | None = None) -> tf.Tensor:
