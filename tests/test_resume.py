@@ -16,6 +16,9 @@ from robustra_tf import data, export, models
 from train.history import COLUMNS
 from train.workdir import Workdir
 
+# Three processes import TensorFlow and trace the steps of both networks.
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).resolve().parents[1]
 EPOCHS = 3
 FLAGS = [

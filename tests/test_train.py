@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf import data
+from robustra_tf import data, export
 from train import schedules
 from train.checkpoint import Checkpoints
 from train.config import resolve
 from train.history import COLUMNS, History
 from train.mutual import Means, Network, Pass, Watch, alternate
 from train.progress import Progress
+from train.run import run
 from train.summaries import Summaries
-from train.workdir import Workdir
+from train.workdir import Workdir, open_run
 
 CONFIG = resolve({"epochs": 4, "eps_warmup_epochs": 2, "eps": 0.3, "eps_start": 0.1, "lr": 0.01})
 
@@ -183,6 +184,24 @@ def test_a_history_that_goes_on_leaves_out_the_rows_that_are_done_again(tmp_path
     assert path.read_text() == "\n".join(expected.split("\n")[:4]) + "\n"
     rest.add(_pass(1, "g"), {})
     assert path.read_text() == expected
+
+
+def test_a_natural_run_trains_and_exports_both_networks_without_a_reference(tmp_path, capsys):
+    flags = {"method": "natural", "epochs": 2, "eps_warmup_epochs": 1, "limit_test": 30}
+    config, folder = open_run(flags | {"workdir": str(tmp_path / "run")}, resume=False)
+    run(config, folder)
+    with folder.history.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["network"] for row in rows] == ["f", "g", "f", "g"]
+    for first, last in zip(rows[:2], rows[2:], strict=True):
+        assert float(last["loss"]) < float(first["loss"])
+        assert float(last["test_clean_error"]) < 0.5
+        assert (last["eta"], last["robust_error"]) == ("", "")
+    assert capsys.readouterr().out.count("epoch ") == 4
+    images, labels = data.load("digits", "test", 30)
+    for name, row in zip("fg", rows[2:], strict=True):
+        predicted = np.argmax(export.load(folder.model(name))(images), axis=1)
+        assert np.mean(predicted != labels) == pytest.approx(float(row["test_clean_error"]))
 
 
 def read_scalars(folder) -> dict[str, list[tuple[int, float]]]:

@@ -36,7 +36,7 @@ def _define() -> None:
     whole("epochs", None, f"each trains f, then g; {preset}")
     whole("batch_size", None, "examples a step; default: 50")
     text("optimizer", None, f"{', '.join(configs.OPTIMIZERS)}; {preset}")
-    number("lr", None, "learning rate, halved every 10 epochs after the warm-up; default: 0.001")
+    number("lr", None, f"learning rate, halved every 10 epochs after the warm-up; {preset}")
     number("momentum", None, "of sgd; default: 0.9")
     number("weight_decay", None, f"added to the gradient times the weights; {preset}")
     number("clip_norm", None, f"largest norm of the gradient, 0: no limit; {preset}")
