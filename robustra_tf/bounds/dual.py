@@ -196,9 +196,12 @@ def _fused(
         bottom = min(top + op.strides[0], window.size[0])
         first = max(0, -(-(top - op.size[0] + 1) // op.strides[0]))
         last = min(height, (bottom - 1) // op.strides[0] + 1)
-        product = shared[first:last] * reach[first:last, :, :, top:bottom]
+        product = shared[first:last] * tf.slice(
+            reach, (first, 0, 0, top, 0), (last - first, -1, -1, bottom - top, -1)
+        )
         product = tf.reshape(product, ((last - first) * taps, -1))
-        strip = tf.reshape(slope[:, first:last], (-1, (last - first) * taps)) @ product
+        part = tf.slice(slope, (0, first, 0), (-1, last - first, -1))
+        strip = tf.reshape(part, (-1, (last - first) * taps)) @ product
         strips.append(tf.reshape(strip, (-1, count, bottom - top, reach.shape[-1])))
     values = tf.reshape(
         tf.concat(strips, 2), (-1, rows.window.positions, count, *window.size, op.shape[2])

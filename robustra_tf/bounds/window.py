@@ -107,25 +107,32 @@ class Window:
     def extract(self, images: tf.Tensor) -> tf.Tensor:
         """Cut the windows out of `images` [n, h, w, c]: [n, positions, *size, c], zero outside.
 
-        One strided slice per row and per column of a window: its gradient is a few additions, where
+        Each axis is seen as cells of `step` pixels; window `p` is made of the cells `p`, `p + 1`,
+        ..., so that a few contiguous slices hold all windows. Their gradient is as cheap, where
         that of `tf.image.extract_patches` is a sparse product.
         """
         channels = images.shape[-1]
-        pads = []
-        for axis in range(2):
-            reach = self._axis(axis)
-            low, high = int(reach[0, 0]), int(reach[-1, -1])
-            pads.append((max(0, -low), max(0, high + 1 - self.image[axis])))
-        images = tf.pad(images, ((0, 0), *pads, (0, 0)))
-        (top, left) = (o + p[0] for o, p in zip(self.offset, pads, strict=True))
-        (sy, sx), (ny, nx) = self.step, self.grid
-        rows = [images[:, top + a : top + a + sy * (ny - 1) + 1 : sy] for a in range(self.size[0])]
-        strips = tf.stack(rows, 2)
-        columns = [
-            strips[:, :, :, left + b : left + b + sx * (nx - 1) + 1 : sx]
-            for b in range(self.size[1])
+        (ny, nx), (kh, kw), (sy, sx) = self.grid, self.size, self.step
+        ty, tx = -(-kh // sy), -(-kw // sx)
+        images = self._framed(images, ((ny - 1 + ty) * sy, (nx - 1 + tx) * sx))
+        width = images.shape[2]
+        rows = tf.reshape(images, (-1, ny - 1 + ty, sy * width * channels))
+        rows = tf.stack([tf.slice(rows, (0, t, 0), (-1, ny, -1)) for t in range(ty)], 2)
+        rows = tf.reshape(rows, (-1, ny, ty * sy, width * channels))
+        rows = tf.slice(rows, (0, 0, 0, 0), (-1, -1, kh, -1))
+        cells = tf.reshape(rows, (-1, ny * kh, nx - 1 + tx, sx * channels))
+        cells = tf.stack([tf.slice(cells, (0, 0, t, 0), (-1, -1, nx, -1)) for t in range(tx)], 3)
+        cells = tf.reshape(cells, (-1, ny, kh, nx, tx * sx, channels))
+        cells = tf.slice(cells, (0, 0, 0, 0, 0, 0), (-1, -1, -1, -1, kw, -1))
+        cells = tf.transpose(cells, (0, 1, 3, 2, 4, 5))
+        return tf.reshape(cells, (-1, self.positions, kh, kw, channels))
+
+    def _framed(self, images: tf.Tensor, lengths: Pair) -> tf.Tensor:
+        """The part of the zero-extended images that begins at `offset` and has these lengths."""
+        pads = [
+            (max(0, -first), max(0, first + length - n))
+            for first, length, n in zip(self.offset, lengths, self.image, strict=True)
         ]
-        # [n, ny, kh, nx, c] for each column of a window.
-        cut = tf.stack(columns, 4)
-        cut = tf.transpose(cut, (0, 1, 3, 2, 4, 5))
-        return tf.reshape(cut, (-1, self.positions, *self.size, channels))
+        images = tf.pad(images, ((0, 0), *pads, (0, 0)))
+        top, left = (max(0, first) for first in self.offset)
+        return tf.slice(images, (0, top, left, 0), (-1, *lengths, -1))
