@@ -18,8 +18,8 @@ from robustra_tf import settings
 #: What is measured where no model is named, and each model's defaults: radius in pixels, images,
 #: and images at a time.
 STANDING = {
-    "mnist_small": {"eps": 0.1, "limit": 10_000, "batch": 100},
-    "cifar10_small": {"eps": 0.0078075, "limit": 1017, "batch": 100},
+    "mnist_small": {"eps": 0.1, "limit": 10_000, "batch": 20},
+    "cifar10_small": {"eps": 0.0078075, "limit": 1017, "batch": 20},
     "mnist_large": {"eps": 0.1, "limit": 8, "batch": 1},
 }
 OTHERS = {"eps": 0.01, "limit": 8, "batch": 1}
@@ -40,7 +40,7 @@ class Config:
     eps: float | None = options.option(None, "radius in pixels; default: the model's")
     limit: int | None = options.option(None, "how many images; default: the model's")
     batch: int | None = options.option(None, "images at a time; default: the model's")
-    rows: str = options.option("needed", "which rows are computed", ("needed", "every", "auto"))
+    rows: str = options.option("auto", "which rows are computed", ("needed", "every", "auto"))
     data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
 
     def __post_init__(self):
