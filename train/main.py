@@ -43,7 +43,11 @@ def _define() -> None:
     flags.DEFINE_bool("augment", None, f"random mirroring and crops; {preset}")
     whole("limit_train", None, "train on the first so many examples; default: all")
     whole("limit_test", None, "evaluate on so many test examples an epoch, 0: none")
-    whole("memory_mb", None, "working memory of a step's bounds; default: 768")
+    whole(
+        "memory_mb",
+        None,
+        f"working memory of a step's bounds; default: {configs.DEFAULT_MEMORY_MB}",
+    )
     text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
     text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")
     whole("seed", None, "of the weights and of the order of the data; default: 0")

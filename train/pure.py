@@ -9,9 +9,8 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
-from robustra_tf.graph.build import build
 from train import rules
-from train.step import METHODS, Problem, gradients, regularised, trained_places
+from train.step import gradients, pose, regularised, trained_places
 
 Tensors = Sequence[tf.Tensor]
 
@@ -57,15 +56,9 @@ class PureStep:
         clip_norm: float | None = None,
         weight_decay: float = 0.0,
     ):
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        if (reference is not None) != (method == "robustra"):
-            wanted = "a model" if method == "robustra" else "None"
-            raise ValueError(f"reference must be {wanted} for method {method!r}, got {reference}")
-        self._graph = build(model)
-        self._reference = None if reference is None else build(reference)
-        other = None if self._reference is None else self._reference.structure
-        self._problem = Problem(self._graph.structure, other, method, "every", budget)
+        self._problem, self._graph, self._reference = pose(
+            model, reference, method, "every", budget
+        )
         self._places = trained_places(model, self._graph.variables)
         self._optimizer, self._rule = optimizer, rules.rule(optimizer)
         optimizer.build(model.trainable_variables)

@@ -13,12 +13,11 @@ from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
 from robustra_tf.objective.robustra import objective, side
+from train.config import DEFAULT_MEMORY_MB, METHODS
 
-METHODS = ("robustra", "wong", "natural")
-DEFAULT_MEMORY_MB = 768
 #: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
 #: mnist_small already make matrix products of a thousand rows, and stay near the caches.
 MOST_TOGETHER = 25
@@ -173,6 +172,25 @@ def examples_together(problem: Problem, memory_mb: float) -> int:
     return int(min(MOST_TOGETHER, max(1, memory_mb * 2**20 // need)))
 
 
+def pose(
+    model: keras.Model, reference: keras.Model | None, method: str, rows: str, budget: float
+) -> tuple[Problem, Graph, Graph | None]:
+    """The problem that a step solves, and the graphs of the model and of its reference.
+
+    Raises:
+      ValueError: an unknown method, or a reference that is missing or not wanted.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if (reference is not None) != (method == "robustra"):
+        wanted = "a model" if method == "robustra" else "None"
+        raise ValueError(f"reference must be {wanted} for method {method!r}, got {reference}")
+    graph = build(model)
+    other = None if reference is None else build(reference)
+    structures = (graph.structure, None if other is None else other.structure)
+    return Problem(*structures, method, rows, budget), graph, other
+
+
 class TrainStep:
     """`(x, y, eps) -> metrics`: one optimizer step on a batch, compiled once.
 
@@ -199,17 +217,8 @@ class TrainStep:
         clip_norm: float | None = None,
         weight_decay: float = 0.0,
     ):
-        if method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        if (reference is not None) != (method == "robustra"):
-            wanted = "a model" if method == "robustra" else "None"
-            raise ValueError(f"reference must be {wanted} for method {method!r}, got {reference}")
-        self._graph = build(model)
-        self._reference = None if reference is None else build(reference)
-        structure = self._graph.structure
-        other = None if self._reference is None else self._reference.structure
-        memory = memory_mb * 2**20
-        self._problem = Problem(structure, other, method, budget=min(memory, DEFAULT_BUDGET))
+        budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
+        self._problem, self._graph, self._reference = pose(model, reference, method, "auto", budget)
         self._together = examples_together(self._problem, memory_mb)
         self._optimizer = optimizer
         self._clip_norm, self._weight_decay = clip_norm, weight_decay
