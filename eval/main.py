@@ -13,6 +13,7 @@ from absl import app, flags, logging
 
 from eval import config as configs
 from robustra_tf import data, settings
+from robustra_tf.backend import BackendError, require_tensorflow_backend
 
 FLAGS = flags.FLAGS
 # Exit codes: a command that cannot be run as it stands, and one that the user stopped.
@@ -58,11 +59,12 @@ def main(argv) -> int:
     # The first is read by TensorFlow at its import, the second by TensorFlow Datasets.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
-    from eval import run
-
     try:
+        require_tensorflow_backend()
+        from eval import run
+
         evaluation = run.prepare(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, BackendError) as error:
         return _refuse(error)
     try:
         run.evaluate(evaluation)

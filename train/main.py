@@ -12,6 +12,7 @@ import sys
 from absl import app, flags, logging
 
 from robustra_tf import settings
+from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
 from train import config as configs
@@ -64,6 +65,10 @@ def main(argv) -> int:
     except (settings.SettingError, DataNotFoundError) as error:
         return _refuse(error)
     _prepare_environment(config.deterministic)
+    try:
+        require_tensorflow_backend()
+    except BackendError as error:
+        return _refuse(error)
     from train import run
 
     run.run(config, folder)

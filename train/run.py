@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf import data, export, models
-from robustra_tf.backend import require_tensorflow_backend
 from robustra_tf.certificates import certify
 from train.checkpoint import Checkpoints
 from train.config import Config
@@ -31,7 +30,6 @@ def run(config: Config, workdir: Workdir) -> None:
       ValueError: the checkpoint is not of this configuration.
     """
     keras.utils.set_random_seed(config.seed)
-    require_tensorflow_backend()
     if config.deterministic:
         _make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
