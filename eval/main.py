@@ -38,7 +38,7 @@ def _define() -> None:
     text("box", None, f"low,high that attacked pixels keep to, or none; default: {default['box']}")
     yes_no("lp_box", None, "cut the ball to the box in the LP bound too: tighter than the paper's")
     flags.DEFINE_list("stages", None, f"of {','.join(configs.STAGES)}; default: clean,lp")
-    whole("batch_size", None, f"examples at a time; default: {default['batch_size']}")
+    whole("batch_size", None, f"examples at a time in lp; default: {default['batch_size']}")
     text("dtype", None, f"of the bounds: {', '.join(configs.DTYPES)}; default: {default['dtype']}")
     text("attack_loss", None, f"{', '.join(configs.LOSSES)}; default: {default['attack_loss']}")
     whole("attack_steps", None, f"of each restart; default: {default['attack_steps']}")

@@ -26,10 +26,12 @@ class _Batched:
     """A stage whose work is one function of a batch."""
 
     name: str
+    #: How many times the configured batch fits: a forward pass holds far less than rows do.
+    factor = 10
 
     def __init__(self, config: Config, model: keras.Model):
         self._config, self._model = config, model
-        self.batch_size = config.batch_size
+        self.batch_size = self.factor * config.batch_size
 
     def run(self, batches: Iterable[Examples]) -> Iterator[Decisions]:
         """Decides the batches in their order."""
@@ -67,7 +69,7 @@ class Pgd(_Batched):
             loss=config.attack_loss,
             steps=config.attack_steps,
             restarts=config.attack_restarts,
-            batch_size=config.batch_size,
+            batch_size=self.batch_size,
             seed=config.seed,
         )
 
@@ -81,6 +83,7 @@ class Lp(_Batched):
     """Verified where WK's lower bounds of all margins are positive."""
 
     name = "lp"
+    factor = 1
 
     def __init__(self, config: Config, model: keras.Model):
         super().__init__(config, model)

@@ -54,7 +54,7 @@ def saved(network, tmp_path_factory):
 
 def resolve(saved, out, **given):
     return config.resolve(
-        {"saved_model": str(saved), "out": str(out), "limit": COUNT, "batch_size": 16, **given}
+        {"saved_model": str(saved), "out": str(out), "limit": COUNT, "batch_size": 4, **given}
     )
 
 
