@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-NORMS = ("linf", "l2", "l1")
+from robustra_tf.settings import NORMS
+
 Box = tuple[float, float]
 
 

@@ -27,7 +27,7 @@ from robustra_tf.bounds.rows import (
 )
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Node, Structure
-from robustra_tf.graph.ops import Dense, Input, Relu
+from robustra_tf.graph.ops import Add, Dense, Relu
 from robustra_tf.graph.spatial import Windowed
 
 Weights = Sequence[tf.Tensor]
@@ -46,26 +46,16 @@ class Traced(NamedTuple):
     error: tf.Tensor
 
 
-def centres(
-    structure: Structure, weights: Weights, relaxations: Mapping[int, Relaxation], centre: tf.Tensor
-) -> list[tf.Tensor]:
-    """The centre of every node's values, [n, *shape] each, as far as relaxations reach."""
-    values: list[tf.Tensor] = []
-    for index, node in enumerate(structure.nodes):
-        if isinstance(node.op, Input):
-            values.append(centre)
-        elif isinstance(node.op, Relu):
-            if index not in relaxations:
-                break
-            values.append(relaxations[index].forward(values[node.inputs[0]]))
-        else:
-            values.append(affine(node, weights, *(values[i] for i in node.inputs)))
-    return values
-
-
 def affine(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
     """The value of an affine node, [n, *shape]."""
     return node.op.forward(*inputs, *(weights[i] for i in node.weights))
+
+
+def half_widths(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
+    """The half widths `|A| width` of an affine node's intervals from those of its inputs."""
+    if isinstance(node.op, Add):
+        return tf.add_n(inputs)
+    return node.op.absolute(*inputs, *(weights[i] for i in node.weights))
 
 
 def unit_rows(

@@ -17,6 +17,7 @@ from robustra_tf.bounds.dual import (
     affine,
     chosen_rows,
     fuses,
+    half_widths,
     support,
     trace,
     unit_rows,
@@ -33,7 +34,7 @@ ROWS = ("every", "needed", "auto")
 WORTH_CHOOSING = 0.7
 #: More rows than any batch has, where the batch size is not static.
 UNKNOWN = 2**40
-#: Bytes that one slice of rows may take. Small enough for a second-level cache to help.
+#: Bytes that one slice of rows may take.
 DEFAULT_BUDGET = 256 * 2**20
 
 
@@ -103,16 +104,9 @@ def enclose(
             values.append(affine(node, weights, *(values[i] for i in node.inputs)))
             wanted = rows != "every" or index in exact
             widths.append(
-                _width(node, weights, [widths[i] for i in node.inputs]) if wanted else None
+                half_widths(node, weights, *(widths[i] for i in node.inputs)) if wanted else None
             )
     return Enclosure(bounds, relaxations, values[-1])
-
-
-def _width(node, weights: Weights, widths: list[tf.Tensor]) -> tf.Tensor:
-    """The half widths of an affine node's intervals from those of its inputs."""
-    if isinstance(node.op, Add):
-        return tf.add_n(widths)
-    return node.op.absolute(widths[0], *(weights[i] for i in node.weights))
 
 
 @functools.lru_cache(maxsize=64)

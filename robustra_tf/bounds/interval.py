@@ -5,9 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, affine
+from robustra_tf.bounds.dual import Weights, affine, half_widths
 from robustra_tf.graph.graph import Structure
-from robustra_tf.graph.ops import Add, Input, Relu
+from robustra_tf.graph.ops import Input, Relu
 
 Interval = tuple[tf.Tensor, tf.Tensor]
 
@@ -35,10 +35,6 @@ def propagate(
             ends.append(tuple(map(tf.nn.relu, inputs[0])))
             continue
         centre = affine(node, weights, *(0.5 * (low + high) for low, high in inputs))
-        width = [0.5 * (high - low) for low, high in inputs]
-        if isinstance(node.op, Add):
-            reach = tf.add_n(width)
-        else:
-            reach = node.op.absolute(width[0], *(weights[i] for i in node.weights))
+        reach = half_widths(node, weights, *(0.5 * (high - low) for low, high in inputs))
         ends.append((centre - reach, centre + reach))
     return bounds, ends[-1]
