@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -142,35 +143,65 @@ def _radius(
     job = _Job(structure, index, ball.norm, budget, ball.centre.dtype.size)
     # A copy: the caller goes on filling its own while a gradient may still need this one.
     arguments = (network[1], (ball.centre, ball.radius), dict(relaxations))
-    if rows == "every" or (rows == "auto" and fuses(structure, index)):
+    if rows == "every":
         return job.every(arguments)
-    # A stable neuron's bounds are used by nothing but its sign: no gradient passes through them.
-    centre, width = map(tf.stop_gradient, interval)
-    needed = tf.cast(tf.where(unstable(centre - width, centre + width)), tf.int32)
-    needed = _flat_index(needed, job.shape)
     batch = ball.centre.shape[0]
     total = UNKNOWN if batch is None else job.neurons * batch
-    if rows == "needed":
-        return job.chosen(arguments, needed, width, total)
-    most = int(total * WORTH_CHOOSING)
-    few = tf.shape(needed)[0] <= int(WORTH_CHOOSING * job.neurons) * tf.shape(ball.centre)[0]
-    # Gradients inside a conditional need tensors of its own graph, hence the identities.
-    return tf.cond(
-        few,
-        lambda: job.chosen(*_copies((arguments, needed, width)), most),
-        lambda: job.every(_copies(arguments)),
-    )
+    if rows == "auto" and fuses(structure, index):
+        return _with_sparse_gradient(job, job.every, arguments, total)
+    # A stable neuron's bounds are used by nothing but its sign: no gradient passes through them.
+    centre, width = map(tf.stop_gradient, interval)
+    needed = job.listed(unstable(centre - width, centre + width))
+
+    def value(arguments) -> tf.Tensor:
+        if rows == "needed":
+            return job.chosen(arguments, needed, width, total)
+        return tf.cond(
+            job.few(needed, centre),
+            lambda: job.chosen(arguments, needed, width, int(total * WORTH_CHOOSING)),
+            lambda: job.every(arguments),
+        )
+
+    return _with_sparse_gradient(job, value, arguments, total)
 
 
-def _copies(tensors):
-    return tf.nest.map_structure(tf.identity, tensors)
+def _with_sparse_gradient(
+    job: _Job, value: Callable[[Any], tf.Tensor], arguments: Any, total: int
+) -> tf.Tensor:
+    """`value(arguments)`, the radii of all neurons, with a gradient that skips idle rows.
 
+    A neuron found stable passes no gradient to its radius, nor does one that nothing depends on:
+    the gradient computes again only the rows of the others, and no row is kept until then.
+    """
+    flat = tf.nest.flatten(arguments)
 
-def _flat_index(index: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
-    """(example, entry of `shape`) [k, 1 + rank] as (example, row-major number) [k, 2]."""
-    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    neuron = tf.reduce_sum(index[:, 1:] * tf.constant(strides, tf.int32), -1)
-    return tf.stack([index[:, 0], neuron], -1)
+    @tf.custom_gradient
+    def run(*tensors: tf.Tensor) -> Any:
+        radius = value(tf.nest.pack_sequence_as(arguments, tensors))
+
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            needed = job.listed(upstream != 0)
+
+            def pull(results: Callable[[Any], tf.Tensor], upstream: tf.Tensor) -> list[tf.Tensor]:
+                copies = [tf.identity(t) for t in tensors]
+                with tf.GradientTape() as tape:
+                    tape.watch(copies)
+                    result = results(tf.nest.pack_sequence_as(arguments, copies))
+                parts = tape.gradient(result, copies, upstream, tf.UnconnectedGradients.ZERO)
+                return [tf.convert_to_tensor(part) for part in parts]
+
+            def chosen() -> list[tf.Tensor]:
+                # The row that `rows_of` puts first is no neuron's: it has no part in the gradient.
+                wanted = tf.gather_nd(tf.reshape(upstream, (-1, job.neurons)), needed)
+                most = int(total * WORTH_CHOOSING)
+                return pull(lambda a: job.rows_of(a, needed, most), tf.pad(wanted, ((1, 0),)))
+
+            few = job.few(needed, upstream)
+            return tf.cond(few, chosen, lambda: pull(job.every, upstream))
+
+        return radius, gradient
+
+    return run(*flat)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,10 +245,17 @@ class _Job:
         parts = map_recomputed(some, count, arguments)
         return tf.reshape(tf.transpose(parts, (1, 2, 0, 3)), (-1, *self.shape))
 
-    def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor, most: int) -> tf.Tensor:
-        """The rows `needed` [k <= most, 2], in slices; `width` [n, *shape] elsewhere."""
-        # Convolutions refuse an empty batch: one row is always computed, and left out at the end,
-        # because an update that names a neuron twice would count its gradient twice.
+    def listed(self, wanted: tf.Tensor) -> tf.Tensor:
+        """Where `wanted` [n, *shape] is true, as (example, neuron) [k, 2]."""
+        return tf.cast(tf.where(tf.reshape(wanted, (-1, self.neurons))), tf.int32)
+
+    def few(self, needed: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+        """Whether the rows `needed` [k, 2] of `batch` [n, ...] are faster picked out."""
+        return tf.shape(needed)[0] <= int(WORTH_CHOOSING * self.neurons) * tf.shape(batch)[0]
+
+    def rows_of(self, arguments, needed: tf.Tensor, most: int) -> tf.Tensor:
+        """The radii [1 + k] of one neuron of no account and of `needed` [k <= most, 2]."""
+        # Convolutions refuse an empty batch: one row is always computed.
         needed = tf.concat([tf.zeros((1, 2), tf.int32), needed], 0)
         row_bytes = COPIES * row_cost(self.structure, self.index).widest * self.itemsize
         size = max(1, int(self.budget / max(row_bytes, 1)))
@@ -229,10 +267,11 @@ class _Job:
             return self._reach(arguments, start, rows, frame)
 
         if size > most:
-            radius = some(0, arguments)
-        else:
-            count = -(-tf.shape(needed)[0] // size)
-            radius = map_recomputed(some, count, arguments)
+            return some(0, arguments)
+        return map_recomputed(some, -(-tf.shape(needed)[0] // size), arguments)
+
+    def chosen(self, arguments, needed: tf.Tensor, width: tf.Tensor, most: int) -> tf.Tensor:
+        """The radii of `needed` [k <= most, 2]; `width` [n, *shape] elsewhere."""
         flat = tf.reshape(width, (-1, self.neurons))
-        flat = tf.tensor_scatter_nd_update(flat, needed[1:], radius[1:])
-        return tf.reshape(flat, tf.shape(width))
+        radius = self.rows_of(arguments, needed, most)[1:]
+        return tf.reshape(tf.tensor_scatter_nd_update(flat, needed, radius), tf.shape(width))

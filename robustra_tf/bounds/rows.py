@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -160,20 +161,23 @@ class Every(Frame):
 
 @dataclasses.dataclass(frozen=True)
 class Chosen(Frame):
-    """Rows picked one by one: row `i` belongs to `example[i]` and grid position `position[i]`."""
+    """Rows picked one by one: row `i` belongs to `example[i]` and grid position `position[i]`.
+
+    They stand in order: first by example, then by position.
+    """
 
     example: tf.Tensor
     position: tf.Tensor
 
     def whole(self, images: tf.Tensor) -> tf.Tensor:
         """[rows, *shape]."""
-        return tf.gather(images, self.example)
+        return _picked(images, self.example)
 
     def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
         """[rows, kh, kw, c]."""
         cut = window.extract(images)
         flat = tf.reshape(cut, (-1, *cut.shape[2:]))
-        return tf.gather(flat, self.example * window.positions + self.position)
+        return _picked(flat, self.example * window.positions + self.position)
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
         """[rows, kh, kw, c]."""
@@ -188,6 +192,25 @@ class Chosen(Frame):
     def listed(self, sums: tf.Tensor, rows: Rows) -> tf.Tensor:
         """[rows], as they are."""
         return sums
+
+
+def _picked(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """`values[index]` for an ascending `index`; its gradient adds runs of equal entries.
+
+    The gradient of `tf.gather` knows no order and takes three times as long.
+    """
+
+    @tf.custom_gradient
+    def run(values: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            sums = tf.math.segment_sum(upstream, index)
+            missing = tf.shape(values)[0] - tf.shape(sums)[0]
+            rest = tf.zeros(tf.concat([[missing], tf.shape(sums)[1:]], 0), sums.dtype)
+            return tf.ensure_shape(tf.concat([sums, rest], 0), values.shape)
+
+        return tf.gather(values, index), gradient
+
+    return run(values)
 
 
 def _gathered(values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
