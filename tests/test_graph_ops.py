@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
-from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D, spread
+from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+from robustra_tf.graph.spread import spread
 
 BATCH = 3
 CONSTANTS = (((2.0, -3.0), (0.5, 1.5)), (0.25, -1.0))

@@ -86,11 +86,12 @@ def slices(structure: Structure, index: int, batch: int, budget: float, itemsize
 
 
 def example_bytes(structure: Structure, itemsize: int = 4) -> int:
-    """Bytes that one example needs when a gradient keeps every row of every layer."""
-    total = 0
-    for index in structure.relus:
-        cost = row_cost(structure, structure.nodes[index].inputs[0])
-        total += cost.rows * cost.numbers
-    classes = structure.output_shape[0]
-    total += classes * row_cost(structure, len(structure.nodes) - 1).numbers
-    return KEPT * itemsize * total
+    """Bytes that one example needs for a step's gradient.
+
+    The rows of inner layers are computed again for the gradient, one layer at a time; those of the
+    margins are kept throughout.
+    """
+    costs = [row_cost(structure, structure.nodes[i].inputs[0]) for i in structure.relus]
+    most = max((cost.rows * cost.numbers for cost in costs), default=0)
+    margins = structure.output_shape[0] * row_cost(structure, len(structure.nodes) - 1).numbers
+    return KEPT * itemsize * (most + margins)

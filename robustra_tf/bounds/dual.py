@@ -133,10 +133,8 @@ def trace(
                 fused = _fused(here, frame, slope, below, weights)
             if fused is not None:
                 node, here = below, fused
-            elif isinstance(here, WindowRows):
-                here = here.with_values(here.values * slope, clean=True)
             else:
-                here = here.with_values(here.values * slope)
+                here = here.with_values(here.values * slope, clean=True)
         else:
             here = through(node.op, arguments, here, frame)
         here = settled(here, frame)
@@ -151,7 +149,7 @@ def trace(
 def _aligned(relaxation: Relaxation, rows: Rows, frame: Frame) -> tuple[tf.Tensor, tf.Tensor]:
     """Slopes and errors, broadcastable to the values of the rows; zero outside the image."""
     if isinstance(rows, WholeRows):
-        return frame.whole(relaxation.slope), frame.whole(relaxation.error)
+        return frame.align(relaxation.slope, rows), frame.align(relaxation.error, rows)
     both = frame.windows(tf.concat(relaxation, -1), rows.window)
     return tuple(tf.split(both, 2, -1))
 
@@ -224,6 +222,7 @@ def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
     if ball.radius.shape.rank:
         return absolute_sum(rows, frame, frame.align(ball.radius, rows))
     if isinstance(rows, WholeRows):
+        rows = cleaned(rows, frame)
         return ball.radius * tf.reduce_sum(tf.abs(rows.flat), -1)
     channels = rows.values.shape[-1]
     weights = tf.repeat(inside(rows, frame), channels, -1)

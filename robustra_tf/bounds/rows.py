@@ -17,26 +17,51 @@ from typing import Any
 
 import tensorflow as tf
 
+from robustra_tf.bounds import tiled
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
-from robustra_tf.graph.spatial import Pad2D, Windowed, spread
+from robustra_tf.graph.spatial import Pad2D, Windowed
+from robustra_tf.graph.spread import Tiling, spread
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeRows:
-    """Coefficients on all of a layer: `values` [*lead, *shape], `shape` the layer's."""
+    """Coefficients on all of a layer: `values` [*lead, *shape], `shape` the layer's.
+
+    On an image they may be laid out in tiles, [*lead, *tiling.count, pixels * channels]; `clean`
+    says that coefficients of tiles beyond the image are known to be zero.
+    """
 
     values: tf.Tensor
     shape: tuple[int, ...]
+    tiling: Tiling | None = None
+    clean: bool = True
 
-    def with_values(self, values: tf.Tensor) -> WholeRows:
+    def with_values(self, values: tf.Tensor, clean: bool | None = None) -> WholeRows:
         """The same kind of rows with other coefficients."""
-        return dataclasses.replace(self, values=values)
+        return dataclasses.replace(
+            self, values=values, clean=self.clean if clean is None else clean
+        )
+
+    @property
+    def trailing(self) -> tuple[int, ...]:
+        """The axes that hold one row."""
+        if self.tiling is None:
+            return self.shape
+        return (*self.tiling.count, math.prod(self.tiling.tile) * self.shape[-1])
 
     @property
     def flat(self) -> tf.Tensor:
-        """[*lead, prod(shape)]."""
-        return _regroup(self.values, len(self.shape), (math.prod(self.shape),))
+        """[*lead, prod(trailing)]."""
+        return _regroup(self.values, len(self.trailing), (math.prod(self.trailing),))
+
+    @property
+    def joined(self) -> WholeRows:
+        """The same rows, not in tiles."""
+        if self.tiling is None:
+            return self
+        values = _split(self.tiling.join(_merged(self.values, 3)), self.values, 3)
+        return WholeRows(values, self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +137,7 @@ class Frame:
     def align(self, images: tf.Tensor, rows: Rows) -> tf.Tensor:
         """`images`, broadcastable to the values of `rows`."""
         if isinstance(rows, WholeRows):
-            return self.whole(images)
+            return self.whole(images if rows.tiling is None else rows.tiling.cut(images))
         return self.windows(images, rows.window)
 
 
@@ -221,7 +246,11 @@ def _gathered(values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
 
 def cleaned(rows: Rows, frame: Frame) -> Rows:
     """The same rows, zero outside the image."""
-    if isinstance(rows, WholeRows) or rows.clean or rows.window.inside.all():
+    if rows.clean:
+        return rows
+    if isinstance(rows, WholeRows):
+        return rows.joined
+    if rows.window.inside.all():
         return rows
     return rows.with_values(rows.values * inside(rows, frame), clean=True)
 
@@ -233,9 +262,9 @@ def inside(rows: WindowRows, frame: Frame) -> tf.Tensor:
 
 
 def as_whole(rows: Rows, frame: Frame) -> WholeRows:
-    """Windows written out over the layer; whole rows as they are."""
+    """Windows and tiles written out over the layer."""
     if isinstance(rows, WholeRows):
-        return rows
+        return rows.joined
     return WholeRows(frame.fill(rows), (*rows.window.image, rows.values.shape[-1]))
 
 
@@ -251,6 +280,8 @@ def added(first: Rows | None, second: Rows, frame: Frame) -> Rows:
     if first is None:
         return second
     if isinstance(first, WholeRows) or isinstance(second, WholeRows):
+        if type(first) is type(second) and first.tiling == second.tiling:
+            return first.with_values(first.values + second.values, first.clean and second.clean)
         first, second = as_whole(first, frame), as_whole(second, frame)
         return first.with_values(first.values + second.values)
     window = first.window.union(second.window)
@@ -291,8 +322,7 @@ def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Fra
     if isinstance(op, Add):
         return rows
     if isinstance(rows, WholeRows):
-        values = op.transpose(_merged(rows.values, len(rows.shape)), *weights)
-        return WholeRows(_split(values, rows.values, len(rows.shape)), op.in_shape)
+        return _whole_through(op, weights, cleaned(rows, frame))
     if isinstance(op, Windowed):
         rows = cleaned(rows, frame)
         window = rows.window.through(op)
@@ -320,6 +350,23 @@ def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Fra
     if isinstance(op, Reshape):
         return through(op, weights, as_whole(rows, frame), frame)
     raise TypeError(f"op must be one that rows can pass, got {type(op).__name__}")
+
+
+def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows) -> WholeRows:
+    if isinstance(op, Windowed):
+        plain = Tiling(rows.shape[:2], (1, 1), (0, 0), rows.shape[:2])
+        merged = _merged(rows.values, 3)
+        tiles, tiling = tiled.transpose(op, weights, merged, rows.tiling or plain)
+        values = _split(tiles, rows.values, 3)
+        return WholeRows(values, op.in_shape, None if tiling.plain else tiling, tiling.fits)
+    if isinstance(op, Scale) and rows.tiling is not None:
+        scale = op.coefficients(weights, rows.values.dtype)[0]
+        return rows.with_values(
+            rows.values * rows.tiling.cut(tf.broadcast_to(scale, op.shape)[None])
+        )
+    rows = rows.joined
+    values = op.transpose(_merged(rows.values, len(rows.shape)), *weights)
+    return WholeRows(_split(values, rows.values, len(rows.shape)), op.in_shape)
 
 
 def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:

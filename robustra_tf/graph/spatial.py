@@ -7,87 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from robustra_tf.graph.ops import AffineOp, Shape
-
-Pair = tuple[int, int]
-Padding = tuple[Pair, Pair]
-NO_PADDING: Padding = ((0, 0), (0, 0))
-
-
-def _padded(x: tf.Tensor, padding: Padding) -> tf.Tensor:
-    return x if padding == NO_PADDING else tf.pad(x, ((0, 0), *padding, (0, 0)))
-
-
-def _cropped(x: tf.Tensor, start: Pair, size: Pair) -> tf.Tensor:
-    """Rows and columns from `start`; `tf.slice`, whose gradient is a plain padding."""
-    if start == (0, 0) and size == tuple(x.shape[1:3]):
-        return x
-    return tf.slice(x, (0, *start, 0), (-1, *size, -1))
-
-
-def spread(y: tf.Tensor, kernel: tf.Tensor, strides: Pair, origin: Pair, size: Pair) -> tf.Tensor:
-    """The transpose of a convolution: `out[s i + a - origin] += kernel[a] y[i]`, cut to `size`.
-
-    Written as a sub-pixel convolution: outputs of one residue modulo the stride read the same
-    inputs, so one stride-1 convolution with `sy sx` times as many filters computes all residues
-    with no multiplication by the zeros that a dilated input would hold. TensorFlow's own transposed
-    convolution takes up to twice as long on a CPU.
-
-    Args:
-      y: [n, h, w, filters].
-      kernel: [kh, kw, channels, filters].
-      strides: (sy, sx).
-      origin: the coordinates, in the full spread image, of the first row and column to keep.
-      size: rows and columns to keep; beyond the full spread image they are zero.
-
-    Returns:
-      [n, *size, channels].
-    """
-    shape, window = y.shape, kernel.shape
-    taps = [-(-k // s) for k, s in zip(window[:2], strides, strict=True)]
-    first = [o // s for o, s in zip(origin, strides, strict=True)]
-    last = [(o + n - 1) // s for o, n, s in zip(origin, size, strides, strict=True)]
-    # Output cell m reads inputs m - taps + 1 .. m: pad or crop the input to exactly those.
-    before = [t - 1 - f for t, f in zip(taps, first, strict=True)]
-    after = [e - (n - 1) for e, n in zip(last, shape[1:3], strict=True)]
-    start = tuple(max(0, -b) for b in before)
-    y = _cropped(
-        y,
-        start,
-        tuple(n - s - max(0, -a) for n, s, a in zip(shape[1:3], start, after, strict=True)),
-    )
-    y = _padded(y, tuple((max(0, b), max(0, a)) for b, a in zip(before, after, strict=True)))
-    y = tf.nn.conv2d(y, phases(kernel, strides), 1, "VALID")
-    y = _interleaved(y, strides, window[2])
-    return _cropped(
-        y, tuple(o - f * s for o, f, s in zip(origin, first, strides, strict=True)), size
-    )
-
-
-def phases(kernel: tf.Tensor, strides: Pair) -> tf.Tensor:
-    """The sub-pixel kernel of `spread`: [taps_y, taps_x, filters, sy * sx * channels].
-
-    Entry `[t, ..., r]` is `kernel[s (taps - 1 - t) + r]`: the tap that carries the input `t` cells
-    into the window to residue `r` of its output cell.
-    """
-    kh, kw, channels, filters = kernel.shape
-    (sy, sx), ty, tx = strides, -(-kh // strides[0]), -(-kw // strides[1])
-    kernel = tf.pad(kernel, ((0, ty * sy - kh), (0, tx * sx - kw), (0, 0), (0, 0)))
-    kernel = tf.reshape(kernel, (ty, sy, tx, sx, channels, filters))
-    kernel = tf.transpose(kernel[::-1, :, ::-1], (0, 2, 5, 1, 3, 4))
-    return tf.reshape(kernel, (ty, tx, filters, sy * sx * channels))
-
-
-def _interleaved(y: tf.Tensor, strides: Pair, channels: int) -> tf.Tensor:
-    """Residues back into place: [n, h, w, sy * sx * c] to [n, h * sy, w * sx, c]."""
-    if strides == (1, 1):
-        return y
-    if strides[0] == strides[1] and y.dtype == tf.float32:
-        return tf.nn.depth_to_space(y, strides[0])
-    h, w = y.shape[1:3]
-    y = tf.reshape(y, (-1, h, w, *strides, channels))
-    return tf.reshape(
-        tf.transpose(y, (0, 1, 3, 2, 4, 5)), (-1, h * strides[0], w * strides[1], channels)
-    )
+from robustra_tf.graph.spread import NO_PADDING, Padding, Pair, cropped, padded, spread
 
 
 class Windowed(AffineOp):
@@ -129,7 +49,7 @@ class Windowed(AffineOp):
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """The convolution without bias."""
         kernel = self.kernel(weights, x.dtype)
-        return tf.nn.conv2d(_padded(x, self.padding), kernel, self.strides, "VALID")
+        return tf.nn.conv2d(padded(x, self.padding), kernel, self.strides, "VALID")
 
     def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """The transposed convolution."""
@@ -211,8 +131,8 @@ class Pad2D(AffineOp):
 
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`x` amid zeros."""
-        return _padded(x, self.padding)
+        return padded(x, self.padding)
 
     def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`y` without its border."""
-        return _cropped(y, (self.padding[0][0], self.padding[1][0]), self.shape[:2])
+        return cropped(y, (self.padding[0][0], self.padding[1][0]), self.shape[:2])
