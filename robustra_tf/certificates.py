@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import NORMS, Box, ball
-from robustra_tf.bounds.enclosure import ROWS, enclose
-from robustra_tf.bounds.interval import propagate
+from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
+from robustra_tf.bounds.enclosure import INNER, ROWS, enclose
+from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 
-METHODS = ("dual", "interval")
+METHODS = ("dual", "interval", "crown", "alpha")
 DTYPES = ("float32", "float64")
 
 
@@ -66,33 +67,53 @@ class Certificate:
         return margin
 
     def summary(self) -> str:
-        """One line: what was proven of how many images."""
+        """What was proven, as lines to print: of how many images, and how clearly."""
         n = len(self.labels)
-        box = "" if self.box is None else f", pixels in [{self.box[0]:g}, {self.box[1]:g}]"
-        counts = (self.certified.sum(), (self.predicted == self.labels).sum())
-        shares = ", ".join(
-            f"{count} of {n} {what} ({count / max(n, 1):.2%})"
-            for count, what in zip(counts, ("certified", "correct"), strict=True)
-        )
-        return f"{shares} at eps={self.eps:g} ({self.norm}{box}) by the {self.method} bound"
+        box = "" if self.box is None else f" cut to [{self.box[0]:g}, {self.box[1]:g}]"
+        certified, correct = self._counts()
+        share = certified / max(n, 1)
+        lines = [
+            f"{n} images, {self.norm} balls of radius {self.eps:g} in pixels{box}, "
+            f"{self.method} bound",
+            f"  {correct} of {n} correct ({correct / max(n, 1):.2%})",
+            f"  {certified} of {n} certified ({share:.2%})",
+        ]
+        if n:
+            least, median = self.worst_margin.min(), np.median(self.worst_margin)
+            lines[-1] += f": robust error at most {1 - share:.2%}"
+            lines.append(f"  lower bounds of the margins: least {least:.3g}, median {median:.3g}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"Certificate({self.summary()})"
+        certified, correct = self._counts()
+        return (
+            f"Certificate(n={len(self.labels)}, correct={correct}, certified={certified}, "
+            f"eps={self.eps:g}, norm={self.norm!r}, box={self.box}, method={self.method!r})"
+        )
+
+    def _counts(self) -> tuple[int, int]:
+        """How many are certified, and how many correct."""
+        return int(self.certified.sum()), int((self.predicted == self.labels).sum())
 
 
 @functools.lru_cache(maxsize=32)
-def _compiled(structure: Structure, norm: str, box: Box | None, method: str, rows: str):
+def _compiled(structure: Structure, norm: str, box: Box | None, method: str, rows: str, inner: str):
     """(weights, x, y, eps) -> (margins, predicted), traced once per batch size and dtype."""
 
     @tf.function(autograph=False)
     def bound(weights, x, y, eps):
         region = ball(x, eps, norm, box)
+        network = (structure, weights, region)
         if method == "interval":
-            low, high = propagate(structure, weights, region)[1]
-            own = tf.gather(low, y, batch_dims=1)[:, None]
-            margin = tf.where(tf.one_hot(y, high.shape[-1]) > 0, tf.zeros_like(high), own - high)
+            margin = -interval_margins(*network, y)[1]
+        elif method == "dual":
+            margin = -margins(*network, y, rows, inner=inner).upper
         else:
-            margin = -margins(structure, weights, region, y, rows).upper
+            bounds = enclose(*network, rows, inner=inner).bounds
+            if method == "crown":
+                margin = -crown_margins(*network, y, bounds, adaptive(bounds))
+            else:
+                margin = -optimised_margins(*network, y, bounds)
         logits = structure.forward(weights, x)
         return margin, tf.argmax(logits, -1, output_type=tf.int32)
 
@@ -124,6 +145,7 @@ def certify(
     batch_size: int = 20,
     dtype: str = "float32",
     rows: str = "auto",
+    inner: str | None = None,
 ) -> Certificate:
     """Bound `min_{x' in B} f_y(x') - f_t(x')` from below for every image and target.
 
@@ -133,16 +155,21 @@ def certify(
 
     Args:
       model: a Keras model, image to logits, of supported layers; or its graph.
-      x: images [n, *shape] in pixels, NumPy or tensor; within `box` where one is given.
+      x: images [n, *shape] in pixels, within `box` where one is given; NumPy, tensors or lists,
+        as `y` too.
       y: labels [n], integers.
       eps: radius in pixels, at least 0.
       norm: `linf`, `l2` or `l1`.
       box: (lo, hi), or None for the plain bound of the paper's training.
-      method: `dual` (Wong and Kolter 2018, layer by layer) or `interval`.
+      method: `dual` (Wong and Kolter 2018, layer by layer); `interval`; `crown`, the margins with
+        CROWN's lower slopes (Zhang et al. 2018); `alpha`, the same with slopes optimised.
       batch_size: images at a time; twenty or so keep the rows of small networks near the caches.
       dtype: `float32` or `float64`, of the whole computation.
       rows: `every` neuron's; `needed`: only those that intervals do not prove stable; `auto`: the
         faster of the two. The margins are the same.
+      inner: the bounds of inner layers that `dual`, `crown` and `alpha` rest on: by the `dual`
+        (default for `dual`), by the `interval`, or by the intersection of the two, `mixed` (default
+        for `crown` and `alpha`).
 
     Returns:
       A `Certificate`.
@@ -152,14 +179,18 @@ def certify(
     """
     graph = model if isinstance(model, Graph) else build(model)
     structure = graph.structure
-    _check_options(eps, norm, method, dtype, batch_size, rows)
+    if inner is None:
+        inner = "dual" if method in ("dual", "interval") else "mixed"
+    _check_options(eps, norm, method, dtype, batch_size, rows, inner)
     x, y = _checked_images(structure, x, box, dtype), _checked_labels(structure, y)
     if len(x) != len(y):
         raise ValueError(f"y must have a label for each of the {len(x)} images, got {len(y)}")
-    function = _compiled(structure, norm, None if box is None else tuple(box), method, rows)
+    region = (norm, None if box is None else tuple(box))
+    function = _compiled(structure, *region, method, rows, inner)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
-        function(weights, xs, ys, tf.constant(eps, dtype)) for xs, ys in _batches(x, y, batch_size)
+        function(weights, xs, ys, tf.constant(float(eps), dtype))
+        for xs, ys in _batches(x, y, batch_size)
     ]
     classes = structure.output_shape[0]
     margin = np.concatenate([m.numpy() for m, _ in parts] or [np.zeros((0, classes))])[: len(x)]
@@ -195,7 +226,7 @@ def layer_bounds(
     function = _compiled_layers(graph.structure, norm, None if box is None else tuple(box), method)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
-        function(weights, xs, tf.constant(eps, dtype))
+        function(weights, xs, tf.constant(float(eps), dtype))
         for xs, _ in _batches(x, np.zeros(len(x), np.int32), batch_size)
     ]
     shapes = [graph.structure.nodes[k].op.out_shape for k in graph.structure.relus]
@@ -219,7 +250,13 @@ def _batches(x: np.ndarray, y: np.ndarray, batch_size: int):
 
 
 def _check_options(
-    eps: float, norm: str, method: str, dtype: str, batch_size: int, rows: str = "every"
+    eps: float,
+    norm: str,
+    method: str,
+    dtype: str,
+    batch_size: int,
+    rows: str = "every",
+    inner: str = "dual",
 ) -> None:
     if not (np.isscalar(eps) or np.ndim(eps) == 0) or not 0 <= float(eps) < float("inf"):
         raise ValueError(f"eps must be one finite number of pixels >= 0, got {eps!r}")
@@ -228,6 +265,7 @@ def _check_options(
         ("method", method, METHODS),
         ("dtype", dtype, DTYPES),
         ("rows", rows, ROWS),
+        ("inner", inner, INNER),
     ):
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")

@@ -61,27 +61,36 @@ _ARCHITECTURES = {
 NAMES = tuple(_ARCHITECTURES)
 
 
-def build(name: str, seed: int | None = None) -> keras.Model:
+#: How `build` draws initial weights.
+INITS = ("fan_in", "interval")
+
+
+def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Model:
     """A freshly initialised model of Table 1 (Li et al., IJCAI 2019), or `digits_small`.
 
     Convolutions of the CIFAR-10 models start from N(0, 2 / (kh kw filters)) with zero biases;
-    everything else, biases too, is uniform in +-1 / sqrt(fan_in).
+    everything else, biases too, is uniform in +-1 / sqrt(fan_in). With `init="interval"` all
+    weights are drawn from N(0, 2 pi / fan_in^2) and biases are 0: interval bounds then keep their
+    width from layer to layer (Shi et al. 2021).
 
     Args:
       name: one of `NAMES`.
       seed: of the initial weights; two networks of a pair need two seeds. None draws one from
         Python's random numbers, which `keras.utils.set_random_seed` fixes.
+      init: one of `INITS`.
 
     Returns:
       A functional model: pixels [n, h, w, c] in [0, 1] to logits [n, 10].
 
     Raises:
-      ValueError: for a name that is not in `NAMES`.
+      ValueError: for a name that is not in `NAMES`, or an init that is not in `INITS`.
     """
+    if init not in INITS:
+        raise ValueError(f"init: expected one of {', '.join(INITS)}; got {init!r}")
     if name not in _ARCHITECTURES:
         raise ValueError(f"name: expected one of {', '.join(NAMES)}; got {name!r}")
     shape, body, hidden, cifar10 = _ARCHITECTURES[name]
-    make = _Layers(random.getrandbits(32) if seed is None else seed, normal=cifar10)
+    make = _Layers(random.getrandbits(32) if seed is None else seed, normal=cifar10, init=init)
     inputs = keras.Input(shape)
     x = inputs
     if cifar10:
@@ -101,32 +110,39 @@ def build(name: str, seed: int | None = None) -> keras.Model:
 class _Layers:
     """Makes layers whose initial weights follow from one seed."""
 
-    def __init__(self, seed: int, normal: bool):
+    def __init__(self, seed: int, normal: bool, init: str):
         self._seeds = _seeds(seed)
-        self._normal = normal
+        self._normal, self._init = normal, init
 
-    def _uniform(self, fan_in: int) -> initializers.Initializer:
+    def _initial(self, fan_in: int) -> dict[str, initializers.Initializer]:
+        if self._init == "interval":
+            return self._gaussian(math.sqrt(2.0 * math.pi) / fan_in)
         bound = 1.0 / math.sqrt(fan_in)
-        return initializers.RandomUniform(-bound, bound, seed=next(self._seeds))
+        kernel, bias = (
+            initializers.RandomUniform(-bound, bound, seed=next(self._seeds)) for _ in range(2)
+        )
+        return {"kernel_initializer": kernel, "bias_initializer": bias}
+
+    def _gaussian(self, deviation: float) -> dict[str, initializers.Initializer]:
+        kernel = initializers.RandomNormal(0.0, deviation, seed=next(self._seeds))
+        return {"kernel_initializer": kernel, "bias_initializer": initializers.Zeros()}
 
     def conv(self, x, filters, kernel, stride, *, padding, name, activation=None):
         if padding:
             # Not padding="same": with stride 2 that would put its zeros at the bottom and right.
             x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
-        if self._normal:
-            deviation = math.sqrt(2.0 / (kernel * kernel * filters))
-            weight = initializers.RandomNormal(0.0, deviation, seed=next(self._seeds))
-            bias = initializers.Zeros()
+        size = kernel * kernel
+        if self._normal and self._init == "fan_in":
+            deviation = math.sqrt(2.0 / (size * filters))
+            start = self._gaussian(deviation)
         else:
-            fan_in = kernel * kernel * x.shape[-1]
-            weight, bias = self._uniform(fan_in), self._uniform(fan_in)
+            start = self._initial(size * x.shape[-1])
         return layers.Conv2D(
             filters,
             kernel,
             stride,
             activation=activation,
-            kernel_initializer=weight,
-            bias_initializer=bias,
+            **start,
             name=name,
         )(x)
 
@@ -139,12 +155,10 @@ class _Layers:
         return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([skipped, branch]))
 
     def dense(self, x, units, *, name, activation=None):
-        fan_in = x.shape[-1]
         return layers.Dense(
             units,
             activation=activation,
-            kernel_initializer=self._uniform(fan_in),
-            bias_initializer=self._uniform(fan_in),
+            **self._initial(x.shape[-1]),
             name=name,
         )(x)
 

@@ -2,7 +2,8 @@
 
 Variables: the perturbed input and every node's value. An unstable ReLU `z -> v` with bounds
 `l < 0 < u` and slope `d = u / (u - l)` is the strip `d z <= v <= d (z - l)`, whose dual is
-Equation 8: both have the same optimum, by a route with no backward pass in it.
+Equation 8: both have the same optimum, by a route with no backward pass in it. Other slopes of the
+lower line give CROWN's relaxation.
 """
 
 import numpy as np
@@ -14,8 +15,12 @@ from tests.oracles import Enclosure, relaxation
 class Programme:
     """`max sum_k rows_k.f_k(x')` over the ball and the relaxations of one or two networks."""
 
-    def __init__(self, first: Enclosure, second: Enclosure | None = None):
-        """Both networks read the same input; their ball is that of `first`."""
+    def __init__(self, first: Enclosure, second: Enclosure | None = None, lower_slopes=None):
+        """Both networks read the same input; their ball is that of `first`.
+
+        `lower_slopes` holds one array per ReLU where the lower lines are not parallel to the upper.
+        """
+        self._lower_slopes = lower_slopes
         self._columns = 0
         self._equal: list = []  # (coefficients {column: value}, right-hand side)
         self._at_most: list = []
@@ -64,17 +69,19 @@ class Programme:
                     self._equal.append((terms | {column: 1.0}, 0.0))
             else:
                 after = self._variables(len(before))
-                self._relu(before, after, *relaxation(found.lower[relu], found.upper[relu]))
+                slopes, lows = relaxation(found.lower[relu], found.upper[relu])
+                below = slopes if self._lower_slopes is None else self._lower_slopes[relu]
+                self._relu(before, after, slopes, lows, below)
                 relu += 1
             columns.append(after)
         return columns[-1]
 
-    def _relu(self, before, after, slopes, lowers):
-        for z, v, slope, low in zip(before, after, slopes, lowers, strict=True):
+    def _relu(self, before, after, slopes, lowers, below):
+        for z, v, slope, low, flat in zip(before, after, slopes, lowers, below, strict=True):
             if low == 0.0:  # stable: the identity or zero
                 self._equal.append(({v: 1.0, z: -slope}, 0.0))
             else:
-                self._at_most.append(({v: -1.0, z: slope}, 0.0))
+                self._at_most.append(({v: -1.0, z: flat}, 0.0))
                 self._at_most.append(({v: 1.0, z: -slope}, -slope * low))
 
     def _dense(self, constraints) -> tuple[np.ndarray, np.ndarray]:

@@ -253,6 +253,16 @@ def intervals(net, x, eps, norm="linf", box=None) -> list:
     return found
 
 
+def interval_margins(net, x, y, eps, norm="linf", box=None) -> np.ndarray:
+    """Upper bounds of `f_t - f_y`, with the last affine map and the difference as one matrix."""
+    found = intervals(net, x, eps, norm, box)
+    _, (before,), matrix, bias = net.nodes[-1]
+    rows = target_rows(y, len(bias))
+    matrix, bias = rows @ np.asarray(matrix), rows @ bias
+    low, high = found[before]
+    return np.maximum(matrix, 0) @ high + np.minimum(matrix, 0) @ low + bias
+
+
 # Robustra
 
 

@@ -70,6 +70,29 @@ def test_graphs_and_tensors_are_taken_too(case):
     np.testing.assert_allclose(margins, plain.margin_lower, rtol=1e-5, atol=1e-6)
 
 
+def test_a_radius_may_be_a_tensor_of_either_type(case):
+    model, _, x, y = case
+    for radius in (tf.constant(EPS), tf.constant(EPS, tf.float64), np.array(EPS)):
+        found = rt.certify(model, x, y, radius, batch_size=3, dtype="float64")
+        assert found.eps == pytest.approx(EPS, rel=1e-7)
+        assert isinstance(found.eps, float)
+
+
+def test_a_certificate_tells_its_figures(case):
+    model, _, x, y = case
+    found = rt.certify(model, x, y, EPS, batch_size=3)
+    first, correct, certified, margins = found.summary().splitlines()
+    assert first == "7 images, linf balls of radius 0.06 in pixels cut to [0, 1], dual bound"
+    share = (model(x).numpy().argmax(1) == y).mean()
+    assert correct.strip() == f"{round(7 * share)} of 7 correct ({share:.2%})"
+    proven = found.certified.mean()
+    assert certified.strip() == (
+        f"{round(7 * proven)} of 7 certified ({proven:.2%}): robust error at most {1 - proven:.2%}"
+    )
+    assert f"least {found.worst_margin.min():.3g}" in margins
+    assert f"median {np.median(found.worst_margin):.3g}" in margins
+
+
 def test_layer_bounds_are_the_oracle(case):
     model, net, x, _ = case
     found = rt.layer_bounds(model, x, EPS, batch_size=3, dtype="float64")
@@ -89,10 +112,26 @@ def test_interval_margins_are_the_oracle(case):
     model, net, x, y = case
     found = rt.certify(model, x, y, 0.01, box=None, method="interval", dtype="float64")
     for k in range(COUNT):
-        lower, upper = oracles.intervals(net, x[k], 0.01)[-1]
-        expected = lower[y[k]] - upper
-        expected[y[k]] = 0.0
+        expected = -oracles.interval_margins(net, x[k], y[k], 0.01)
         assert_close(found.margin_lower[k], expected, 1e-10)
+
+
+def test_methods_are_ordered_where_theory_says_so(case):
+    """Optimised slopes are never looser than CROWN's, nor mixed inner bounds than the dual's."""
+    model, _, x, y = case
+    found = {
+        method: rt.certify(model, x, y, EPS, method=method, dtype="float64").margin_lower
+        for method in ("crown", "alpha")
+    }
+    assert np.all(found["alpha"] >= found["crown"] - 1e-12)
+    assert np.max(found["alpha"] - found["crown"]) > 1e-4
+    inner = {
+        kind: rt.certify(model, x, y, EPS, inner=kind, dtype="float64").worst_margin.sum()
+        for kind in ("dual", "interval", "mixed")
+    }
+    assert inner["interval"] < inner["dual"] <= inner["mixed"]
+    with pytest.raises(ValueError, match="inner must be one of dual, interval, mixed, got 'x'"):
+        rt.certify(model, x, y, EPS, inner="x")
 
 
 def test_no_images(case):
@@ -122,7 +161,11 @@ def test_a_margin_that_is_no_number_certifies_nothing():
     found = Certificate(lower, np.array([0, 0, 0, 1]), np.zeros(4, int), 0.1, "linf", None, "dual")
     np.testing.assert_array_equal(found.certified, [False, True, False, True])
     assert "2 of 4 certified (50.00%)" in found.summary()
-    assert "eps=0.1 (linf)" in repr(found)
+    assert "\n" not in repr(found)
+    assert "n=4, correct=3, certified=2, eps=0.1, norm='linf', box=None" in repr(found)
+    # The certified error is the share of all that are not certified.
+    assert "robust error at most 50.00%" in found.summary()
+    assert "3 of 4 correct (75.00%)" in found.summary()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +175,7 @@ def test_a_margin_that_is_no_number_certifies_nothing():
         ({"eps": float("nan")}, "eps must be"),
         ({"eps": [0.1, 0.2]}, "eps must be"),
         ({"norm": "l3"}, "norm must be one of linf, l2, l1, got 'l3'"),
-        ({"method": "magic"}, "method must be one of dual, interval, got 'magic'"),
+        ({"method": "magic"}, "method must be one of dual, interval, crown, alpha, got 'magic'"),
         ({"rows": "most"}, "rows must be one of every, needed, auto, got 'most'"),
         ({"rows": "most", "method": "interval"}, "rows must be one of"),
         ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),

@@ -30,8 +30,22 @@ def test_epsilon_never_exceeds_the_full_radius():
 
 
 def test_learning_rate_is_constant_along_the_warm_up_and_then_halves_every_ten_epochs():
-    rates = [schedules.learning_rate(epoch, 1e-3, 20) for epoch in range(100)]
+    rates = [schedules.halving(epoch, 1e-3, 20) for epoch in range(100)]
     assert set(rates[:30]) == {1e-3}
     for epoch in range(20, 90):
         assert rates[epoch + 10] == rates[epoch] / 2
     assert rates[30:40] == [5e-4] * 10
+
+
+def test_epsilon_within_an_epoch_is_linear_and_then_constant():
+    found = [schedules.epsilon_within(t, 0.0, 0.3, 4) for t in (0.0, 0.5, 1.0, 3.9, 4.0, 40.0)]
+    np.testing.assert_allclose(found, [0.0, 0.0375, 0.075, 0.2925, 0.3, 0.3], rtol=1e-12)
+    assert schedules.epsilon_within(0.0, 0.1, 0.3, 0) == 0.3
+
+
+def test_cosine_is_constant_along_the_warm_up_and_then_falls_towards_zero():
+    rates = [schedules.cosine(epoch, 2.0, 5, 15) for epoch in range(15)]
+    assert rates[:6] == [2.0] * 6
+    assert np.all(np.diff(rates[5:]) < 0)
+    np.testing.assert_allclose(rates[10], 1.0, rtol=1e-12)
+    assert 0 < rates[-1] < 0.1

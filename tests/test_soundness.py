@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.interval import propagate
+from robustra_tf.bounds.crown import adaptive, crown_margins
+from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape
@@ -181,11 +182,22 @@ def test_no_point_beats_a_bound(structure, seed, scale, eps, balls):
     dual = margins(structure, drawn.weights, region, labels)
     few = margins(structure, drawn.weights, region, labels, rows="needed")
     layers, logits = propagate(structure, drawn.weights, region)
+    network = (structure, drawn.weights, region)
+    mixed = margins(*network, labels, inner="mixed")
+    slopes = adaptive(mixed.enclosure.bounds)
+    uppers = [
+        dual.upper,
+        few.upper,
+        mixed.upper,
+        margins(*network, labels, inner="interval").upper,
+        interval_margins(*network, labels)[1],
+        crown_margins(*network, labels, mixed.enclosure.bounds, slopes),
+    ]
 
     values = drawn.net.values(explored(drawn.net, rng, x.ravel(), y, eps, norm, box))
     reach = max(np.abs(value).max() for value in values) + 1.0
     slack = SLACK * reach
-    for found in (dual.enclosure.bounds, few.enclosure.bounds, layers):
+    for found in (dual.enclosure.bounds, few.enclosure.bounds, mixed.enclosure.bounds, layers):
         for index, (lower, upper) in found.items():
             value = values[structure.nodes[index].inputs[0]]
             assert (value >= lower.numpy().ravel() - slack).all()
@@ -193,8 +205,8 @@ def test_no_point_beats_a_bound(structure, seed, scale, eps, balls):
     assert (values[-1] >= logits[0].numpy() - slack).all()
     assert (values[-1] <= logits[1].numpy() + slack).all()
     gain = (values[-1] - values[-1][:, [y]]).max(0)
-    assert (gain <= dual.upper[0].numpy() + slack).all()
-    assert (gain <= few.upper[0].numpy() + slack).all()
+    for upper in uppers:
+        assert (gain <= upper[0].numpy() + slack).all()
 
 
 @MODEST

@@ -73,7 +73,7 @@ def test_each_epoch_trains_f_then_g_with_the_schedules_of_the_epoch():
     for index, (_, _, eps, lr) in enumerate(calls):
         epoch = index // 6
         np.testing.assert_allclose(eps, schedules.epsilon(epoch, 0.1, 0.3, 2), rtol=1e-6)
-        np.testing.assert_allclose(lr, schedules.learning_rate(epoch, 0.01, 2), rtol=1e-6)
+        np.testing.assert_allclose(lr, schedules.halving(epoch, 0.01, 2), rtol=1e-6)
 
 
 def test_no_step_is_traced_again_along_the_schedules():

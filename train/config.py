@@ -11,7 +11,14 @@ from robustra_tf import settings
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.settings import SettingError
 
-METHODS = ("robustra", "wong", "natural")
+#: Methods on WK's dual, methods on interval bounds of one network, and no robust training at all.
+DUAL_METHODS = ("robustra", "wong")
+INTERVAL_METHODS = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
+METHODS = (*DUAL_METHODS, *INTERVAL_METHODS, "natural")
+INNER = ("dual", "interval", "mixed")
+RAMPS = ("epoch", "step")
+LR_SCHEDULES = ("halving", "cosine")
+INITS = ("fan_in", "interval")
 SCHEDULES = ("alternating",)
 OPTIMIZERS = ("adam", "sgd")
 NORMS = ("linf",)
@@ -26,15 +33,24 @@ class Config:
     dataset: str
     model: str
     method: str
+    inner: str  # where `robustra` and `wong` take the bounds of inner layers from
     schedule: str
     norm: str
     eps: float
+    eps_train_ratio: float  # training goes up to this times eps
     eps_start: float
     eps_warmup_epochs: int
+    ramp: str
     epochs: int
     batch_size: int
+    init: str
+    share: float  # of mtl_ibp and sabr
+    clean_share: float  # of the methods on intervals, as the next two
+    attack_steps: int
+    regulariser: float
     optimizer: str
     lr: float
+    lr_schedule: str
     momentum: float
     weight_decay: float
     clip_norm: float  # 0: no clipping
@@ -50,16 +66,35 @@ class Config:
     def __post_init__(self):
         _check(self)
 
+    @property
+    def eps_end(self) -> float:
+        """The radius in pixels that training comes to."""
+        return self.eps * self.eps_train_ratio
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that are trained: a pair, but for the methods on intervals."""
+        return ("f",) if self.method in INTERVAL_METHODS else ("f", "g")
+
 
 # Where a run is kept and read from says nothing of what it computes.
 PLACES = ("workdir", "data_dir")
 
 _COMMON = {
     "method": "robustra",
+    "inner": "dual",
     "schedule": "alternating",
     "norm": "linf",
+    "eps_train_ratio": 1.0,
+    "ramp": "epoch",
     "batch_size": 50,
+    "init": "fan_in",
+    "share": 0.05,
+    "clean_share": 0.0,
+    "attack_steps": 8,
+    "regulariser": 0.0,
     "lr": 1e-3,
+    "lr_schedule": "halving",
     "momentum": 0.9,
     "clip_norm": 0.0,
     "weight_decay": 0.0,
@@ -105,6 +140,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "limit_test": 1000,
     },
 }
+#: What the methods on intervals take instead where nothing is given (Shi et al. 2021).
+_INTERVAL = {
+    "ramp": "step",
+    "init": "interval",
+    "regulariser": 0.5,
+    "lr_schedule": "cosine",
+    "batch_size": 100,
+    "eps_start": 0.0,
+}
 DEFAULT_DATASET = "digits"
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 
@@ -122,6 +166,8 @@ def resolve(given: Mapping[str, Any]) -> Config:
     given = {name: value for name, value in given.items() if value is not None}
     dataset = settings.one_of("dataset", given.get("dataset", DEFAULT_DATASET), DATASETS)
     values = PRESETS[dataset] | {"dataset": dataset, "limit_train": DATASETS[dataset].train}
+    if given.get("method") in INTERVAL_METHODS:
+        values |= _INTERVAL
     # A small radius of the user's own must not fall below the preset's start.
     if "eps" in given and "eps_start" not in given:
         values["eps_start"] = min(values["eps_start"], given["eps"])
@@ -152,7 +198,11 @@ def _check(config: Config) -> None:
     if config.model not in fitting:
         raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
     settings.one_of("method", config.method, METHODS)
+    settings.one_of("inner", config.inner, INNER if config.method in DUAL_METHODS else INNER[:1])
     settings.one_of("schedule", config.schedule, SCHEDULES)
+    settings.one_of("ramp", config.ramp, RAMPS)
+    settings.one_of("init", config.init, INITS)
+    settings.one_of("lr_schedule", config.lr_schedule, LR_SCHEDULES)
     settings.one_of("norm", config.norm, NORMS)
     settings.one_of("optimizer", config.optimizer, OPTIMIZERS)
     settings.radius("eps", config.eps, config.norm, info.shape)
@@ -160,7 +210,13 @@ def _check(config: Config) -> None:
     settings.within("eps_warmup_epochs", config.eps_warmup_epochs, 0)
     settings.within("epochs", config.epochs, 1)
     settings.within("epochs", config.epochs, config.eps_warmup_epochs, unit="(eps_warmup_epochs)")
+    settings.within("eps_train_ratio", config.eps_train_ratio, 0, open_low=True)
+    settings.radius("eps_train_ratio", config.eps_end, config.norm, info.shape)
     settings.within("batch_size", config.batch_size, 1)
+    for name in ("share", "clean_share"):
+        settings.within(name, getattr(config, name), 0, 1)
+    settings.within("attack_steps", config.attack_steps, 1)
+    settings.within("regulariser", config.regulariser, 0)
     settings.within("lr", config.lr, 0, open_low=True)
     settings.within("momentum", config.momentum, 0, 1)
     settings.within("weight_decay", config.weight_decay, 0)

@@ -25,7 +25,7 @@ METRICS = (
     "loose",
     "grad_norm",
 )
-TESTS = ("test_lp_error", "test_clean_error")
+TESTS = ("test_lp_error", "test_interval_error", "test_clean_error")
 COLUMNS = ("epoch", "network", "eps", "lr", *METRICS, *TESTS)
 
 

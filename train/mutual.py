@@ -36,7 +36,7 @@ class Pass(NamedTuple):
     index: int
     epoch: int  # from 0
     network: Network
-    eps: float  # in pixels
+    eps: float  # in pixels, of its last step
     lr: float
     metrics: dict[str, float]
     examples: int
@@ -113,17 +113,19 @@ def alternate(
     for index in range(first_pass, config.epochs * len(networks)):
         epoch, position = divmod(index, len(networks))
         network = networks[position]
-        warmup = config.eps_warmup_epochs
-        eps = schedules.epsilon(epoch, config.eps_start, config.eps, warmup)
-        lr = schedules.learning_rate(epoch, config.lr, warmup)
+        lr = _learning_rate(epoch, config)
         # Tensors and variables, so that one trace serves the whole run.
         network.optimizer.learning_rate = lr
+        eps = _epsilon(epoch, 0, batches.steps, config)
         radius = tf.constant(eps, tf.float32)
         mean = means[network.name]
         mean.reset()
         watch.begin(network.name, epoch, eps, lr, batches.steps)
         start = time.perf_counter()
-        for x, y in batches.epoch(index):
+        for k, (x, y) in enumerate(batches.epoch(index)):
+            if config.ramp == "step":
+                eps = _epsilon(epoch, k, batches.steps, config)
+                radius = tf.constant(eps, tf.float32)
             mean.add(network.step(x, y, radius))
             watch.advance(mean.read)
         metrics = mean.read()
@@ -131,3 +133,16 @@ def alternate(
         watch.end(metrics)
         examples = batches.steps * batches.batch_size
         yield Pass(index, epoch, network, eps, lr, metrics, examples, seconds)
+
+
+def _epsilon(epoch: int, step: int, steps: int, config: Config) -> float:
+    ends = (config.eps_start, config.eps_end, config.eps_warmup_epochs)
+    if config.ramp == "step":
+        return schedules.epsilon_within(epoch + step / steps, *ends)
+    return schedules.epsilon(epoch, *ends)
+
+
+def _learning_rate(epoch: int, config: Config) -> float:
+    if config.lr_schedule == "cosine":
+        return schedules.cosine(epoch, config.lr, config.eps_warmup_epochs, config.epochs)
+    return schedules.halving(epoch, config.lr, config.eps_warmup_epochs)

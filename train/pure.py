@@ -57,7 +57,7 @@ class PureStep:
         weight_decay: float = 0.0,
     ):
         self._problem, self._graph, self._reference = pose(
-            model, reference, method, "every", budget
+            model, reference, method, rows="every", budget=budget
         )
         self._places = trained_places(model, self._graph.variables)
         self._optimizer, self._rule = optimizer, rules.rule(optimizer)

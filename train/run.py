@@ -10,16 +10,15 @@ import tensorflow as tf
 
 from robustra_tf import data, export, models
 from robustra_tf.certificates import certify
+from robustra_tf.objective.methods import Options
 from train.checkpoint import Checkpoints
-from train.config import Config
+from train.config import INTERVAL_METHODS, Config
 from train.history import History
 from train.mutual import Network, alternate
 from train.progress import Progress
 from train.step import TrainStep
 from train.summaries import Summaries
 from train.workdir import Workdir
-
-NAMES = ("f", "g")
 
 
 def run(config: Config, workdir: Workdir) -> None:
@@ -39,12 +38,13 @@ def run(config: Config, workdir: Workdir) -> None:
     if config.limit_test:
         test = data.load(config.dataset, "test", config.limit_test, config.data_dir)
 
-    networks = make_pair(config)
+    networks = make_networks(config)
     checkpoints = Checkpoints(workdir.checkpoints, networks, config.seed)
     done = checkpoints.restore()
     history = History(workdir.history, done)
-    summaries = Summaries(workdir, NAMES)
-    progress = Progress(config.epochs, config.epochs * len(NAMES) - done, batches.batch_size)
+    summaries = Summaries(workdir, config.networks)
+    passes = config.epochs * len(networks)
+    progress = Progress(config.epochs, passes - done, batches.batch_size)
     print(_heading(config, networks, done), flush=True)
     for result in alternate(networks, batches, config, done, progress.watch):
         tests = evaluate(result.network.model, test, config) if test else {}
@@ -57,24 +57,33 @@ def run(config: Config, workdir: Workdir) -> None:
     settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
     for network in networks:
         export.save(network.model, workdir.model(network.name), settings)
-    print(f"networks in {workdir.model('f')} and {workdir.model('g')}", flush=True)
+    print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}", flush=True)
 
 
-def make_pair(config: Config) -> tuple[Network, Network]:
-    """f and g with independent random weights; for `robustra`, each is the other's reference."""
-    seeds = np.random.SeedSequence(config.seed).generate_state(len(NAMES))
-    pair = [models.build(config.model, seed=int(seed)) for seed in seeds]
+def make_networks(config: Config) -> tuple[Network, ...]:
+    """Networks with independent random weights; for `robustra`, each is the other's reference."""
+    names = config.networks
+    seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
+    built = [models.build(config.model, seed=int(seed), init=config.init) for seed in seeds]
     return tuple(
         _network(config, name, model, reference)
-        for name, model, reference in zip(NAMES, pair, reversed(pair), strict=True)
+        for name, model, reference in zip(names, built, reversed(built), strict=True)
     )
 
 
 def evaluate(model: keras.Model, test: data.Dataset, config: Config) -> Mapping[str, float]:
-    """WK's certified error at the full radius (the ball alone, as in training) and clean error."""
-    certificate = certify(model, *test, eps=config.eps, norm=config.norm, box=None)
+    """The certified error at the full radius and the clean error.
+
+    The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
+    cut to the box.
+    """
+    if config.method in INTERVAL_METHODS:
+        name, how = "test_interval_error", {"method": "interval", "batch_size": 500}
+    else:
+        name, how = "test_lp_error", {"box": None, "inner": config.inner}
+    certificate = certify(model, *test, eps=config.eps, norm=config.norm, **how)
     return {
-        "test_lp_error": float(1 - np.mean(certificate.certified)),
+        name: float(1 - np.mean(certificate.certified)),
         "test_clean_error": float(np.mean(certificate.predicted != test.labels)),
     }
 
@@ -96,6 +105,9 @@ def _network(config: Config, name: str, model: keras.Model, reference: keras.Mod
         memory_mb=config.memory_mb,
         clip_norm=config.clip_norm or None,
         weight_decay=config.weight_decay,
+        inner=config.inner,
+        options=Options(config.share, config.clean_share, config.attack_steps, config.regulariser),
+        eps_end=config.eps_end,
     )
     return Network(name, model, optimizer, step)
 
@@ -106,12 +118,13 @@ def _optimizer(config: Config) -> keras.optimizers.Optimizer:
     return keras.optimizers.SGD(config.lr, momentum=config.momentum)
 
 
-def _heading(config: Config, networks: tuple[Network, Network], done: int) -> str:
+def _heading(config: Config, networks: tuple[Network, ...], done: int) -> str:
+    what = "pair of" if len(networks) > 1 else "network"
     text = (
-        f"{config.method} pair of {config.model} ({networks[0].model.count_params():,} parameters "
+        f"{config.method} {what} {config.model} ({networks[0].model.count_params():,} parameters "
         f"each) on {config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
         f"{config.eps:g} in pixels; run in {config.workdir}"
     )
     if done:
-        text += f"; resumed after epoch {done // len(NAMES)}, pass {done}"
+        text += f"; resumed after epoch {done // len(networks)}, pass {done}"
     return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 # The learning rate is halved whenever this many epochs have passed since the warm-up.
 HALVING_EPOCHS = 10
 
@@ -19,9 +21,35 @@ def epsilon(epoch: int, start: float, end: float, warmup: int) -> float:
     return start + (end - start) * epoch / max(warmup - 1, 1)
 
 
-def learning_rate(epoch: int, base: float, warmup: int) -> float:
+def epsilon_within(epochs: float, start: float, end: float, warmup: int) -> float:
+    """The radius after a number of epochs, whole or not: linear from `start` to `end`, then `end`.
+
+    Args:
+      epochs: done so far.
+      start, end: radii in pixels.
+      warmup: epochs of the ramp.
+    """
+    if epochs >= warmup:
+        return end
+    return start + (end - start) * epochs / warmup
+
+
+def halving(epoch: int, base: float, warmup: int) -> float:
     """The learning rate of an epoch: `base` along the warm-up, then halved every 10 epochs.
 
     The first halving comes `HALVING_EPOCHS` after the warm-up's end.
     """
     return base * 0.5 ** (max(epoch - warmup, 0) // HALVING_EPOCHS)
+
+
+def cosine(epoch: int, base: float, warmup: int, epochs: int) -> float:
+    """The learning rate of an epoch: `base` along the warm-up, then half a cosine towards 0.
+
+    Args:
+      epoch: counts from 0.
+      base: in the first epoch.
+      warmup, epochs: of the run.
+    """
+    if epoch < warmup:
+        return base
+    return 0.5 * base * (1.0 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -15,24 +15,37 @@ from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
+from robustra_tf.objective.methods import DEFAULTS, LOSSES, Options, Task
 from robustra_tf.objective.robustra import objective, side
 from train.config import DEFAULT_MEMORY_MB, METHODS
 
 #: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
 #: mnist_small already make matrix products of a thousand rows, and stay near the caches.
 MOST_TOGETHER = 25
+#: More examples than any batch has.
+UNLIMITED = 2**31 - 1
 
 Weights = Sequence[tf.Tensor]
 
 
 class Problem(NamedTuple):
-    """What a step minimises: a method for `structure`, with the reference's structure if any."""
+    """What a step minimises: a method for `structure`, with the reference's structure if any.
+
+    `eps_end` is the radius at the end of the ramp, in pixels.
+    """
 
     structure: Structure
     reference: Structure | None
     method: str
     rows: str = "auto"
     budget: float = DEFAULT_BUDGET
+    inner: str = "dual"
+    options: Options = DEFAULTS
+    eps_end: float = 1.0
+
+    def side(self, structure: Structure, weights: Weights, x, y, eps) -> Margins:
+        """One network's dual on a batch, as the problem wants it computed."""
+        return side(structure, weights, x, y, eps, self.rows, self.budget, self.inner)
 
 
 def losses(
@@ -52,7 +65,12 @@ def losses(
     wrong = clean_error(logits, y)
     if problem.method == "natural":
         return robust_cross_entropy(logits, y), _floats({"clean_error": wrong})
-    f = side(problem.structure, weights, x, y, eps, problem.rows, problem.budget)
+    if problem.method in LOSSES:
+        task = Task(problem.structure, weights, x, y, eps, eps / problem.eps_end)
+        trained = LOSSES[problem.method](task, problem.options)
+        error = robust_error(trained.upper, y)
+        return trained.loss, _floats({"clean_error": wrong, "robust_error": error})
+    f = problem.side(problem.structure, weights, x, y, eps)
     found = objective(f, reference, eps)
     measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
     measured["wk_error"] = robust_error(found.wk, y)
@@ -113,7 +131,7 @@ def gradients(
         other = None
         if reference is not None:
             # Outside the tape: nothing flows back to the reference.
-            other = side(problem.reference, reference, xs, ys, eps, problem.rows, problem.budget)
+            other = problem.side(problem.reference, reference, xs, ys, eps)
             other = other._replace(enclosure=None)
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -141,7 +159,9 @@ def gradients(
 def names(problem: Problem) -> list[str]:
     """What a step measures, by its method."""
     found = ["loss", "clean_error"]
-    if problem.method != "natural":
+    if problem.method in LOSSES:
+        found.append("robust_error")
+    elif problem.method != "natural":
         layers = range(1, len(problem.structure.relus) + 1)
         found += ["robust_error", "wk_error", *(f"unstable/{k}" for k in layers)]
     if problem.method == "robustra":
@@ -165,17 +185,20 @@ def regularised(
 
 
 def examples_together(problem: Problem, memory_mb: float) -> int:
-    """How many examples' rows fit `memory_mb`, at least 1 and at most `MOST_TOGETHER`."""
-    if problem.method == "natural":
-        return 2**31 - 1
-    need = example_bytes(problem.structure)
-    return int(min(MOST_TOGETHER, max(1, memory_mb * 2**20 // need)))
+    """How many examples fit `memory_mb`, at least 1; at most `MOST_TOGETHER` with inner rows."""
+    if problem.method == "natural" or problem.method in LOSSES:
+        return UNLIMITED
+    inner = problem.inner != "interval"
+    fitting = int(max(1, memory_mb * 2**20 // example_bytes(problem.structure, inner)))
+    return min(MOST_TOGETHER, fitting) if inner else fitting
 
 
 def pose(
-    model: keras.Model, reference: keras.Model | None, method: str, rows: str, budget: float
+    model: keras.Model, reference: keras.Model | None, method: str, **how: Any
 ) -> tuple[Problem, Graph, Graph | None]:
     """The problem that a step solves, and the graphs of the model and of its reference.
+
+    `how` are the further fields of `Problem`.
 
     Raises:
       ValueError: an unknown method, or a reference that is missing or not wanted.
@@ -188,7 +211,7 @@ def pose(
     graph = build(model)
     other = None if reference is None else build(reference)
     structures = (graph.structure, None if other is None else other.structure)
-    return Problem(*structures, method, rows, budget), graph, other
+    return Problem(*structures, method, **how), graph, other
 
 
 class TrainStep:
@@ -202,6 +225,9 @@ class TrainStep:
       memory_mb: MiB that the rows of one piece of the batch may take.
       clip_norm: the largest global norm of the gradient, or None.
       weight_decay: the factor of each weight that is added to its gradient.
+      inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
+      options: of the losses by intervals.
+      eps_end: the radius at the end of the ramp, in pixels, by which these losses fade.
 
     Raises:
       ValueError: an unknown method, or a reference that is missing or not wanted.
@@ -216,9 +242,21 @@ class TrainStep:
         memory_mb: float = DEFAULT_MEMORY_MB,
         clip_norm: float | None = None,
         weight_decay: float = 0.0,
+        inner: str = "dual",
+        options: Options = DEFAULTS,
+        eps_end: float = 1.0,
     ):
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
-        self._problem, self._graph, self._reference = pose(model, reference, method, "auto", budget)
+        self._problem, self._graph, self._reference = pose(
+            model,
+            reference,
+            method,
+            rows="auto",
+            budget=budget,
+            inner=inner,
+            options=options,
+            eps_end=eps_end,
+        )
         self._together = examples_together(self._problem, memory_mb)
         self._optimizer = optimizer
         self._clip_norm, self._weight_decay = clip_norm, weight_decay

@@ -22,6 +22,7 @@ TAGS = {
     "tight": "tightness/tight",
     "loose": "tightness/loose",
     "test_lp_error": "test/lp_error",
+    "test_interval_error": "test/interval_error",
     "test_clean_error": "test/clean_error",
 }
 

@@ -85,13 +85,13 @@ def slices(structure: Structure, index: int, batch: int, budget: float, itemsize
     return fitting[0] if fitting else channels
 
 
-def example_bytes(structure: Structure, itemsize: int = 4) -> int:
+def example_bytes(structure: Structure, inner: bool = True, itemsize: int = 4) -> int:
     """Bytes that one example needs for a step's gradient.
 
-    The rows of inner layers are computed again for the gradient, one layer at a time; those of the
-    margins are kept throughout.
+    The rows of inner layers, where there are any, are computed again for the gradient, one layer at
+    a time; those of the margins are kept throughout.
     """
     costs = [row_cost(structure, structure.nodes[i].inputs[0]) for i in structure.relus]
     most = max((cost.rows * cost.numbers for cost in costs), default=0)
     margins = structure.output_shape[0] * row_cost(structure, len(structure.nodes) - 1).numbers
-    return KEPT * itemsize * (most + margins)
+    return KEPT * itemsize * (most * inner + margins)

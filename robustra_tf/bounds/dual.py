@@ -58,6 +58,12 @@ def half_widths(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
     return node.op.absolute(*inputs, *(weights[i] for i in node.weights))
 
 
+def differences(y: tf.Tensor, classes: int, dtype: tf.DType) -> tf.Tensor:
+    """`c = e_t - e_y` for every target: [n, classes, classes]."""
+    target = tf.eye(classes, dtype=dtype)[None]
+    return target - tf.one_hot(y, classes, dtype=dtype)[:, None]
+
+
 def unit_rows(
     structure: Structure, weights: Weights, index: int, first: tf.Tensor | int, count: int
 ) -> tuple[int, Rows]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -23,6 +23,7 @@ from robustra_tf.bounds.dual import (
     trace,
     unit_rows,
 )
+from robustra_tf.bounds.interval import Interval, intersection, interval, propagate
 from robustra_tf.bounds.relu import Relaxation, relax, unstable
 from robustra_tf.bounds.rows import Chosen, Every, Frame, Rows
 from robustra_tf.graph.graph import Structure
@@ -31,6 +32,8 @@ from robustra_tf.graph.ops import Add, Input, Relu
 #: Which rows are computed: every neuron's; only those that intervals leave undecided; or
 #: whichever of the two takes less time, decided batch by batch.
 ROWS = ("every", "needed", "auto")
+#: Where the bounds of inner layers come from: the dual; intervals; or whichever is tighter.
+INNER = ("dual", "interval", "mixed")
 #: The share of rows up to which picking them out takes less time than computing all.
 WORTH_CHOOSING = 0.7
 #: More rows than any batch has, where the batch size is not static.
@@ -59,8 +62,9 @@ def enclose(
     ball: Ball,
     rows: str = "every",
     budget: float = DEFAULT_BUDGET,
+    inner: str = "dual",
 ) -> Enclosure:
-    """Bound every pre-activation over the ball by the dual network, layer by layer.
+    """Bound every pre-activation over the ball, layer by layer: by the dual network, as published.
 
     The bounds of a neuron are `centre -+ radius`: the centre is the relaxed network's value at the
     centre of the ball, and the radius `sum_i |nuhat_i| . error_i + support(nuhat_1)` is the same
@@ -72,17 +76,25 @@ def enclose(
     too, and a stable ReLU's slope and error do not depend on its bounds: every other bound and the
     margins stay exactly Wong and Kolter's. Only that neuron's reported bounds are the intervals'.
 
+    With `inner="interval"` no rows are computed at all: bounds are those of interval arithmetic, a
+    forward pass. With `"mixed"` they are the intersection of the two.
+
     Args:
       structure, weights: the network.
       ball: the inputs; a static batch size lets slices be planned.
       rows: one of `ROWS`. Only `"every"` has static shapes, as `jit_compile=True` needs them.
       budget: bytes that one slice of rows may take.
+      inner: one of `INNER`.
     """
-    if rows not in ROWS:
-        raise ValueError(f"rows must be one of {', '.join(ROWS)}, got {rows!r}")
+    for name, value, allowed in (("rows", rows, ROWS), ("inner", inner, INNER)):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if inner == "interval":
+        return relaxed(structure, weights, ball, propagate(structure, weights, ball)[0])
     network = (structure, list(weights))
     values: list[tf.Tensor] = []
     widths: list[tf.Tensor | None] = []
+    ends: list[Interval] = []
     bounds: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
     relaxations: dict[int, Relaxation] = {}
     exact = _interval_exact(structure) if ball.norm == "linf" else frozenset()
@@ -95,9 +107,11 @@ def enclose(
             if below in exact:
                 radius = widths[below]
             else:
-                interval = None if rows == "every" else (values[below], widths[below])
-                radius = _radius(network, ball, relaxations, below, interval, rows, budget)
+                known = None if rows == "every" else (values[below], widths[below])
+                radius = _radius(network, ball, relaxations, below, known, rows, budget)
             bounds[index] = (values[below] - radius, values[below] + radius)
+            if inner == "mixed":
+                bounds[index] = intersection(bounds[index], ends[below])
             relaxation = relaxations[index] = relax(*bounds[index])
             values.append(relaxation.forward(values[below]))
             widths.append(relaxation.slope * radius + relaxation.error)
@@ -107,7 +121,28 @@ def enclose(
             widths.append(
                 half_widths(node, weights, *(widths[i] for i in node.inputs)) if wanted else None
             )
+        if inner == "mixed":
+            known = [bounds[index]] if index in bounds else [ends[i] for i in node.inputs]
+            ends.append(interval(node, weights, ball, known))
     return Enclosure(bounds, relaxations, values[-1])
+
+
+def relaxed(
+    structure: Structure,
+    weights: Weights,
+    ball: Ball,
+    bounds: Mapping[int, tuple[tf.Tensor, tf.Tensor]],
+) -> Enclosure:
+    """The enclosure that follows from given pre-activation bounds of every ReLU."""
+    relaxations = {index: relax(*ends) for index, ends in bounds.items()}
+    values = [ball.centre]
+    for index, node in enumerate(structure.nodes[1:], start=1):
+        inputs = [values[i] for i in node.inputs]
+        if isinstance(node.op, Relu):
+            values.append(relaxations[index].forward(*inputs))
+        else:
+            values.append(affine(node, weights, *inputs))
+    return Enclosure(dict(bounds), relaxations, values[-1])
 
 
 @functools.lru_cache(maxsize=64)
@@ -130,13 +165,13 @@ def _radius(
     ball: Ball,
     relaxations: dict[int, Relaxation],
     index: int,
-    interval: tuple[tf.Tensor, tf.Tensor] | None,
+    known: tuple[tf.Tensor, tf.Tensor] | None,
     rows: str,
     budget: float,
 ) -> tf.Tensor:
     """The radius of every neuron of a node, [n, *shape], in the way that `rows` says.
 
-    `interval` holds the centre and the interval half width of the node, where rows may be skipped:
+    `known` holds the centre and the interval half width of the node, where rows may be skipped:
     there the radius is the interval's.
     """
     structure, _ = network
@@ -150,7 +185,7 @@ def _radius(
     if rows == "auto" and fuses(structure, index):
         return _with_sparse_gradient(job, job.every, arguments, total)
     # A stable neuron's bounds are used by nothing but its sign: no gradient passes through them.
-    centre, width = map(tf.stop_gradient, interval)
+    centre, width = map(tf.stop_gradient, known)
     needed = job.listed(unstable(centre - width, centre + width))
 
     def value(arguments) -> tf.Tensor:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, support, trace
+from robustra_tf.bounds.dual import Weights, differences, support, trace
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, Enclosure, enclose
 from robustra_tf.bounds.rows import Every, Rows, WholeRows, as_whole
 from robustra_tf.graph.graph import Structure
@@ -37,12 +37,6 @@ class Margins(NamedTuple):
         return self.base + self.support
 
 
-def differences(y: tf.Tensor, classes: int, dtype: tf.DType) -> tf.Tensor:
-    """`c = e_t - e_y` for every target: [n, classes, classes]."""
-    target = tf.eye(classes, dtype=dtype)[None]
-    return target - tf.one_hot(y, classes, dtype=dtype)[:, None]
-
-
 def margins(
     structure: Structure,
     weights: Weights,
@@ -50,6 +44,7 @@ def margins(
     y: tf.Tensor,
     rows: str = "every",
     budget: float = DEFAULT_BUDGET,
+    inner: str = "dual",
 ) -> Margins:
     """Bound `f_t - f_y` over the ball for all targets of a batch at once.
 
@@ -57,9 +52,9 @@ def margins(
       structure, weights: the network f.
       ball: the inputs of the batch.
       y: labels, integers [n].
-      rows, budget: as `enclose` takes them.
+      rows, budget, inner: as `enclose` takes them.
     """
-    enclosure = enclose(structure, weights, ball, rows, budget)
+    enclosure = enclose(structure, weights, ball, rows, budget, inner)
     classes = structure.output_shape[0]
     c = differences(y, classes, ball.centre.dtype)
     last = len(structure.nodes) - 1

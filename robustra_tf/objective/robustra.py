@@ -45,6 +45,7 @@ def side(
     eps: tf.Tensor,
     rows: str = "auto",
     budget: float = DEFAULT_BUDGET,
+    inner: str = "dual",
 ) -> Margins:
     """One network's share of the objective: its dual over the `linf` ball without a box.
 
@@ -53,9 +54,9 @@ def side(
       x: images [n, *shape] in pixels.
       y: labels, integers [n].
       eps: radius in pixels, a scalar tensor.
-      rows, budget: as `enclose` takes them.
+      rows, budget, inner: as `enclose` takes them.
     """
-    return margins(structure, weights, ball(x, eps), y, rows, budget)
+    return margins(structure, weights, ball(x, eps), y, rows, budget, inner)
 
 
 def objective(f: Margins, g: Margins | None, eps: tf.Tensor) -> Objective:

@@ -1,0 +1,204 @@
+"""Losses of certified training by intervals: plain, with CROWN, and mixed with attacks.
+
+Every loss is a function `(task, options) -> Trained` of one batch; all share the bounds of
+`robustra_tf.bounds`. The set of inputs is the ball cut to the pixel box.
+
+* `ibp`: Gowal et al. 2018, "On the effectiveness of interval bound propagation".
+* `crown_ibp`: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust
+  neural networks": one CROWN pass for the margins over interval bounds, faded out along the ramp.
+* `mtl_ibp`: De Palma et al. 2024, "Expressive losses for verified robustness via convex
+  combinations": losses at an attack and over the ball, added with fixed shares.
+* `sabr`: Müller et al. 2023, "Certified training: small boxes are all you need": intervals over a
+  small box about an attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import Ball, Box, ball
+from robustra_tf.bounds.crown import adaptive, crown_margins
+from robustra_tf.bounds.interval import Interval, interval_margins
+from robustra_tf.graph.graph import Structure
+from robustra_tf.objective.losses import robust_cross_entropy
+
+BOX: Box = (0.0, 1.0)
+#: Of the regularisers of `regulariser`: what is better than this needs none.
+_TOLERANCE = 0.5
+_TINY = 1e-12
+
+
+class Task(NamedTuple):
+    """A network and a batch: what a loss is a function of.
+
+    Attributes:
+      structure, weights: the network.
+      x: images [n, *shape] in pixels of [0, 1].
+      y: labels [n], int32.
+      eps: radius in pixels, a scalar tensor.
+      progress: how far the radius has come on its ramp, 0 to 1, a scalar tensor.
+    """
+
+    structure: Structure
+    weights: Sequence[tf.Tensor]
+    x: tf.Tensor
+    y: tf.Tensor
+    eps: tf.Tensor
+    progress: tf.Tensor
+
+
+class Options(NamedTuple):
+    """What a loss is tuned by.
+
+    Attributes:
+      share: of `mtl_ibp`, the weight of the interval loss beside the attack's; of `sabr`, the
+        radius of the small box as a share of the ball's.
+      clean_share: the weight of the clean loss once the ramp is over; it begins at 1 (Gowal et
+        al.'s kappa).
+      attack_steps: of the attacks.
+      regulariser: the weight at the beginning of the ramp, falling to 0 (Shi et al. 2021).
+    """
+
+    share: float = 0.05
+    clean_share: float = 0.0
+    attack_steps: int = 8
+    regulariser: float = 0.0
+
+
+DEFAULTS = Options()
+
+
+class Trained(NamedTuple):
+    """What a loss gives.
+
+    Attributes:
+      loss: [n].
+      upper: bounds of `f_t - f_y` over the whole cut ball, by intervals, [n, classes].
+    """
+
+    loss: tf.Tensor
+    upper: tf.Tensor
+
+
+def ibp(task: Task, options: Options) -> Trained:
+    """Cross-entropy of the margins' interval bounds."""
+    bounds, upper = _intervals(task, _region(task))
+    return Trained(_mixed(task, options, upper, bounds), upper)
+
+
+def crown_ibp(task: Task, options: Options) -> Trained:
+    """Cross-entropy of `(1 - progress)` CROWN's bounds plus `progress` the intervals'."""
+    region = _region(task)
+    bounds, upper = _intervals(task, region)
+    beta = 1.0 - task.progress
+
+    def blended() -> tf.Tensor:
+        network = (task.structure, task.weights)
+        tighter = crown_margins(*network, region, task.y, bounds, adaptive(bounds))
+        return beta * tighter + (1.0 - beta) * upper
+
+    return Trained(_mixed(task, options, tf.cond(beta > 0, blended, lambda: upper), bounds), upper)
+
+
+def mtl_ibp(task: Task, options: Options) -> Trained:
+    """`(1 - share)` cross-entropy at an attacked image plus `share` that of the intervals."""
+    bounds, upper = _intervals(task, _region(task))
+    logits = task.structure.forward(task.weights, attacked(task, options.attack_steps))
+    attack = tf.nn.sparse_softmax_cross_entropy_with_logits(task.y, logits)
+    certified = _mixed(task, options, upper, bounds)
+    return Trained((1.0 - options.share) * attack + options.share * certified, upper)
+
+
+def sabr(task: Task, options: Options) -> Trained:
+    """Cross-entropy of the intervals over a box of radius `share eps` about an attacked image."""
+    radius = options.share * task.eps
+    far = task.eps - radius
+    centre = task.x + tf.clip_by_value(attacked(task, options.attack_steps) - task.x, -far, far)
+    bounds, upper = _intervals(task, ball(centre, radius, box=BOX))
+    _, whole = _intervals(task, _region(task))
+    return Trained(_mixed(task, options, upper, bounds), tf.stop_gradient(whole))
+
+
+#: The losses by name.
+LOSSES: dict[str, Callable[[Task, Options], Trained]] = {
+    "ibp": ibp,
+    "crown_ibp": crown_ibp,
+    "mtl_ibp": mtl_ibp,
+    "sabr": sabr,
+}
+
+
+def _region(task: Task) -> Ball:
+    return ball(task.x, task.eps, box=BOX)
+
+
+def _intervals(task: Task, region: Ball) -> tuple[dict[int, Interval], tf.Tensor]:
+    return interval_margins(task.structure, task.weights, region, task.y)
+
+
+def _mixed(
+    task: Task, options: Options, upper: tf.Tensor, bounds: Mapping[int, Interval]
+) -> tf.Tensor:
+    """The loss on upper bounds, with the clean loss and the regulariser as the options say."""
+    loss = robust_cross_entropy(upper, task.y)
+    if options.clean_share:
+        logits = task.structure.forward(task.weights, task.x)
+        clean = tf.nn.sparse_softmax_cross_entropy_with_logits(task.y, logits)
+        kappa = 1.0 - task.progress * (1.0 - options.clean_share)
+        loss = kappa * clean + (1.0 - kappa) * loss
+    if options.regulariser:
+        fading = options.regulariser * (1.0 - task.progress)
+        loss += fading * regulariser(_region(task), bounds)
+    return loss
+
+
+def attacked(task: Task, steps: int) -> tf.Tensor:
+    """Images moved by sign gradient ascent on the cross-entropy within the cut ball: [n, *shape].
+
+    From a random start; steps of eps / 2, after three quarters of them eps / 10. A constant for
+    the gradient.
+    """
+    low = tf.maximum(task.x - task.eps, BOX[0])
+    high = tf.minimum(task.x + task.eps, BOX[1])
+    weights = [tf.stop_gradient(w) for w in task.weights]
+
+    def climb(k, point):
+        with tf.GradientTape() as tape:
+            tape.watch(point)
+            logits = task.structure.forward(weights, point)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(task.y, logits)
+        share = tf.cast(tf.where(4 * k < 3 * steps, 0.5, 0.1), point.dtype)
+        point += share * task.eps * tf.sign(tape.gradient(loss, point))
+        return k + 1, tf.clip_by_value(point, low, high)
+
+    start = low + (high - low) * tf.random.uniform(tf.shape(task.x), dtype=task.x.dtype)
+    _, point = tf.while_loop(
+        lambda k, _: k < steps, climb, (tf.constant(0), start), maximum_iterations=steps
+    )
+    return tf.stop_gradient(point)
+
+
+def regulariser(region: Ball, bounds: Mapping[int, Interval]) -> tf.Tensor:
+    """Shi et al. 2021, "Fast certified robust training with short warmup": a scalar.
+
+    For every ReLU, with c the centres and w the half widths of its pre-activations,
+    `max(0, tau - mean(w_input) / mean(w)) / tau` against exploding bounds, and
+    `max(0, tau - min(r, 1 / r)) / tau` for r the ratio of the sums of |c| over active and over dead
+    units, and for r that of their squared deviations, against ReLUs all of one kind. As there, tau
+    is 0.5; the three are means over the layers.
+    """
+    width = tf.reduce_mean(region.half_widths)
+    terms = []
+    for low, high in bounds.values():
+        centre, half = 0.5 * (low + high), 0.5 * (high - low)
+        terms.append(width / tf.maximum(tf.reduce_mean(half), _TINY))
+        active, dead = (tf.cast(kind, low.dtype) for kind in (low > 0, high < 0))
+        deviation = tf.square(centre - tf.reduce_mean(centre))
+        for size in (tf.abs(centre), deviation):
+            one, other = (tf.reduce_sum(size * kind) for kind in (active, dead))
+            least, most = tf.minimum(one, other), tf.maximum(one, other)
+            terms.append(least / tf.maximum(most, _TINY))
+    return tf.add_n([tf.nn.relu(1.0 - term / _TOLERANCE) for term in terms]) / len(bounds)

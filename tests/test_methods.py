@@ -1,0 +1,181 @@
+"""Losses of training by intervals: their limits, attacks, regulariser and descent."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from robustra_tf import data, models
+from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.crown import adaptive, crown_margins
+from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.graph import build
+from robustra_tf.objective.losses import robust_cross_entropy
+from robustra_tf.objective.methods import LOSSES, Options, Task, attacked, regulariser
+from tests import nets
+from train.step import TrainStep
+
+COUNT, EPS = 6, 0.08
+Y = tf.constant([0, 1, 2, 0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return nets.two_conv(3)
+
+
+def task(model, progress=1.0, eps=EPS):
+    graph = build(model)
+    x = tf.constant(nets.images(model, COUNT, seed=2), tf.float64)
+    numbers = (tf.constant(value, tf.float64) for value in (eps, progress))
+    return Task(graph.structure, graph.weights(tf.float64), x, Y, *numbers)
+
+
+def bounds_of(here):
+    region = ball(here.x, here.eps, box=(0.0, 1.0))
+    return region, *interval_margins(here.structure, here.weights, region, here.y)
+
+
+def cross_entropy(here, x):
+    logits = here.structure.forward(here.weights, x).numpy()
+    shifted = logits - logits.max(1, keepdims=True)
+    return np.log(np.exp(shifted).sum(1)) - shifted[np.arange(COUNT), Y.numpy()]
+
+
+def test_ibp_is_the_cross_entropy_of_the_interval_margins(model):
+    here = task(model)
+    _, _, upper = bounds_of(here)
+    found = LOSSES["ibp"](here, Options())
+    np.testing.assert_allclose(found.loss, np.log(np.exp(upper).sum(1)), rtol=1e-10)
+    np.testing.assert_array_equal(found.upper, upper)
+
+
+def test_clean_share_mixes_as_far_as_the_ramp_has_come(model):
+    for progress, kappa in ((0.0, 1.0), (0.5, 0.7), (1.0, 0.4)):
+        here = task(model, progress)
+        plain = LOSSES["ibp"](here, Options()).loss
+        found = LOSSES["ibp"](here, Options(clean_share=0.4)).loss
+        expected = kappa * cross_entropy(here, here.x) + (1 - kappa) * plain
+        np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_crown_ibp_goes_from_crown_to_intervals(model):
+    for progress in (0.0, 0.25, 1.0):
+        here = task(model, progress)
+        region, bounds, upper = bounds_of(here)
+        network = (here.structure, here.weights, region)
+        crown = crown_margins(*network, here.y, bounds, adaptive(bounds))
+        assert not np.allclose(crown, upper)
+        expected = robust_cross_entropy((1 - progress) * crown + progress * upper, here.y)
+        np.testing.assert_allclose(LOSSES["crown_ibp"](here, Options()).loss, expected, rtol=1e-10)
+
+
+def test_mtl_ibp_goes_from_the_attack_to_intervals(model):
+    here = task(model)
+    whole = LOSSES["mtl_ibp"](here, Options(share=1.0)).loss
+    np.testing.assert_allclose(whole, LOSSES["ibp"](here, Options()).loss, rtol=1e-10)
+    tf.random.set_seed(1)
+    attack = LOSSES["mtl_ibp"](here, Options(share=0.0)).loss
+    tf.random.set_seed(1)
+    expected = cross_entropy(here, attacked(here, Options().attack_steps))
+    np.testing.assert_allclose(attack, expected, rtol=1e-10)
+
+
+def test_sabr_with_a_whole_box_is_ibp_and_with_a_small_one_lies_below(model):
+    here = task(model)
+    ibp = LOSSES["ibp"](here, Options()).loss
+    np.testing.assert_allclose(LOSSES["sabr"](here, Options(share=1.0)).loss, ibp, rtol=1e-10)
+    small = LOSSES["sabr"](here, Options(share=0.1))
+    # The small box lies within the ball: its intervals cannot be worse.
+    assert np.all(small.loss.numpy() < ibp.numpy())
+    np.testing.assert_allclose(small.upper, bounds_of(here)[2], rtol=1e-10)
+
+
+def test_attacked_images_lie_in_ball_and_box_and_are_worse(model):
+    here = task(model, eps=0.3)
+    point = attacked(here, 8).numpy()
+    assert np.all(np.abs(point - here.x.numpy()) <= 0.3 + 1e-12)
+    assert point.min() >= 0
+    assert point.max() <= 1
+    assert np.all(cross_entropy(here, point) > cross_entropy(here, here.x))
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_gradients_are_finite_at_radius_zero_and_on_dead_networks(method, model):
+    options = Options(share=0.5, clean_share=0.5, regulariser=0.5)
+    dead = task(model)
+    dead = dead._replace(weights=[-tf.abs(w) for w in dead.weights])
+    for here in (task(model, 0.0, 0.0), dead, dead._replace(progress=tf.zeros((), tf.float64))):
+        with tf.GradientTape() as tape:
+            tape.watch(here.weights)
+            loss = tf.reduce_mean(LOSSES[method](here, options).loss)
+        found = tape.gradient(loss, here.weights, unconnected_gradients="zero")
+        assert all(np.isfinite(part).all() for part in (loss, *found))
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown_ibp"])
+def test_gradient_is_that_of_finite_differences(method, model):
+    here = task(model, 0.5)
+    options = Options(clean_share=0.3, regulariser=0.5)
+
+    def loss(weights):
+        return tf.reduce_mean(LOSSES[method](here._replace(weights=weights), options).loss)
+
+    with tf.GradientTape() as tape:
+        tape.watch(here.weights)
+        value = loss(here.weights)
+    found = tape.gradient(value, here.weights, unconnected_gradients="zero")
+    rng = np.random.default_rng(0)
+    way = [tf.constant(rng.normal(size=w.shape)) for w in here.weights]
+    step = 1e-6
+    ahead, behind = (
+        loss([w + sign * step * d for w, d in zip(here.weights, way, strict=True)])
+        for sign in (1, -1)
+    )
+    slope = sum(float(tf.reduce_sum(g * d)) for g, d in zip(found, way, strict=True))
+    np.testing.assert_allclose(slope, float(ahead - behind) / (2 * step), rtol=1e-5)
+
+
+def test_regulariser_is_the_formula_and_rests_where_nothing_is_amiss():
+    width = tf.fill((2, 4), tf.constant(0.1, tf.float64))
+    region = ball(0.5 * tf.ones_like(width), tf.constant(0.1, tf.float64))
+    # Two active units at 2 and 4, two dead ones at -2 and -4: balanced in both ways.
+    centre = tf.constant([[2.0, 4.0, -2.0, -4.0]] * 2, tf.float64)
+    calm = {1: (centre - 0.1, centre + 0.1)}
+    np.testing.assert_allclose(regulariser(region, calm), 0.0, atol=1e-12)
+    # Five times the width: 1 - (1 / 5) / 0.5 = 0.6. Both layers counted: half of it.
+    wide = {1: calm[1], 2: (centre - 0.5, centre + 0.5)}
+    np.testing.assert_allclose(regulariser(region, wide), 0.3, rtol=1e-9)
+    # All units active: both ratios are 0, each costs 1.
+    above = {1: (centre + 5.0, centre + 5.2)}
+    np.testing.assert_allclose(regulariser(region, above), 2.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_a_step_descends(method):
+    model = models.build("digits_small", seed=1, init="interval")
+    digits = data.load("digits", "train", 100)
+    x, y = map(tf.constant, digits)
+    step = TrainStep(
+        model,
+        None,
+        keras.optimizers.Adam(2e-3),
+        method,
+        options=Options(share=0.3, regulariser=0.1),
+        eps_end=0.02,
+    )
+    losses = [float(step(x, y, tf.constant(0.02 * min(1, k / 60)))["loss"]) for k in range(120)]
+    assert np.mean(losses[-5:]) < 0.5 * losses[0]
+    assert step.traces == 1
+
+
+def test_interval_initialisation_has_its_spread_and_no_biases():
+    model = models.build("mnist_small", seed=0, init="interval")
+    for layer in model.layers:
+        if layer.weights:
+            kernel, bias = layer.get_weights()
+            fan_in = np.prod(kernel.shape[:-1])
+            assert kernel.std() == pytest.approx(np.sqrt(2 * np.pi) / fan_in, rel=0.1)
+            assert not bias.any()
+    with pytest.raises(ValueError, match="init: expected one of fan_in, interval; got 'best'"):
+        models.build("mnist_small", init="best")

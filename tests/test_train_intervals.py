@@ -1,0 +1,80 @@
+"""Runs on interval bounds: one network by intervals, a pair with interval inner bounds."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import robustra_tf as rt
+from robustra_tf.settings import SettingError
+from train import config as configs
+from train import run, workdir
+
+SETTINGS = {
+    "dataset": "digits",
+    "epochs": 3,
+    "eps_warmup_epochs": 2,
+    "limit_train": 200,
+    "limit_test": 60,
+    "batch_size": 50,
+}
+
+
+def trained(folder, **given):
+    config, place = workdir.open_run(SETTINGS | given | {"workdir": str(folder)}, resume=False)
+    run.run(config, place)
+    with place.history.open(newline="") as file:
+        return config, place, list(csv.DictReader(file))
+
+
+def test_a_run_by_intervals_trains_one_network_along_a_ramp_of_steps(tmp_path):
+    config, place, rows = trained(
+        tmp_path / "run", method="ibp", eps=0.02, eps_train_ratio=1.5, lr=2e-3
+    )
+    assert [row["network"] for row in rows] == ["f"] * 3
+    assert not place.model("g").exists()
+    # Four steps an epoch: the last of the first one is at 3 / 8 of the ramp.
+    radii = [float(row["eps"]) for row in rows]
+    assert radii == pytest.approx([0.03 * 3 / 8, 0.03 * 7 / 8, 0.03])
+    assert [float(row["lr"]) for row in rows] == pytest.approx([2e-3, 2e-3, 2e-3])
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    # What is reported is the certified error at eps itself, of the exported network.
+    model = rt.export.load(place.model("f"))
+    test = rt.data.load("digits", "test", 60)
+    found = rt.certify(model, *test, eps=0.02, method="interval")
+    assert float(rows[-1]["test_interval_error"]) == pytest.approx(1 - found.certified.mean())
+    assert not rows[-1]["test_lp_error"]
+    assert config.networks == ("f",)
+
+
+@pytest.mark.parametrize("method", ["robustra", "wong"])
+@pytest.mark.parametrize("inner", ["interval", "mixed"])
+def test_a_pair_trains_on_other_inner_bounds(tmp_path, method, inner):
+    _, place, rows = trained(
+        tmp_path / "run", method=method, inner=inner, eps=0.01, eps_start=0.005, lr=2e-3
+    )
+    assert [row["network"] for row in rows] == ["f", "g"] * 3
+    losses = [float(row["loss"]) for row in rows]
+    assert losses[-1] < losses[1]
+    test = rt.data.load("digits", "test", 60)
+    model = rt.export.load(place.model("g"))
+    found = rt.certify(model, *test, eps=0.01, box=None, inner=inner)
+    assert float(rows[-1]["test_lp_error"]) == pytest.approx(1 - np.mean(found.certified))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "ibp", "inner": "interval"}, "--inner: expected one of dual, got 'interval'"),
+        ({"inner": "best"}, "--inner: expected one of dual, interval, mixed, got 'best'"),
+        ({"method": "sabr", "share": 1.5}, "--share: expected"),
+        ({"method": "ibp", "eps_train_ratio": 0.0}, "--eps_train_ratio: expected"),
+        ({"ramp": "day"}, "--ramp: expected one of epoch, step, got 'day'"),
+        ({"lr_schedule": "x"}, "--lr_schedule: expected one of halving, cosine, got 'x'"),
+        ({"method": "ibp", "attack_steps": 0}, "--attack_steps: expected"),
+    ],
+)
+def test_bad_settings_are_named(given, message):
+    with pytest.raises(SettingError) as error:
+        configs.resolve(given)
+    assert str(error.value).startswith(message)
