@@ -37,6 +37,8 @@ class Decisions(NamedTuple):
       margin_lower: float [n], or None.
       worst_target: int [n], or None.
       seconds: what the batch took.
+      witnesses: float32 [n, h, w, c], an adversarial example for each that is FALSIFIED (anything
+        for the others), or None.
     """
 
     examples: Examples
@@ -45,6 +47,7 @@ class Decisions(NamedTuple):
     margin_lower: np.ndarray | None
     worst_target: np.ndarray | None
     seconds: float
+    witnesses: np.ndarray | None = None
 
 
 class Stage(Protocol):
@@ -59,9 +62,17 @@ class Stage(Protocol):
 
 # Called with a stage's name, the rows it added and how many examples it had and has left.
 Watch = Callable[[str, Sequence[Row], int, int], None]
+# Called with a stage's name and its decisions before they are recorded.
+Keep = Callable[[str, Decisions], None]
 
 
-def run(stages: Sequence[Stage], examples: Examples, ledger: Ledger, watch: Watch) -> None:
+def run(
+    stages: Sequence[Stage],
+    examples: Examples,
+    ledger: Ledger,
+    watch: Watch,
+    keep: Keep | None = None,
+) -> None:
     """Runs the stages over the examples, and records every verdict as it comes.
 
     What the ledger holds already is not done again. A batch is made up of the same examples as in
@@ -72,6 +83,7 @@ def run(stages: Sequence[Stage], examples: Examples, ledger: Ledger, watch: Watc
       examples: all of them.
       ledger: that of this evaluation.
       watch: is told of progress.
+      keep: is given what was decided, with its witnesses.
     """
     names = [stage.name for stage in stages]
     for order, stage in enumerate(stages):
@@ -82,6 +94,9 @@ def run(stages: Sequence[Stage], examples: Examples, ledger: Ledger, watch: Watc
         watch(stage.name, (), len(entered), left)
         for decisions in stage.run(_unfinished(examples, entered, done, stage.batch_size)):
             rows = [row for row in _rows(decisions, stage.name, ledger) if row.index not in done]
+            # First: what the ledger has is not done again.
+            if keep is not None:
+                keep(stage.name, decisions)
             ledger.record(rows, stage.name, decisions.seconds)
             left -= len(rows)
             watch(stage.name, rows, len(entered), left)

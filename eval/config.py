@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import importlib.util
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from robustra_tf import data, description, settings
 from robustra_tf.settings import SettingError
 
 # In the order in which they run, whatever order they are asked for in.
-STAGES = ("clean", "pgd", "lp")
+STAGES = ("clean", "pgd", "lp", "milp")
 DTYPES = ("float32", "float64")
 LOSSES = ("margin", "cross_entropy")
+SOLVERS = ("branch", "highs", "gurobi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,12 @@ class Config:
       box: what every attacked pixel keeps to, or None.
       lp_box: whether the LP bound is over the ball cut to `box` too, not the ball alone.
       stages: of `STAGES`, always with `clean`, whose predictions the others need.
-      limit: the first so many examples of the split, or None for all.
+      first: position of the first example in the split.
+      limit: so many examples from `first` on, or None for all.
+      eps_sweep: further radii, increasing, for which PGD and the LP bound are run.
+      time_limit: seconds that `milp` may take for an example, over all targets.
+      solver: of `SOLVERS`: the search over ReLU phases, or a mixed-integer solver.
+      workers: processes in which `milp` decides examples.
     """
 
     saved_model: Path | None
@@ -38,8 +45,10 @@ class Config:
     dataset: str
     data_dir: str | None
     split: str
+    first: int
     limit: int | None
     eps: float
+    eps_sweep: tuple[float, ...]
     norm: str
     box: tuple[float, float] | None
     lp_box: bool
@@ -50,6 +59,9 @@ class Config:
     attack_steps: int
     attack_restarts: int
     seed: int
+    time_limit: float
+    solver: str
+    workers: int
     out: Path
     resume: bool
 
@@ -65,7 +77,9 @@ DEFAULTS: dict[str, Any] = {
     "normalised": False,
     "data_dir": None,
     "split": "test",
+    "first": 0,
     "limit": None,
+    "eps_sweep": (),
     "norm": "linf",
     "box": "0,1",
     "lp_box": False,
@@ -76,6 +90,9 @@ DEFAULTS: dict[str, Any] = {
     "attack_steps": 40,
     "attack_restarts": 2,
     "seed": 0,
+    "time_limit": 120.0,
+    "solver": "branch",
+    "workers": 1,
     "resume": False,
 }
 # What a saved model is evaluated for by default: what it says that it was trained for.
@@ -110,6 +127,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     values["out"] = settings.output_directory("out", values["out"])
     values["box"] = _parse_box(values["box"])
     values["stages"] = _parse_stages(values["stages"])
+    values["eps_sweep"] = _parse_radii("eps_sweep", values["eps_sweep"])
     return Config(**values)
 
 
@@ -141,6 +159,14 @@ def _parse_stages(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name in names or name == "clean")
 
 
+def _parse_radii(flag: str, words: Iterable[str]) -> tuple[float, ...]:
+    words = tuple(words)
+    try:
+        return tuple(sorted({float(word) for word in words}))
+    except ValueError as error:
+        raise SettingError(flag, "radii in pixels, such as 0.05,0.1", ",".join(words)) from error
+
+
 def _check(config: Config) -> None:
     if config.saved_model is not None and (config.model is not None or config.normalised):
         flag = "model" if config.model is not None else "normalised"
@@ -154,10 +180,14 @@ def _check(config: Config) -> None:
         if not config.weights.is_file():
             raise SettingError("weights", "an existing .mat file", str(config.weights))
     settings.one_of("split", config.split, data.SPLITS)
+    size = getattr(info, config.split)
+    settings.within("first", config.first, 0, size - 1)
     if config.limit is not None:
-        settings.within("limit", config.limit, 1, getattr(info, config.split))
+        settings.within("limit", config.limit, 1, size - config.first)
     settings.one_of("norm", config.norm, settings.NORMS)
     settings.radius("eps", config.eps, config.norm, info.shape)
+    for radius in config.eps_sweep:
+        settings.radius("eps_sweep", radius, config.norm, info.shape)
     if config.lp_box and config.box is None:
         raise SettingError("lp_box", "false with --box=none", True)
     if config.lp_box and config.norm != "linf":
@@ -168,3 +198,10 @@ def _check(config: Config) -> None:
     settings.within("attack_steps", config.attack_steps, 1)
     settings.within("attack_restarts", config.attack_restarts, 1)
     settings.within("seed", config.seed, 0, 2**31 - 1)
+    settings.within("time_limit", config.time_limit, 0.0, unit="seconds")
+    settings.one_of("solver", config.solver, SOLVERS)
+    if config.solver == "gurobi" and importlib.util.find_spec("gurobipy") is None:
+        raise SettingError("solver", "branch or highs where gurobipy is not installed", "gurobi")
+    settings.within("workers", config.workers, 1)
+    if "milp" in config.stages and config.norm == "l2":
+        raise SettingError("stages", "no milp with --norm=l2, whose balls are not linear", "milp")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import keras
 import numpy as np
 
 from eval.config import Config
-from robustra_tf import data, export, models
+from robustra_tf import data, export, fingerprint, models
 
 
 def load_network(config: Config) -> keras.Model:
@@ -30,7 +32,31 @@ def load_network(config: Config) -> keras.Model:
 
 def load_examples(config: Config) -> data.Dataset:
     """The examples that the configuration names; raises as `data.load` does."""
-    return data.load(config.dataset, config.split, config.limit, config.data_dir)
+    return load_range(config.dataset, config.split, config.first, config.limit, config.data_dir)
+
+
+def load_range(
+    dataset: str, split: str, first: int, limit: int | None, data_dir: str | None
+) -> data.Dataset:
+    """The examples from `first` on, `limit` of them or all; raises as `data.load` does."""
+    last = None if limit is None else first + limit
+    images, labels = data.load(dataset, split, last, data_dir)
+    return data.Dataset(images[first:], labels[first:])
+
+
+def split_sha256(dataset: str, split: str, data_dir: str | None) -> str:
+    """Hash of a whole split, whichever part of it is evaluated; raises as `data.load` does.
+
+    Of the files as they lie, so that no image need be decoded; of the arrays where there are none.
+    """
+    folder = data.find(dataset, data_dir)
+    if folder is None:
+        return fingerprint.arrays_sha256(data.load(dataset, split))
+    digest = hashlib.sha256()
+    for path in [folder / "dataset_info.json", *sorted(folder.glob(f"{dataset}-{split}.*"))]:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def check_examples(examples: data.Dataset, model: keras.Model, where: str) -> None:

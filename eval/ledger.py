@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import enum
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustra_tf.files import write_atomically
 
@@ -91,6 +92,92 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 _HEADER = ",".join(FIELDS) + "\n"
 
 
+class Stored(NamedTuple):
+    """A ledger as it lies on disk.
+
+    Attributes:
+      identity: what its rows depend on.
+      rows: the newest row of each example, by its index.
+      seconds: what each stage has taken.
+      finished: whether the evaluation was done.
+      size: bytes of whole lines; a crash may have left a part of another one behind them.
+    """
+
+    identity: dict[str, Any]
+    rows: dict[int, Row]
+    seconds: dict[str, float]
+    finished: bool
+    size: int
+
+
+def read(directory: Path) -> Stored:
+    """Reads a ledger and changes nothing.
+
+    Raises:
+      LedgerError: there is none, or it is damaged; the text names the file and the line.
+    """
+    path = directory / NAME
+    if not path.is_file():
+        raise LedgerError(f"{path}: there is no ledger")
+    about = _read_about(directory)
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        lines = whole.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise LedgerError(f"{path}: not text: {error}") from error
+    if lines and lines[0] + "\n" != _HEADER:
+        raise LedgerError(f"{path}, line 1: expected {_HEADER.strip()}, got {lines[0]}")
+    rows = {}
+    for number, cells in enumerate(csv.reader(lines[1:]), start=2):
+        try:
+            row = Row.parse(cells)
+        except ValueError as error:
+            raise LedgerError(f"{path}, line {number}: {error}") from error
+        rows[row.index] = row
+    return Stored(about["identity"], rows, dict(about["seconds"]), about["finished"], len(whole))
+
+
+def differences(
+    one: Mapping[str, Any], other: Mapping[str, Any], ignored: Collection[str] = ()
+) -> list[tuple[str, Any, Any]]:
+    """What two identities differ in: (name, value in one, value in the other) each."""
+    names = sorted((one.keys() | other.keys()) - set(ignored))
+    return [(n, one.get(n), other.get(n)) for n in names if one.get(n) != other.get(n)]
+
+
+def check(directory: Path, identity: Mapping[str, Any], resume: bool) -> Stored | None:
+    """What `Ledger` would go on with, None where it would begin anew; changes nothing.
+
+    Raises:
+      LedgerError: as `Ledger`.
+    """
+    path = directory / NAME
+    if not path.exists() or not (resume or not _is_finished(directory)):
+        return None
+    if not resume:
+        raise LedgerError(
+            f"{path}: there is an unfinished evaluation; --resume goes on with it, another --out "
+            "begins a new one"
+        )
+    stored = read(directory)
+    if different := differences(stored.identity, as_json(identity)):
+        told = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in different)
+        raise LedgerError(f"{path}: the ledger of another evaluation: {told}")
+    return stored
+
+
+def as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as JSON gives it back, so that two can be compared."""
+    return json.loads(json.dumps(dict(identity)))
+
+
+def evaluation_id(identity: Mapping[str, Any]) -> str:
+    """A hash that binds what is written beside a ledger to it: 16 hexadecimal digits."""
+    text = json.dumps(as_json(identity), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class Ledger:
     """The rows of an evaluation, on disk before the next example is begun.
 
@@ -114,20 +201,17 @@ class Ledger:
           OSError: the directory cannot be written.
         """
         self._path, self._about = directory / NAME, directory / IDENTITY_NAME
-        # As JSON will give it back, so that the two can be compared.
-        self._identity = json.loads(json.dumps(dict(identity)))
-        self.rows: dict[int, Row] = {}
-        self.seconds: dict[str, float] = {}
-        if self._path.exists() and (resume or not self._finished()):
-            if not resume:
-                raise LedgerError(
-                    f"{self._path}: there is an unfinished evaluation; --resume goes on with it, "
-                    "another --out begins a new one"
-                )
-            self._continue()
-        else:
+        self._identity = as_json(identity)
+        stored = check(directory, identity, resume)
+        self.rows: dict[int, Row] = stored.rows if stored else {}
+        self.seconds: dict[str, float] = stored.seconds if stored else {}
+        if stored is None:
             self._write_about(finished=False)
+        if stored is None or stored.size == 0:
             write_atomically(self._path, _HEADER)
+        else:
+            with self._path.open("r+b") as file:
+                file.truncate(stored.size)
         self._file = self._path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
 
@@ -151,62 +235,27 @@ class Ledger:
         """Closes the file; what was recorded can be continued."""
         self._file.close()
 
-    def _finished(self) -> bool:
-        try:
-            return self._read_about()["finished"]
-        except LedgerError:
-            return False
-
-    def _continue(self) -> None:
-        about = self._read_about()
-        differences = [
-            f"{name} was {about['identity'].get(name)!r}, is {self._identity.get(name)!r}"
-            for name in sorted(about["identity"].keys() | self._identity.keys())
-            if about["identity"].get(name) != self._identity.get(name)
-        ]
-        if differences:
-            raise LedgerError(
-                f"{self._path}: the ledger of another evaluation: {'; '.join(differences)}"
-            )
-        self.seconds = dict(about["seconds"])
-        text = self._whole_lines()
-        if not text:
-            write_atomically(self._path, _HEADER)
-            return
-        lines = text.splitlines()
-        if lines[0] + "\n" != _HEADER:
-            raise LedgerError(f"{self._path}, line 1: expected {_HEADER.strip()}, got {lines[0]}")
-        for number, cells in enumerate(csv.reader(lines[1:]), start=2):
-            try:
-                row = Row.parse(cells)
-            except ValueError as error:
-                raise LedgerError(f"{self._path}, line {number}: {error}") from error
-            self.rows[row.index] = row
-
-    def _whole_lines(self) -> str:
-        """The file's text, after cutting off a last row that was not written whole."""
-        content = self._path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            with self._path.open("r+b") as file:
-                file.truncate(len(whole))
-        try:
-            return whole.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise LedgerError(f"{self._path}: not text: {error}") from error
-
-    def _read_about(self) -> dict[str, Any]:
-        if not self._about.is_file():
-            raise LedgerError(f"{self._path}: whose ledger it is cannot be told: no {self._about}")
-        try:
-            about = json.loads(self._about.read_text(encoding="utf-8"))
-            about = {name: about[name] for name in ("identity", "seconds", "finished")}
-        except (ValueError, TypeError, KeyError) as error:
-            raise LedgerError(f"{self._about}: damaged: {error!r}") from error
-        if not isinstance(about["identity"], dict) or not isinstance(about["seconds"], dict):
-            raise LedgerError(f"{self._about}: damaged: expected objects")
-        return about
-
     def _write_about(self, finished: bool) -> None:
         about = {"identity": self._identity, "seconds": self.seconds, "finished": finished}
         write_atomically(self._about, json.dumps(about, indent=1) + "\n")
+
+
+def _is_finished(directory: Path) -> bool:
+    try:
+        return _read_about(directory)["finished"]
+    except LedgerError:
+        return False
+
+
+def _read_about(directory: Path) -> dict[str, Any]:
+    path = directory / IDENTITY_NAME
+    if not path.is_file():
+        raise LedgerError(f"{directory / NAME}: whose ledger it is cannot be told: no {path}")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        about = {name: about[name] for name in ("identity", "seconds", "finished")}
+    except (ValueError, TypeError, KeyError) as error:
+        raise LedgerError(f"{path}: damaged: {error!r}") from error
+    if not isinstance(about["identity"], dict) or not isinstance(about["seconds"], dict):
+        raise LedgerError(f"{path}: damaged: expected objects")
+    return about

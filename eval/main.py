@@ -16,7 +16,9 @@ from robustra_tf import data, settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 
 FLAGS = flags.FLAGS
-# Exit codes: a command that cannot be run as it stands, and one that the user stopped.
+# Exit codes: an evaluation that broke off, a command that cannot be run as it stands, and one that
+# the user stopped.
+FAILED = 1
 BAD_USAGE = 2
 INTERRUPTED = 130
 
@@ -32,8 +34,10 @@ def _define() -> None:
     text("dataset", None, f"{', '.join(data.NAMES)}; {trained}")
     text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
     text("split", None, f"{', '.join(data.SPLITS)}; default: {default['split']}")
-    whole("limit", None, "the first so many examples; default: all")
+    whole("first", None, "position of the first example in the split; default: 0")
+    whole("limit", None, "so many examples from --first on; default: all")
     number("eps", None, f"radius of the ball in pixels of [0, 1]; {trained}")
+    flags.DEFINE_list("eps_sweep", None, "further radii, for PGD and the LP bound: sweep.csv")
     text("norm", None, f"of the ball: {', '.join(settings.NORMS)}; {trained}, or else linf")
     text("box", None, f"low,high that attacked pixels keep to, or none; default: {default['box']}")
     yes_no("lp_box", None, "cut the ball to the box in the LP bound too: tighter than the paper's")
@@ -44,7 +48,10 @@ def _define() -> None:
     whole("attack_steps", None, f"of each restart; default: {default['attack_steps']}")
     whole("attack_restarts", None, f"default: {default['attack_restarts']}")
     whole("seed", None, "of the attack's random starts; default: 0")
-    text("out", None, "directory of results.json and ledger.csv")
+    number("time_limit", None, "seconds of milp for an example; default: 120")
+    text("solver", None, f"of milp: {', '.join(configs.SOLVERS)}; default: {default['solver']}")
+    whole("workers", None, f"processes of milp; default: {default['workers']}")
+    text("out", None, "directory of results.json, report.html and ledger.csv")
     yes_no("resume", None, "go on with the evaluation in --out")
 
 
@@ -61,7 +68,7 @@ def main(argv) -> int:
     logging.set_verbosity(logging.WARNING)
     try:
         require_tensorflow_backend()
-        from eval import run
+        from eval import milp, run
 
         evaluation = run.prepare(config)
     except (ValueError, OSError, BackendError) as error:
@@ -71,6 +78,9 @@ def main(argv) -> int:
     except KeyboardInterrupt:
         print("eval.main: stopped; --resume goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except (milp.StageError, OSError) as error:  # Such as a full disk.
+        _refuse(error)
+        return FAILED
     return 0
 
 

@@ -17,8 +17,9 @@ _TERMINAL_SECONDS, _FILE_SECONDS = 0.2, 30.0
 class Progress:
     """A bar a stage on the error stream; an instance is a `cascade.Watch`."""
 
-    def __init__(self, rows: Iterable[Row]):
-        """Counts the rows that a resumed evaluation begins with."""
+    def __init__(self, rows: Iterable[Row], prefix: str = ""):
+        """Counts the rows that a resumed evaluation begins with; `prefix` begins every bar."""
+        self._prefix = prefix
         self._status = {row.index: row.status for row in rows}
         self._stage: str | None = None
         self._bar: tqdm | None = None
@@ -31,7 +32,7 @@ class Progress:
             self._bar = tqdm(
                 total=total,
                 initial=total - left,
-                desc=stage,
+                desc=self._prefix + stage,
                 unit=" examples",
                 mininterval=_TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS,
                 dynamic_ncols=True,

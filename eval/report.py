@@ -1,105 +1,257 @@
-"""What an evaluation found, as figures: results.json and the table that is printed."""
+"""Writes the page of a finished evaluation: `python -m eval.report --out=DIR`.
+
+`report.html` is one file that needs no network and no script: its figures, which stand in
+`figures/*.png` too, are part of it. Everything on it is read from what the evaluation left in its
+directory and from the history of the run that trained the network. `eval.main` and `eval.merge`
+write the page at their end; the command writes it anew, for other options:
+
+* `--run=WORKDIR`: the training run, where it does not lie beside the SavedModel;
+* `--motivation=CSV`: a run whose networks attack each other, columns `curves.MOTIVATION`;
+* `--data_dir=DIR`: where the images are read from again.
+"""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+import argparse
+import base64
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from eval.config import Config
-from eval.ledger import Row, Status
+import jinja2
+from matplotlib.figure import Figure
+
+from eval import curves, figures, gallery, published, results, sweep, witnesses
+from eval.cascade import Examples
+from eval.ledger import Status, Stored, read
 from robustra_tf.files import write_atomically
 
-SCHEMA = 1
-NAME = "results.json"
-_PACKAGES = ("tensorflow", "keras", "numpy")
-_ERRORS = {
-    "clean_error": "clean error",
-    "pgd_error": "PGD error (lower bound of the robust error)",
-    "lp_error": "LP error (upper bound of the robust error)",
-}
+NAME = "report.html"
+FOLDER = "figures"
+_TEMPLATES = Path(__file__).with_name("templates")
+#: The column of Table 2 that each error is to be compared with.
+_COMPARED = {"lp_error": "lp", "milp_error_upper": "milp", "clean_error": "clean"}
 
 
-def results(
-    config: Config,
-    model: str,
-    weights_sha256: str,
-    rows: Iterable[Row],
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    """The figures of a finished evaluation.
+class Picture(NamedTuple):
+    """A figure of the page: its file's name, the text for who cannot see it, and its PNG."""
 
-    An example counts as an error of `lp` unless the bound verified it, whatever decided it, and as
-    an error of `pgd` if it was misclassified or falsified: the first is an upper bound on the true
-    robust error, the second a lower bound.
+    name: str
+    alt: str
+    png: bytes
+
+    @property
+    def uri(self) -> str:
+        """The picture as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+def build(
+    out: Path,
+    examples: Examples | None = None,
+    run: Path | None = None,
+    motivation: Path | None = None,
+    data_dir: str | None = None,
+) -> Path:
+    """Writes `report.html` and `figures/*.png` for the finished evaluation in a directory.
 
     Args:
-      config: what was evaluated.
-      model: the network's name.
-      weights_sha256: of its weights.
-      rows: one for each example.
-      seconds: by stage.
+      out: the evaluation's directory.
+      examples: its examples, where they are at hand; otherwise they are read again.
+      run: the workdir of the training run; looked for beside the SavedModel by default.
+      motivation: a CSV for Figure 1.
+      data_dir: TensorFlow Datasets' folder.
 
     Returns:
-      The content of results.json: errors are fractions of all n; the figures of a stage that was
-      not run are absent.
+      The page's path.
+
+    Raises:
+      ValueError: no finished evaluation there, a damaged file, or a `run` or `motivation` that is
+        not one; what was only looked for and not found is said on the page.
     """
-    rows = list(rows)
-    n = len(rows)
-    counts = {status: sum(row.status is status for row in rows) for status in Status}
-    attacked = counts[Status.MISCLASSIFIED] + counts[Status.FALSIFIED]
-    errors = {"clean_error": counts[Status.MISCLASSIFIED] / n}
-    if "pgd" in config.stages:
-        errors["pgd_error"] = attacked / n
-    if "lp" in config.stages:
-        errors["lp_error"] = (n - counts[Status.VERIFIED]) / n
-    return {
-        "schema": SCHEMA,
-        "model": model,
-        "dataset": config.dataset,
-        "split": config.split,
-        "eps": config.eps,
-        "norm": config.norm,
-        "box": config.box,
-        "lp_box": config.lp_box,
-        "dtype": config.dtype,
-        "n": n,
-        **errors,
-        "undecided": counts[Status.UNKNOWN],
-        "seconds": {stage: round(seconds.get(stage, 0.0), 3) for stage in config.stages},
-        "versions": versions(),
-        "weights_sha256": weights_sha256,
+    stored, found = read(out), results.read(out)
+    attacked = None if motivation is None else curves.read_motivation(motivation)
+    if not stored.finished:
+        raise ValueError(f"{out}: the evaluation is not finished; eval.main --resume goes on")
+    if (
+        found["n"] != len(stored.rows)
+        or found["weights_sha256"] != stored.identity["weights_sha256"]
+    ):
+        raise ValueError(
+            f"{out}: {results.NAME} and the ledger are of two evaluations; eval.main --resume "
+            "writes the results anew"
+        )
+    content = {
+        "figures": found,
+        "settings": stored.identity,
+        "ranges": results.ranges(stored.rows),
+        "errors": list(_errors(found)),
+        "published": published.find(found),
+        **_training(found, run),
+        **_stages(found, stored),
+        **_sweep(out, stored, found),
+        **_gallery(out, stored, examples, data_dir),
+        "motivation": None,
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that the figures depend on."""
-    return {"python": platform.python_version()} | {p: metadata.version(p) for p in _PACKAGES}
-
-
-def write(figures: Mapping[str, Any], directory: Path) -> Path:
-    """Writes results.json; returns its path."""
-    path = directory / NAME
-    write_atomically(path, json.dumps(figures, indent=2) + "\n")
+    if attacked is not None:
+        drawn = curves.motivation(attacked)
+        content["motivation"] = _picture("motivation", "PGD and transfer errors by epoch", drawn)
+    _save([value for value in content.values() if isinstance(value, Picture)], out / FOLDER)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.2f}%"
+    path = out / NAME
+    write_atomically(path, environment.get_template(NAME).render(content))
     return path
 
 
-def table(figures: Mapping[str, Any]) -> str:
-    """The figures as lines to print."""
-    n = figures["n"]
-    title = (
-        f"{figures['model']} on {n:,} {figures['split']} examples of {figures['dataset']}, "
-        f"{figures['norm']} radius {figures['eps']:g} in pixels"
-    )
-    lines = [(words, figures[name]) for name, words in _ERRORS.items() if name in figures]
-    lines.append(("undecided", figures["undecided"] / n))
-    width = max(len(words) for words, _ in lines)
-    body = [
-        f"  {words:<{width}}  {share:>7.2%}  {round(share * n):>6,} of {n:,}"
-        for words, share in lines
-    ]
-    took = ", ".join(f"{stage} {spent:.1f}" for stage, spent in figures["seconds"].items())
-    return "\n".join([title, *body, f"  seconds: {took}"])
+def _errors(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of the result table: words, share, count, and what was published for each method."""
+    rows = published.find(found)
+    for name, words in results.ERRORS.items():
+        if name in found:
+            column = _COMPARED.get(name)
+            beside = [getattr(row, column) if column else None for row in rows]
+            count = round(found[name] * found["n"])
+            yield {"words": words, "share": found[name], "count": count, "published": beside}
+
+
+def _training(found: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
+    """The training curves of `run` or of the run beside the SavedModel, or why there are none."""
+    content: dict[str, Any] = {"errors_figure": None, "reference_figure": None, "training": None}
+    source = found["source"]
+    folder = run if run is not None else source and Path(source).parent
+    if not folder or not (run is not None or (Path(folder) / "history.csv").is_file()):
+        return content | {"training_note": "No training run was found beside the network."}
+    try:
+        history = curves.read(Path(folder))
+    except ValueError as error:
+        if run is not None:
+            raise
+        return content | {"training_note": str(error)}
+    content |= {"training": history.method, "training_note": None}
+    if history.has(("robust_error", "test_lp_error", "clean_error", "test_clean_error")):
+        alt = "Robust and clean error of f and g by epoch"
+        content["errors_figure"] = _picture("training_errors", alt, curves.errors(history))
+    if history.has(("t0", *curves.TIGHTNESS)):
+        alt = "Threshold t0 and shares of loose, tight and infeasible constraints by epoch"
+        content["reference_figure"] = _picture("reference", alt, curves.reference(history))
+    return content
+
+
+def _stages(found: Mapping[str, Any], stored: Stored) -> dict[str, Any]:
+    """What each stage had, decided and took."""
+    counts = figures.decided(list(found["seconds"]), list(stored.rows.values()))
+    table, left = [], len(stored.rows)
+    for name, decided in counts.items():
+        spent = found["seconds"][name]
+        counted = {status.value: decided[status] for status in Status if decided[status]}
+        table.append({"name": name, "entered": left, "decided": counted, "seconds": spent})
+        left -= decided.total()
+    drawn = figures.stages(counts, found["seconds"])
+    alt = "Examples that each stage decided, and its seconds"
+    return {"stages": table, "left": left, "stages_figure": _picture("stages", alt, drawn)}
+
+
+def _sweep(out: Path, stored: Stored, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The errors against the radius, with the evaluation's own point where it has both ends."""
+    points = sweep.read(out, stored.identity)
+    if not points:
+        return {"sweep": [], "sweep_figure": None}
+    names = ("clean_error", "pgd_error", "lp_error")
+    if found["eps"] not in [p.eps for p in points] and all(name in found for name in names):
+        spent = sum(found["seconds"].values())
+        errors = {name: found[name] for name in names}
+        own = sweep.Point(eps=found["eps"], n=found["n"], seconds=spent, **errors)
+        points = sorted([*points, own])
+    picture = _picture("sweep", "Certified and PGD error against epsilon", figures.sweep(points))
+    return {"sweep": points, "sweep_figure": picture}
+
+
+def _gallery(
+    out: Path, stored: Stored, examples: Examples | None, data_dir: str | None
+) -> dict[str, Any]:
+    """Verified, falsified and undecided images."""
+    rows, identity = list(stored.rows.values()), stored.identity
+    content: dict[str, Any] = {"gallery_note": None, "scale": None, "falsified_figure": None}
+    chosen = {
+        "verified": gallery.verified(rows, figures.COLUMNS),
+        "undecided": gallery.undecided(rows, figures.COLUMNS),
+    }
+    try:
+        examples = examples or gallery.load(identity, data_dir)
+    except (ValueError, OSError) as error:
+        content["gallery_note"] = f"Only adversarial examples are shown: {error}"
+    for name, picked in chosen.items():
+        drawn = None
+        if picked and examples is not None:
+            pictures = gallery.pictures(examples, picked)
+            drawn = _picture(name, f"Images that are {name}", figures.images(picked, pictures))
+        content[f"{name}_figure"] = drawn
+    shown = gallery.falsified(witnesses.read(out, identity), stored.rows, figures.COLUMNS)
+    content["shown"] = len(shown)
+    content["count"] = {s.value: sum(row.status is s for row in rows) for s in Status}
+    if shown:
+        scale = figures.perturbation_scale(shown, identity["eps"], identity["norm"])
+        drawn = figures.falsified(shown, scale)
+        alt = "Images, perturbations and the adversarial examples they give"
+        content |= {"scale": scale, "falsified_figure": _picture("falsified", alt, drawn)}
+    return content
+
+
+def _picture(name: str, alt: str, figure: Figure) -> Picture:
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return Picture(name, alt, png.getvalue())
+
+
+def _save(pictures: list[Picture], folder: Path) -> None:
+    """Writes the figures; those of an earlier page that this one has not are removed."""
+    folder.mkdir(exist_ok=True)
+    for picture in pictures:
+        write_atomically(folder / f"{picture.name}.png", picture.png)
+    drawn = {picture.name for picture in pictures}
+    for name in _NAMES:
+        if name not in drawn:
+            (folder / f"{name}.png").unlink(missing_ok=True)
+
+
+_NAMES = (
+    "training_errors",
+    "reference",
+    "motivation",
+    "stages",
+    "sweep",
+    "verified",
+    "falsified",
+    "undecided",
+)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="eval.report", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="directory of the evaluation")
+    parser.add_argument("--run", type=Path, help="workdir of the training run")
+    parser.add_argument("--motivation", type=Path, help="CSV for Figure 1")
+    parser.add_argument("--data_dir", help="TensorFlow Datasets' folder")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    run, motivation, data_dir = arguments.run, arguments.motivation, arguments.data_dir
+    try:
+        print(f"report in {build(arguments.out, None, run, motivation, data_dir)}")
+    except (ValueError, OSError) as error:
+        print(f"eval.report: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

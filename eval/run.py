@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
-from eval import cascade, inputs, report, stages
+from eval import cascade, inputs, report, results, stages, sweep
 from eval.config import Config
-from eval.ledger import Ledger
+from eval.ledger import Ledger, check
 from eval.progress import Progress
+from eval.witnesses import Witnesses
 from robustra_tf import fingerprint, graph
 
-# What changes nothing that a ledger records: where things lie, and whether a run is continued.
-_PLACES = ("saved_model", "weights", "data_dir", "out", "resume")
+# What changes nothing that a ledger records: where things lie, whether a run is continued, in how
+# many processes, and the radii of a sweep, which have ledgers of their own.
+_PLACES = ("saved_model", "weights", "data_dir", "out", "resume", "workers", "eps_sweep")
 
 
 class Evaluation(NamedTuple):
@@ -41,27 +45,69 @@ def prepare(config: Config) -> Evaluation:
     images, labels = dataset
     identity = _identity(config, model, images, labels)
     config.out.mkdir(exist_ok=True)
+    # Before the first ledger is opened, which may begin it anew.
+    for eps in config.eps_sweep:
+        folder = sweep.directory(config.out, eps)
+        check(folder, sweep.identity_at(identity, eps), config.resume)
     ledger = Ledger(config.out, identity, config.resume)
-    examples = cascade.Examples(np.arange(len(images)), images, labels)
-    return Evaluation(config, model, examples, identity, ledger)
+    # No batch is filled up beyond the examples that there are.
+    config = dataclasses.replace(config, batch_size=min(config.batch_size, len(images)))
+    indices = np.arange(config.first, config.first + len(images))
+    return Evaluation(config, model, cascade.Examples(indices, images, labels), identity, ledger)
 
 
 def evaluate(evaluation: Evaluation) -> dict[str, Any]:
     """Runs the stages, writes the results and prints them; returns the content of results.json."""
     config, model, examples, identity, ledger = evaluation
+    kept = Witnesses(config.out, identity, model, config.resume)
+    made = stages.make(config, model)
     progress = Progress(ledger.rows.values())
     try:
-        cascade.run(stages.make(config, model), examples, ledger, progress)
+        cascade.run(made, examples, ledger, progress, kept.keep)
     finally:
         progress.close()
         ledger.close()
     ledger.finish()
-    figures = report.results(
-        config, model.name, identity["weights_sha256"], ledger.rows.values(), ledger.seconds
-    )
-    path = report.write(figures, config.out)
-    print(f"{report.table(figures)}\nresults in {path}", flush=True)
+    source = str((config.saved_model or config.weights).resolve())
+    figures = results.results(identity, model.name, source, ledger.rows.values(), ledger.seconds)
+    path = results.write(figures, config.out)
+    print(f"{results.table(figures)}\nresults in {path}", flush=True)
+    _sweep(evaluation, made)
+    print(f"report in {report.build(config.out, examples=examples)}", flush=True)
     return figures
+
+
+def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage]) -> None:
+    """Runs PGD and the LP bound at the further radii, with what the stages have compiled."""
+    config, model, examples, identity, ledger = evaluation
+    if not config.eps_sweep:
+        if not config.resume:
+            sweep.write(config.out, identity, ())  # of the evaluation before
+        return
+    have = {stage.name: stage for stage in made}
+    wanted = [name for name in sweep.STAGES if name not in have]
+    have |= {s.name: s for s in stages.make(dataclasses.replace(config, stages=wanted), model)}
+    bars: list[Progress] = []
+
+    def watch(eps: float, ledger: Ledger) -> Progress:
+        for bar in bars:
+            bar.close()
+        bars[:] = [Progress(ledger.rows.values(), f"eps {eps:g}, ")]
+        return bars[0]
+
+    try:
+        points = sweep.run(
+            config.eps_sweep,
+            lambda eps: [have[name].at(eps) for name in sweep.STAGES],
+            examples,
+            (config.eps, ledger.rows),
+            (config.out, identity, config.resume),
+            watch,
+        )
+    finally:
+        for bar in bars:
+            bar.close()
+    print(f"{sweep.table(points)}\nsweep in {config.out / sweep.NAME}", flush=True)
 
 
 def _identity(
@@ -73,6 +119,7 @@ def _identity(
         "network_sha256": _network_sha256(model),
         "weights_sha256": fingerprint.weights_sha256(model),
         "data_sha256": fingerprint.arrays_sha256([images, labels]),
+        "split_sha256": inputs.split_sha256(config.dataset, config.split, config.data_dir),
         **{
             name: str(value) if isinstance(value, Path) else value
             for name, value in options.items()

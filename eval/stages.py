@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import keras
 import numpy as np
@@ -12,13 +15,14 @@ import tensorflow as tf
 from eval.cascade import Decisions, Examples, Stage
 from eval.config import Config
 from eval.ledger import Status
+from eval.milp import Milp
 from robustra_tf.attacks import Attack
 from robustra_tf.certificates import Certificate, certify
 
 
 def make(config: Config, model: keras.Model) -> list[Stage]:
     """The stages that the configuration asks for, in their order."""
-    makers = {"clean": Clean, "pgd": Pgd, "lp": Lp}
+    makers = {"clean": Clean, "pgd": Pgd, "lp": Lp, "milp": Milp}
     return [makers[name](config, model) for name in config.stages]
 
 
@@ -32,6 +36,12 @@ class _Batched:
     def __init__(self, config: Config, model: keras.Model):
         self._config, self._model = config, model
         self.batch_size = self.factor * config.batch_size
+
+    def at(self, eps: float) -> Self:
+        """The same stage for another radius; the two share what is compiled."""
+        other = copy.copy(self)
+        other._config = dataclasses.replace(self._config, eps=eps)
+        return other
 
     def run(self, batches: Iterable[Examples]) -> Iterator[Decisions]:
         """Decides the batches in their order."""
@@ -76,7 +86,7 @@ class Pgd(_Batched):
     def _decide(self, batch: Examples) -> Decisions:
         found = self._attack(batch.images, batch.labels, self._config.eps, batch.indices)
         status = _where(found.success, Status.FALSIFIED)
-        return Decisions(batch, status, None, None, found.predicted, 0.0)
+        return Decisions(batch, status, None, None, found.predicted, 0.0, found.adversarial)
 
 
 class Lp(_Batched):
@@ -84,10 +94,6 @@ class Lp(_Batched):
 
     name = "lp"
     factor = 1
-
-    def __init__(self, config: Config, model: keras.Model):
-        super().__init__(config, model)
-        self._widest = 0
 
     def _decide(self, batch: Examples) -> Decisions:
         certificate = self._exact(batch) if self._config.eps == 0 else self._bound(batch)
@@ -99,9 +105,9 @@ class Lp(_Batched):
 
     def _bound(self, batch: Examples) -> Certificate:
         config = self._config
-        # A last, smaller batch is filled up: another size would be traced anew.
-        self._widest = max(self._widest, len(batch))
-        full = batch.take(np.arange(self._widest) % len(batch))
+        # A smaller batch is filled up: another size would be traced anew, and would round otherwise
+        # in a resumed run, which may have only that one left.
+        full = batch.take(np.arange(self.batch_size) % len(batch))
         return certify(
             self._model,
             full.images,
@@ -109,7 +115,7 @@ class Lp(_Batched):
             config.eps,
             norm=config.norm,
             box=config.box if config.lp_box else None,
-            batch_size=self._widest,
+            batch_size=self.batch_size,
             dtype=config.dtype,
         )
 

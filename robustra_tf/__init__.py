@@ -18,6 +18,7 @@ _HOMES = {
     "Attack": "robustra_tf.attacks",
     "Certificate": "robustra_tf.certificates",
     "DualObjective": "robustra_tf.objective.robustra",
+    "Verifier": "robustra_tf.exact",
     "attack": "robustra_tf.attacks",
     "attacks": None,
     "certify": "robustra_tf.certificates",

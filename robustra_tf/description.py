@@ -37,6 +37,8 @@ LAYERS = (
     "ZeroPadding2D",
 )
 _LAYER_MODULES = ("keras", "keras.layers", "keras.src.models.functional")
+# What Keras writes for functions: code that would run.
+_CODE = ("Lambda", "__lambda__", "function")
 # Markers that Keras writes for plain values, and settings that hold numbers only.
 _VALUES = ("__keras_tensor__", "__tuple__")
 _VALUE_MODULES = ("keras.initializers", "keras.regularizers", "keras.constraints")
@@ -95,9 +97,9 @@ def check_supported(architecture: dict[str, Any], where: str) -> None:
     model is built from the text.
 
     Raises:
-      ValueError: names the first such object; `where` begins the text.
+      ValueError: names the first such object and its layer; `where` begins the text.
     """
-    for item in _objects(architecture):
+    for item, name in _objects(architecture):
         kind, module = item["class_name"], item.get("module")
         if item.get("registered_name") not in (None, kind):
             allowed = False
@@ -106,11 +108,10 @@ def check_supported(architecture: dict[str, Any], where: str) -> None:
         else:
             allowed = module in _VALUE_MODULES or (module is None and kind in _VALUES)
         if not allowed:
-            config = item.get("config")
-            name = config.get("name") if isinstance(config, dict) else None
+            code = " (it carries code, which is never run from a file)" if kind in _CODE else ""
             raise ValueError(
-                f"{where}: layer {name!r} of type {kind!r} is not supported; supported are Keras's "
-                f"{', '.join(LAYERS)}"
+                f"{where}: layer {name!r} of type {kind!r} is not supported{code}; supported are "
+                f"Keras's {', '.join(LAYERS)}"
             )
 
 
@@ -138,14 +139,20 @@ def _read(directory: Path) -> dict[str, Any]:
     return description
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a Keras configuration that names a class, whichever way it is nested."""
-    pending = [value]
+def _objects(value: Any) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """Every object of a Keras configuration that names a class, whichever way it is nested.
+
+    With the name of the layer that it is, or of the innermost one that it is a part of.
+    """
+    pending: list[tuple[Any, str | None]] = [(value, None)]
     while pending:
-        item = pending.pop()
+        item, name = pending.pop()
         if isinstance(item, dict):
             if "class_name" in item:
-                yield item
-            pending.extend(item.values())
+                config = item.get("config")
+                own = config.get("name") if isinstance(config, dict) else None
+                name = own if isinstance(own, str) else name
+                yield item, name
+            pending.extend((part, name) for part in item.values())
         elif isinstance(item, list):
-            pending.extend(item)
+            pending.extend((part, name) for part in item)

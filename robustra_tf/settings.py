@@ -12,6 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 NORMS = ("linf", "l2", "l1")
+# Methods of training: on WK's dual, on interval bounds, and without any bound.
+DUAL_METHODS = ("robustra", "wong")
+INTERVAL_METHODS = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
+METHODS = (*DUAL_METHODS, *INTERVAL_METHODS, "natural")
 
 # The names of `robustra_tf.models` and the shape of an image of each, known without Keras.
 MODEL_INPUTS = {

@@ -168,6 +168,34 @@ def test_an_attack_transfers_by_replaying_it_elsewhere(rng):
     assert made_for_f.success.sum() > transferred.success.sum()
 
 
+def test_tensors_and_lists_are_attacked_as_arrays_are(rng):
+    model = nets.dense()
+    x, y = nets.images(model, 9), rng.integers(0, nets.CLASSES, 9)
+    expected = attacks.attack(model, x, y, np.float32(0.3), steps=5)
+    for given in (
+        (tf.constant(x), tf.constant(y), tf.constant(0.3)),
+        (x.tolist(), y.tolist(), np.float32(0.3)),
+        (x, y.astype(np.uint8), np.array(0.3, np.float32)),
+    ):
+        found = attacks.attack(model, *given, steps=5)
+        for name in found._fields:
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_a_result_says_what_it_means(rng):
+    model = nets.dense()
+    x = nets.images(model, 8)
+    y = model(x).numpy().argmax(axis=1)
+    y[:2] = (y[:2] + 1) % nets.CLASSES
+    found = attacks.attack(model, x, y, 0.0, steps=1)
+    assert found.summary() == (
+        "2 of 8 images attacked successfully (25.00%): robust error at least 25.00%"
+    )
+    assert repr(found) == "AttackResult(n=8, success=2, images (5,))"
+    none = attacks.attack(model, x[:0], y[:0], 0.1)
+    assert none.summary() == "0 of 0 images attacked successfully (0.00%)"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -191,6 +219,11 @@ def test_arguments_that_do_not_fit_are_refused():
         attack(x, [0], 0.1)
     with pytest.raises(ValueError, match="eps: expected a finite number"):
         attack(x, [0, 1], -0.1)
+    with pytest.raises(ValueError, match="y: expected integer labels, got float64"):
+        attack(x, [0.0, 1.0], 0.1)
+    for wrong in (-1, nets.CLASSES):
+        with pytest.raises(ValueError, match=rf"y: expected labels in 0\.\.2, got .*{wrong}"):
+            attack(x, [1, wrong], 0.1)
     with pytest.raises(ValueError, match="x: expected images in the box"):
         attack(x + 2, [0, 1], 0.1)
     with pytest.raises(ValueError, match="candidates: expected the images' shape"):

@@ -1,6 +1,5 @@
 """Whole evaluations of a small network on the embedded digits."""
 
-import csv
 import json
 import os
 import subprocess
@@ -11,34 +10,11 @@ import numpy as np
 import pytest
 from keras import layers
 
-from eval import cascade, config, inputs, report, run
+from eval import cascade, inputs, results, run
 from eval.ledger import Ledger
 from robustra_tf import data, export
 from robustra_tf.certificates import certify
-
-COUNT = 60
-RADIUS = 0.04
-
-
-def digits_network(seed=0):
-    """Random ReLU features of the digits and a least-squares classifier on top: no training."""
-    rng = np.random.default_rng(seed)
-    train = data.load("digits", "train")
-    kernel, bias = rng.normal(size=(64, 40)) / 8, rng.normal(size=40) / 4
-    features = np.maximum(train.images.reshape(-1, 64) @ kernel + bias, 0)
-    design = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    solution = np.linalg.lstsq(design, np.eye(10)[train.labels], rcond=1e-4)[0]
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            layers.Flatten(),
-            layers.Dense(40, activation="relu"),
-            layers.Dense(10),
-        ],
-        name="features",
-    )
-    model.set_weights([kernel, bias, solution[:-1], solution[-1]])
-    return model
+from tests.evaluations import COUNT, RADIUS, digits_network, evaluate, resolve, rows, save
 
 
 @pytest.fixture(scope="module")
@@ -48,23 +24,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def saved(network, tmp_path_factory):
-    settings = {"dataset": "digits", "eps": RADIUS, "norm": "linf", "method": "none"}
-    return export.save(network, tmp_path_factory.mktemp("model") / "f", settings, certifies=False)
-
-
-def resolve(saved, out, **given):
-    return config.resolve(
-        {"saved_model": str(saved), "out": str(out), "limit": COUNT, "batch_size": 4, **given}
-    )
-
-
-def evaluate(*args, **given):
-    return run.evaluate(run.prepare(resolve(*args, **given)))
-
-
-def rows(directory):
-    with (directory / "ledger.csv").open() as file:
-        return list(csv.DictReader(file))
+    return save(network, tmp_path_factory.mktemp("model") / "f")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +69,7 @@ def test_results_say_what_they_are_about(finished):
     assert len(written["weights_sha256"]) == 64
     statuses = [row["status"] for row in rows(out)]
     assert written["undecided"] == statuses.count("unknown")
-    table = report.table(written)
+    table = results.table(written)
     assert f"{round(written['lp_error'] * COUNT)} of {COUNT}" in table
     assert "milp_error_upper" not in written
 
@@ -220,7 +180,7 @@ def test_the_program_evaluates_a_saved_model_and_prints_a_table(saved, tmp_path,
     # The radius and the dataset are those that the model was saved with.
     assert (figures["dataset"], figures["eps"]) == ("digits", RADIUS)
     assert figures["lp_error"] == finished[0]["lp_error"]
-    assert report.table(figures) in done.stdout
+    assert results.table(figures) in done.stdout
     assert f"verified={round((1 - figures['lp_error']) * COUNT)}" in done.stderr
     assert Ledger(tmp_path / "out", _identity(tmp_path / "out"), resume=True).rows.keys() == set(
         range(COUNT)

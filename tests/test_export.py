@@ -207,6 +207,43 @@ def test_nothing_off_the_list_is_built_wherever_it_hides(copy, disguise):
         export.load(copy)
 
 
+def test_a_layer_that_carries_code_is_named_on_reading(copy):
+    ran = []
+
+    def spy(x):
+        ran.append(x)
+        return x
+
+    inner = keras.Sequential([keras.Input((3,)), layers.Lambda(spy, (3,), name="code")])
+    layer = json.loads(json.dumps(keras.saving.serialize_keras_object(inner)))
+    ran.clear()
+    edit(copy, lambda content: content["architecture"]["config"]["layers"].append(layer))
+    message = r"keras\.json: layer 'code' of type 'Lambda' is not supported \(it carries code"
+    with pytest.raises(ValueError, match=message):
+        export.load(copy)
+    assert not ran
+
+
+def test_a_function_inside_a_layer_is_named_by_the_layer(copy):
+    name = None
+
+    def hide(content):
+        nonlocal name
+        config = content["architecture"]["config"]["layers"][1]["config"]
+        name = config["name"]
+        config["activation"] = {
+            "module": "builtins",
+            "class_name": "function",
+            "config": "system",
+            "registered_name": "function",
+        }
+
+    edit(copy, hide)
+    with pytest.raises(ValueError, match="of type 'function' is not supported") as raised:
+        export.load(copy)
+    assert f"layer {name!r} of type" in str(raised.value)
+
+
 def _units(content):
     content["architecture"]["config"]["layers"][-1]["config"]["units"] = 9
 

@@ -15,6 +15,7 @@ MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
     "models": BELOW_BOUNDS,
     "bounds": BELOW_BOUNDS,
     "attacks": BELOW_BOUNDS | {"bounds"},
+    "exact": BELOW_BOUNDS | {"bounds", "attacks"},
     "objective": BELOW_BOUNDS | {"bounds"},
     "certificates": BELOW_BOUNDS | {"bounds", "objective"},
     "export": BELOW_BOUNDS | {"bounds", "objective", "certificates"},

@@ -9,12 +9,8 @@ from typing import Any
 
 from robustra_tf import settings
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.settings import SettingError
+from robustra_tf.settings import DUAL_METHODS, INTERVAL_METHODS, METHODS, SettingError
 
-#: Methods on WK's dual, methods on interval bounds of one network, and no robust training at all.
-DUAL_METHODS = ("robustra", "wong")
-INTERVAL_METHODS = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
-METHODS = (*DUAL_METHODS, *INTERVAL_METHODS, "natural")
 INNER = ("dual", "interval", "mixed")
 RAMPS = ("epoch", "step")
 LR_SCHEDULES = ("halving", "cosine")

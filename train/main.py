@@ -28,7 +28,7 @@ def _define() -> None:
     text, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
     text("dataset", None, f"{', '.join(DATASETS)}; default: {configs.DEFAULT_DATASET}")
     text("model", None, f"{', '.join(settings.MODEL_INPUTS)}; {preset}")
-    text("method", None, f"{', '.join(configs.METHODS)}; default: robustra")
+    text("method", None, f"{', '.join(settings.METHODS)}; default: robustra")
     text("inner", None, f"bounds of inner layers: {', '.join(configs.INNER)}; default: dual")
     text("schedule", None, f"{', '.join(configs.SCHEDULES)}; default: alternating")
     text("norm", None, f"of the ball: {', '.join(configs.NORMS)}; default: linf")

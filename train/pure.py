@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
+from robustra_tf.objective.problem import gradients, pose
 from train import rules
-from train.step import gradients, pose, regularised, trained_places
+from train.step import regularised, trained_places
 
 Tensors = Sequence[tf.Tensor]
 

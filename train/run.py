@@ -11,8 +11,9 @@ import tensorflow as tf
 from robustra_tf import data, export, models
 from robustra_tf.certificates import certify
 from robustra_tf.objective.methods import Options
+from robustra_tf.settings import INTERVAL_METHODS
 from train.checkpoint import Checkpoints
-from train.config import INTERVAL_METHODS, Config
+from train.config import Config
 from train.history import History
 from train.mutual import Network, alternate
 from train.progress import Progress

@@ -33,6 +33,17 @@ class AttackResult(NamedTuple):
     predicted: np.ndarray
     margin: np.ndarray
 
+    def summary(self) -> str:
+        """One line: how many images it found an adversarial example of, and what that says."""
+        n, found = len(self.success), int(self.success.sum())
+        share = found / max(n, 1)
+        text = f"{found} of {n} images attacked successfully ({share:.2%})"
+        return f"{text}: robust error at least {share:.2%}" if n else text
+
+    def __repr__(self) -> str:
+        n, found = len(self.success), int(self.success.sum())
+        return f"AttackResult(n={n}, success={found}, images {self.adversarial.shape[1:]})"
+
 
 class Attack:
     """Maximises a loss of a network over a ball, by steepest ascent and projection.
@@ -93,7 +104,7 @@ class Attack:
         """Attacks images.
 
         Args:
-          x: float32 [n, *shape], in the box.
+          x: float32 [n, *shape], in the box; NumPy, tensors or lists, as `y` too.
           y: labels int [n].
           eps: radius in pixels, at least 0.
           indices: int [n], what the random starts depend on beside the seed; positions by default.
@@ -102,7 +113,10 @@ class Attack:
           ValueError: images outside the box, or arguments that do not fit each other.
         """
         x = np.ascontiguousarray(x, np.float32)
-        y = np.asarray(y, np.int32)
+        y = np.asarray(y)
+        if y.size and not np.issubdtype(y.dtype, np.integer):
+            raise ValueError(f"y: expected integer labels, got {y.dtype}")
+        y, eps = y.astype(np.int32), float(eps)
         indices = np.arange(len(x)) if indices is None else np.asarray(indices)
         if y.shape != (len(x),) or indices.shape != y.shape:
             raise ValueError(

@@ -54,7 +54,7 @@ def replay(
       batch_size: candidates a forward pass.
 
     Raises:
-      ValueError: arrays of different lengths or shapes.
+      ValueError: arrays of different lengths or shapes, or labels that are not classes.
     """
     if len(y) != len(x):
         raise ValueError(f"y: expected one label for each of {len(x)} images, got {len(y)}")
@@ -66,6 +66,10 @@ def replay(
     if not parts:
         return Replay(inside, np.zeros(0, np.int64), np.zeros(0, np.float32))
     logits, labels = np.concatenate(parts), np.asarray(y, np.int64)[:, None]
+    if not ((labels >= 0) & (labels < logits.shape[1])).all():
+        raise ValueError(
+            f"y: expected labels in 0..{logits.shape[1] - 1}, got {labels.min()}..{labels.max()}"
+        )
     others = logits.copy()
     np.put_along_axis(others, labels, -np.inf, axis=1)
     margin = others.max(axis=1) - np.take_along_axis(logits, labels, axis=1)[:, 0]
@@ -95,8 +99,8 @@ def contained(
         raise ValueError(
             f"candidates: expected the images' shape {x.shape}, got {candidates.shape}"
         )
-    points = candidates.astype(np.float64).reshape(len(x), -1)
-    distance = _length(points - x.astype(np.float64).reshape(len(x), -1), norm)
+    points = _flat(candidates.astype(np.float64))
+    distance = _length(points - _flat(x.astype(np.float64)), norm)
     # Not a number is nowhere: comparisons with it are false.
     inside = distance <= eps
     if box is not None:
@@ -122,12 +126,17 @@ def settle(
     delta = candidates.astype(np.float64) - centre
     if norm != "linf":
         # The slack is below what one pixel can show, above what a sum of float32 pixels loses.
-        length = _length(delta.reshape(len(x), -1), norm).reshape(shape)
+        length = _length(_flat(delta), norm).reshape(shape)
         delta *= np.minimum(1.0, eps * (1.0 - 1e-6) / np.maximum(length, 1e-300))
     low, high = centre - eps, centre + eps
     if box is not None:
         low, high = np.maximum(low, box[0]), np.minimum(high, box[1])
     return np.clip((centre + delta).astype(np.float32), _round_up(low), _round_down(high))
+
+
+def _flat(images: np.ndarray) -> np.ndarray:
+    """[n, *shape] as [n, size], of no images too."""
+    return images.reshape(len(images), int(np.prod(images.shape[1:])))
 
 
 def _length(flat: np.ndarray, norm: str) -> np.ndarray:

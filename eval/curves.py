@@ -1,0 +1,191 @@
+"""Draws the curves of training: `python -m eval.curves --out=FILE.png RUN...`.
+
+Every RUN is a workdir of `train.main`; what is drawn stands in its `config.json` and `history.csv`.
+The report draws Figures 1, 3 and 4 of the paper with the functions below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Rows = list[dict[str, str]]
+NETWORKS = ("f", "g")
+TIGHTNESS = ("infeasible", "tight", "loose")
+#: Columns of a motivation run's CSV: `epoch` from 1; PGD errors of f and g as fractions; and the
+#: errors of g on examples that attack f, and of f on examples that attack g.
+MOTIVATION = (
+    "epoch",
+    "pgd_error_f",
+    "pgd_error_g",
+    "transfer_error_f_to_g",
+    "transfer_error_g_to_f",
+)
+_DASHES = dict(zip(NETWORKS, ("-", "--"), strict=True))
+_COLORS = dict(zip(NETWORKS, ("C0", "C1"), strict=True))
+
+
+class Run(NamedTuple):
+    """A run of `train.main`: its method and, for each network, the rows of its history in order."""
+
+    method: str
+    networks: dict[str, Rows]
+
+    def has(self, columns: Iterable[str]) -> bool:
+        """Whether anything was recorded in one of `columns`."""
+        return any(r.get(c) for rows in self.networks.values() for r in rows for c in columns)
+
+
+def read(folder: Path) -> Run:
+    """The run of a folder.
+
+    Raises:
+      ValueError: a folder that holds no run.
+    """
+    try:
+        method = json.loads((folder / "config.json").read_text(encoding="utf-8"))["method"]
+        rows = _table(folder / "history.csv", ("epoch", "network"))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"RUN must be a workdir of train.main, got {folder}: {error}") from error
+    return Run(method, {name: [r for r in rows if r["network"] == name] for name in NETWORKS})
+
+
+def read_motivation(path: Path) -> Rows:
+    """The rows of a motivation run's CSV, whose columns are `MOTIVATION`.
+
+    Raises:
+      ValueError: a file that is not there, lacks a column or holds what is not a number.
+    """
+    try:
+        rows = _table(path, MOTIVATION)
+        for number, row in enumerate(rows, start=2):
+            for name in MOTIVATION:
+                if not 0 <= float(row[name]) <= (1 if name != "epoch" else float("inf")):
+                    raise ValueError(f"line {number}: {name}: expected a fraction, got {row[name]}")
+    except (OSError, ValueError, TypeError) as error:
+        wanted = f"--motivation: expected a CSV with columns {','.join(MOTIVATION)}"
+        raise ValueError(f"{wanted}, got {path}: {error}") from error
+    return rows
+
+
+def _table(path: Path, columns: Sequence[str]) -> Rows:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if missing := set(columns) - set(reader.fieldnames or ()):
+            raise ValueError(f"{path.name} has no column {', '.join(sorted(missing))}")
+        return list(reader)
+
+
+def _curve(axes: Axes, rows: Rows, column: str, scale: float, **style) -> None:
+    points = [(int(r["epoch"]), scale * float(r[column])) for r in rows if r.get(column)]
+    if points:
+        # Of one epoch there is no line to see.
+        marker = "o" if len(points) == 1 else None
+        axes.plot(*zip(*points, strict=True), marker=marker, **style)
+
+
+def _finish(panels: Iterable[Axes]) -> None:
+    for axes in panels:
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize=9)
+
+
+def errors(run: Run) -> Figure:
+    """Figure 3: robust and clean error of f and g per epoch, on training and on test images."""
+    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    robust, clean = figure.subplots(1, 2)
+    for name, rows in run.networks.items():
+        color = _COLORS[name]
+        for axes, train, test in (
+            (robust, "robust_error", "test_lp_error"),
+            (clean, "clean_error", "test_clean_error"),
+        ):
+            _curve(axes, rows, train, 100, color=color, label=f"{name}, training images")
+            style = {"color": color, "linestyle": ":", "linewidth": 2}
+            _curve(axes, rows, test, 100, label=f"{name}, test images", **style)
+    robust.set(title="Robust error (training: the method's bound; test: LP bound)")
+    robust.title.set_fontsize(10.5)
+    clean.set(title="Clean error")
+    clean.title.set_fontsize(10.5)
+    for axes in (robust, clean):
+        axes.set(ylabel="error in %", ylim=(0, None))
+    _finish((robust, clean))
+    return figure
+
+
+def reference(run: Run) -> Figure:
+    """Figure 4: the threshold t0 and how tight the reference's constraint is, per epoch."""
+    figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
+    threshold, *panels = figure.subplots(1, 1 + len(NETWORKS))
+    for name, rows in run.networks.items():
+        _curve(threshold, rows, "t0", 1, color=_COLORS[name], label=f"training of {name}")
+    threshold.set(
+        title="Threshold t of the reference space", ylabel="mean t0 (difference of logits)"
+    )
+    for axes, (name, rows) in zip(panels, run.networks.items(), strict=True):
+        _tightness(axes, name, rows)
+    _finish((threshold, *panels))
+    return figure
+
+
+def motivation(rows: Rows) -> Figure:
+    """Figure 1: PGD error of f and g, and of each on the other's adversarial examples."""
+    figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    labels = ("PGD error of f", "PGD error of g", "g on attacks of f", "f on attacks of g")
+    styles = (("C0", "-"), ("C1", "-"), ("C0", ":"), ("C1", ":"))
+    for column, label, (color, dash) in zip(MOTIVATION[1:], labels, styles, strict=True):
+        _curve(axes, rows, column, 100, label=label, color=color, linestyle=dash)
+    axes.set(title="Attacks and how they transfer", ylabel="error in %", ylim=(0, None))
+    _finish((axes,))
+    return figure
+
+
+def _tightness(axes: Axes, name: str, rows: Rows) -> None:
+    for column in TIGHTNESS:
+        _curve(axes, rows, column, 100, label=column)
+    axes.set(title=f"Constraint at t = 0, training of {name}", ylabel="% of targets", ylim=(0, 102))
+
+
+def compare(runs: Sequence[Run]) -> Figure:
+    """The errors of every run, and the threshold and the tightness of the first pair."""
+    figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
+    certified, threshold, tightness = figure.subplots(1, 3)
+    for position, (method, networks) in enumerate(runs):
+        for name, rows in networks.items():
+            style = {"color": f"C{position % 10}", "linestyle": _DASHES[name]}
+            _curve(certified, rows, "test_lp_error", 100, label=f"{method}, {name}", **style)
+    certified.set(title="Certified (LP) error on test images", ylabel="%", ylim=(0, 102))
+    pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if run.method == "robustra"]
+    for name, rows in (pairs[0] if pairs else {}).items():
+        _curve(threshold, rows, "t0", 1, linestyle=_DASHES[name], color="C0", label=name)
+    threshold.set(title="Threshold t of the reference space", ylabel="mean t0")
+    _tightness(tightness, NETWORKS[0], pairs[0][NETWORKS[0]] if pairs else [])
+    _finish((certified, threshold, tightness))
+    return figure
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="eval.curves", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, help="the picture, FILE.png")
+    arguments = parser.parse_args()
+    try:
+        compare([read(folder) for folder in arguments.runs]).savefig(arguments.out)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""Merges evaluations of disjoint examples: `python -m eval.merge --out=DIR DIR1 DIR2 ...`.
+
+Parts are made with `eval.main --first=N --limit=M`, on one machine after another or on several at
+once. What is merged must be finished and alike in all but its range of examples: the network, the
+weights, the split, the radius, the norm and every option. The merged directory holds what an
+evaluation's does, with the seconds added up; it cannot be resumed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval import gallery, ledger, report, results, sweep, witnesses
+from eval.ledger import Ledger, LedgerError, Stored
+
+#: What is of a part alone; the rest of an identity must be the same.
+_OWN = (*gallery.PART, "parts")
+
+
+class Part(NamedTuple):
+    """A finished evaluation: its directory, its ledger and those of its sweep by radius."""
+
+    directory: Path
+    stored: Stored
+    sweep: dict[float, Stored]
+
+
+def merge(out: Path, directories: Sequence[Path]) -> dict[str, Any]:
+    """Merges finished evaluations into one; returns the content of its results.json.
+
+    Nothing is written before everything has been checked, and no part is changed.
+
+    Args:
+      out: a new or empty directory, or one of a finished evaluation, which is replaced.
+      directories: at least one, of `eval.main` or of earlier merges.
+
+    Raises:
+      LedgerError: a part is missing, unfinished, damaged, of another evaluation than the first (the
+        text names what differs) or has examples of another part (it names them).
+    """
+    if not directories:
+        raise LedgerError("expected the directories of evaluations to merge, got none")
+    if out.resolve() in [directory.resolve() for directory in directories]:
+        raise LedgerError(f"--out: expected another directory than the parts', got {out}")
+    parts = [_read(directory) for directory in directories]
+    _check_alike(parts)
+    _check_disjoint(parts)
+    parts.sort(key=lambda part: min(part.stored.rows))
+    figures = [results.read(part.directory) for part in parts]
+    identity = _identity(part.stored.identity for part in parts)
+    at = {eps: _identity(p.sweep[eps].identity for p in parts) for eps in parts[0].sweep}
+    for directory in (out, *(sweep.directory(out, eps) for eps in at)):
+        ledger.check(directory, {}, resume=False)
+    rows, seconds = _write(out, identity, [part.stored for part in parts])
+    points = []
+    for eps, own in at.items():
+        stored = [part.sweep[eps] for part in parts]
+        points.append(sweep.point(eps, *_write(sweep.directory(out, eps), own, stored)))
+    sweep.write(out, identity, points)
+    kept = [witnesses.read(part.directory, part.stored.identity) for part in parts]
+    witnesses.write(out, identity, [witness for of_part in kept for witness in of_part])
+    merged = results.results(
+        identity, figures[0]["model"], figures[0]["source"], rows.values(), seconds
+    )
+    results.write(merged, out)
+    return merged
+
+
+def _read(directory: Path) -> Part:
+    stored = _finished(directory)
+    points = sweep.read(directory, stored.identity)
+    radii = [point.eps for point in points]
+    return Part(directory, stored, {e: _finished(sweep.directory(directory, e)) for e in radii})
+
+
+def _finished(directory: Path) -> Stored:
+    stored = ledger.read(directory)
+    if not stored.finished or not stored.rows:
+        raise LedgerError(
+            f"{directory}: the evaluation is not finished; eval.main --resume goes on"
+        )
+    return stored
+
+
+def _check_alike(parts: Sequence[Part]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        found = ledger.differences(first.stored.identity, part.stored.identity, _OWN)
+        if first.sweep.keys() != part.sweep.keys():
+            found.append(("eps_sweep", sorted(first.sweep), sorted(part.sweep)))
+        if found:
+            told = "; ".join(f"{name} {one!r} there, {other!r} here" for name, one, other in found)
+            raise LedgerError(
+                f"{part.directory}: of another evaluation than {first.directory}: {told}"
+            )
+
+
+def _check_disjoint(parts: Sequence[Part]) -> None:
+    owner: dict[int, Path] = {}
+    for part in parts:
+        for directory in {owner[index]: None for index in part.stored.rows if index in owner}:
+            both = [index for index in part.stored.rows if owner.get(index) == directory]
+            raise LedgerError(
+                f"{part.directory}: examples {results.ranges(both)} are in {directory} too; parts "
+                "must be disjoint"
+            )
+        owner |= dict.fromkeys(part.stored.rows, part.directory)
+
+
+def _identity(identities: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the parts have in common, and the range of each."""
+    identities = list(identities)
+    common = {name: value for name, value in identities[0].items() if name not in _OWN}
+    return common | {"parts": [part for own in identities for part in gallery.parts(own)]}
+
+
+def _write(
+    directory: Path, identity: Mapping[str, Any], stored: Sequence[Stored]
+) -> tuple[dict[int, ledger.Row], dict[str, float]]:
+    """Writes the merged ledger; gives its rows in their order and its seconds."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = Ledger(directory, identity, resume=False)
+    rows = {index: row for part in stored for index, row in part.rows.items()}
+    for name in dict.fromkeys(name for part in stored for name in part.seconds):
+        spent = sum(part.seconds.get(name, 0.0) for part in stored)
+        target.record([row for row in rows.values() if row.stage == name], name, spent)
+    target.finish()
+    return dict(sorted(target.rows.items())), target.seconds
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(prog="eval.merge", description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="+", type=Path, metavar="DIR", help="a finished evaluation")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the merged one")
+    parser.add_argument("--data_dir", help="TensorFlow Datasets' folder, for the report's images")
+    arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        figures = merge(arguments.out, arguments.parts)
+        print(results.table(figures))
+        print(f"report in {report.build(arguments.out, data_dir=arguments.data_dir)}")
+    except (ValueError, OSError) as error:
+        print(f"eval.merge: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

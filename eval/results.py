@@ -1,0 +1,152 @@
+"""What an evaluation found, as figures: results.json and the table that is printed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from eval.ledger import Row, Status
+from robustra_tf.files import write_atomically
+
+SCHEMA = 1
+NAME = "results.json"
+_PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
+_REQUIRED = {"schema", "model", "source", "n", "undecided", "seconds", "date", "weights_sha256"}
+_SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype")
+ERRORS = {
+    "clean_error": "clean error",
+    "pgd_error": "PGD error (lower bound of the robust error)",
+    "lp_error": "LP error (upper bound of the robust error)",
+    "milp_error_lower": "MILP error, found (lower bound of the robust error)",
+    "milp_error_upper": "MILP error, not excluded (upper bound of the robust error)",
+}
+
+
+def results(
+    identity: Mapping[str, Any],
+    model: str,
+    source: str | None,
+    rows: Iterable[Row],
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The figures of a finished evaluation.
+
+    Args:
+      identity: what was evaluated, as its ledger has it.
+      model: the network's name.
+      source: where the network was read from, if that is known.
+      rows: one for each example.
+      seconds: by stage.
+
+    Returns:
+      The content of results.json: errors are fractions of all n; the figures of a stage that was
+      not run are absent.
+    """
+    rows = list(rows)
+    return {
+        "schema": SCHEMA,
+        "model": model,
+        "source": source,
+        **{name: identity[name] for name in _SETTINGS},
+        "first": min(row.index for row in rows),
+        "n": len(rows),
+        **errors(identity["stages"], rows),
+        "undecided": sum(row.status is Status.UNKNOWN for row in rows),
+        "seconds": {stage: round(seconds.get(stage, 0.0), 3) for stage in identity["stages"]},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "weights_sha256": identity["weights_sha256"],
+    }
+
+
+def errors(stages: Collection[str], rows: Sequence[Row]) -> dict[str, float]:
+    """The errors that stages give, by name, as fractions of all examples.
+
+    An example counts as an error of `lp` unless the bound verified it, whatever decided it, and as
+    an error of `pgd` if it was misclassified or falsified: the first is an upper bound on the true
+    robust error, the second a lower bound. What only `milp` decided counts for `milp` alone, whose
+    two errors are `(misclassified + falsified) / n` and `(n - verified) / n` by all stages.
+
+    Args:
+      stages: those that were run; the errors of others are absent.
+      rows: one for each example, at least one.
+    """
+    n = len(rows)
+    counts = {status: sum(row.status is status for row in rows) for status in Status}
+    late = {status: sum(r.status is status for r in rows if r.stage == "milp") for status in Status}
+    attacked, verified = (
+        counts[Status.MISCLASSIFIED] + counts[Status.FALSIFIED],
+        counts[Status.VERIFIED],
+    )
+    found = {"clean_error": counts[Status.MISCLASSIFIED] / n}
+    if "pgd" in stages:
+        found["pgd_error"] = (attacked - late[Status.FALSIFIED]) / n
+    if "lp" in stages:
+        found["lp_error"] = (n - verified + late[Status.VERIFIED]) / n
+    if "milp" in stages:
+        found |= {"milp_error_lower": attacked / n, "milp_error_upper": (n - verified) / n}
+    return found
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """Indices as text, such as 3-7, 9."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that the figures depend on."""
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in _PACKAGES}
+
+
+def write(figures: Mapping[str, Any], directory: Path) -> Path:
+    """Writes results.json; returns its path."""
+    path = directory / NAME
+    write_atomically(path, json.dumps(figures, indent=2) + "\n")
+    return path
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The content of results.json.
+
+    Raises:
+      ValueError: there is none, or it is damaged or of another version of this program.
+    """
+    path = directory / NAME
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no results of a finished evaluation: {error}") from error
+    missing = _REQUIRED - set(figures) if isinstance(figures, dict) else _REQUIRED
+    if missing or figures["schema"] != SCHEMA:
+        told = f"without {', '.join(sorted(missing))}" if missing else f"schema {figures['schema']}"
+        raise ValueError(f"{path}: expected results of schema {SCHEMA}, got {told}")
+    return figures
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """The figures as lines to print."""
+    n = figures["n"]
+    title = (
+        f"{figures['model']} on {n:,} {figures['split']} examples of {figures['dataset']}, "
+        f"{figures['norm']} radius {figures['eps']:g} in pixels"
+    )
+    lines = [(words, figures[name]) for name, words in ERRORS.items() if name in figures]
+    lines.append(("undecided", figures["undecided"] / n))
+    width = max(len(words) for words, _ in lines)
+    body = [
+        f"  {words:<{width}}  {share:>7.2%}  {round(share * n):>6,} of {n:,}"
+        for words, share in lines
+    ]
+    took = ", ".join(f"{stage} {spent:.1f}" for stage, spent in figures["seconds"].items())
+    return "\n".join([title, *body, f"  seconds: {took}"])

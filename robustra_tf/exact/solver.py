@@ -1,0 +1,91 @@
+"""What is asked of a solver and what it may answer."""
+
+from __future__ import annotations
+
+import enum
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from robustra_tf.exact.encoding import Encoding
+
+#: A margin counts as positive where it is proven to be at least this, in units of the logits. It
+#: is far above what float64 loses here and above what a float32 forward pass does, so that a
+#: proof holds for the network as it is deployed; solvers' feasibility tolerances are 1e-6.
+TOLERANCE = 1e-4
+
+
+class Outcome(enum.StrEnum):
+    """What became of a question."""
+
+    PROVEN = "proven"
+    FOUND = "found"
+    UNDECIDED = "undecided"
+
+
+class Question(NamedTuple):
+    """Is there an input where the margin `row u + constant` is not positive?
+
+    Attributes:
+      encoding: the inputs and the network on them.
+      row: [n + m] on the pixels and units of the restriction.
+      constant: a number.
+      start: an input [n] to begin with, or None.
+    """
+
+    encoding: Encoding
+    row: np.ndarray
+    constant: float
+    start: np.ndarray | None = None
+
+    def margin(self, x: np.ndarray) -> float:
+        """The network's own margin at the input `x` [n]."""
+        return float(self.encoding.restriction.values(x[None])[0][0] @ self.row) + self.constant
+
+
+class Answer(NamedTuple):
+    """What a solver found.
+
+    Attributes:
+      outcome: PROVEN: the margin is above `TOLERANCE` everywhere. FOUND: at `point` it is not
+        positive. UNDECIDED: anything else, whatever the reason.
+      bound: a proven lower bound of the margin, or -inf.
+      point: the input [n] of the smallest margin found, or None.
+      nodes: of the search tree.
+      solves: of programmes.
+      reason: why nothing was decided; empty otherwise.
+    """
+
+    outcome: Outcome
+    bound: float
+    point: np.ndarray | None
+    nodes: int
+    solves: int
+    reason: str = ""
+
+
+class Solver(Protocol):
+    """A way to answer questions."""
+
+    name: str
+
+    def decide(self, question: Question, seconds: float) -> Answer:
+        """Answers within about so many seconds.
+
+        Failures of any kind are UNDECIDED, with a reason: an answer is never better than what was
+        proven, and a FOUND point is checked again by whoever asked.
+        """
+
+
+def undecided(reason: str, bound: float = -np.inf, point=None, nodes=0, solves=0) -> Answer:
+    """The answer of a solver that did not come to an end."""
+    return Answer(Outcome.UNDECIDED, bound, point, nodes, solves, reason)
+
+
+def judge(question: Question, bound: float, point, nodes: int, solves: int, reason: str) -> Answer:
+    """The answer that a proven `bound` and a candidate `point` allow; `reason` if neither does."""
+    if bound > TOLERANCE:
+        return Answer(Outcome.PROVEN, bound, point, nodes, solves)
+    if point is not None and question.margin(point) <= 0:
+        return Answer(Outcome.FOUND, bound, point, nodes, solves)
+    return undecided(reason, bound, point, nodes, solves)

@@ -1,0 +1,131 @@
+"""Bounds of pre-activations that a search rests on: the dual's, then linear programmes'."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import Box, ball
+from robustra_tf.bounds.interval import propagate
+from robustra_tf.bounds.margins import margins
+from robustra_tf.exact.encoding import certified_bound, encode
+from robustra_tf.exact.highs import LinearProgrammes
+from robustra_tf.exact.restriction import SLACK, Restriction
+from robustra_tf.graph.graph import Structure
+
+
+class Enclosed(NamedTuple):
+    """What WK's dual proves of one image, in float64.
+
+    Attributes:
+      bounds: for each ReLU node (lower, upper), flattened.
+      margin: [classes] lower bounds of `f_y - f_t`; 0 for `y`.
+    """
+
+    bounds: dict[int, tuple[np.ndarray, np.ndarray]]
+    margin: np.ndarray
+
+
+def enclosed(
+    structure: Structure, weights, x: np.ndarray, y: int, eps: float, norm: str, box: Box | None
+) -> Enclosed:
+    """Bounds by intervals and by WK's dual, the better of the two, a hair widened.
+
+    Args:
+      structure, weights: the network, float64.
+      x: one image, float64 [*input_shape].
+      y: its label.
+      eps, norm, box: the inputs.
+    """
+    function = _compiled(structure, norm, box)
+    image, label = tf.constant(x[None], tf.float64), tf.constant([y], tf.int32)
+    found, upper = function(weights, image, label, tf.constant(eps, tf.float64))
+    bounds = {}
+    for index, ends in zip(structure.relus, found, strict=True):
+        low, high = (end.numpy().ravel() for end in ends)
+        hair = SLACK * (1.0 + np.maximum(np.abs(low), np.abs(high)))
+        bounds[index] = (low - hair, high + hair)
+    return Enclosed(bounds, -upper.numpy()[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(structure: Structure, norm: str, box: Box | None):
+    """(weights, image, label, eps) -> (bounds of each ReLU, margins), for one image at a time."""
+
+    @tf.function(autograph=False)
+    def bound(weights, x, y, eps):
+        region = ball(x, eps, norm, box)
+        dual = margins(structure, weights, region, y, "needed")
+        intervals = propagate(structure, weights, region)[0]
+        both = [
+            (
+                tf.maximum(dual.enclosure.bounds[i][0], intervals[i][0]),
+                tf.minimum(dual.enclosure.bounds[i][1], intervals[i][1]),
+            )
+            for i in structure.relus
+        ]
+        return both, dual.upper
+
+    return bound
+
+
+def tightened(
+    restriction: Restriction, centre: np.ndarray, l1_radius: float | None, deadline: float
+) -> tuple[Restriction, int]:
+    """The restriction with the bounds of its unstable units by linear programmes.
+
+    Group by group, each pre-activation is minimised and maximised over the relaxation of what it
+    reads, with the bounds found so far; the certified value counts. The first group reads pixels
+    alone, where intervals are exact for l_inf.
+
+    Args:
+      restriction, centre, l1_radius: as `encode` takes them.
+      deadline: of `time.monotonic`; what is done by then is kept.
+
+    Returns:
+      The restriction and the number of programmes solved.
+    """
+    r, solves = restriction, 0
+    for group in restriction.groups:
+        units = np.arange(group.start, group.stop)
+        chosen = units[r.relu[units] & (r.lower[units] < 0) & (r.upper[units] > 0)]
+        reads = _cone(r, chosen)
+        if not len(reads) and l1_radius is None:
+            continue
+        encoding = encode(r, centre, reads, l1_radius, r.weights[chosen].indices)
+        session = LinearProgrammes(encoding.relaxed)
+        lower, upper = r.lower.copy(), r.upper.copy()
+        low, high = encoding.relaxed.lower, encoding.relaxed.upper
+        for unit in chosen:
+            cost = encoding.cost(r.weights[[unit]].toarray()[0])
+            for sign, end in ((1.0, lower), (-1.0, upper)):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return dataclasses.replace(r, lower=lower, upper=upper), solves
+                session.aim(sign * cost)
+                solved = session.solve(low, high, left)
+                solves += 1
+                if solved.duals is None:
+                    continue
+                value = certified_bound(encoding.relaxed, sign * cost, low, high, solved.duals)
+                value = sign * value + r.offset[unit]
+                value -= sign * SLACK * (1.0 + abs(value))
+                end[unit] = sign * max(sign * end[unit], sign * value)
+        r = dataclasses.replace(r, lower=lower, upper=upper)
+    return r, solves
+
+
+def _cone(r: Restriction, units: np.ndarray) -> np.ndarray:
+    """The units that `units` read, directly or through others."""
+    needed = np.zeros(r.units, bool)
+    needed[r.weights[units].indices[r.weights[units].indices >= r.pixels] - r.pixels] = True
+    for group in reversed(r.groups):
+        rows = np.flatnonzero(needed[group]) + group.start
+        columns = r.weights[rows].indices
+        needed[columns[columns >= r.pixels] - r.pixels] = True
+    return np.flatnonzero(needed)

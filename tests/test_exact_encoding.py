@@ -1,0 +1,215 @@
+"""Sparse matrices, the restricted network and its encoding, against dense matrices and samples."""
+
+import dataclasses
+import time
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import tensorflow as tf
+from keras import layers
+
+from robustra_tf.exact.encoding import certified_bound, encode
+from robustra_tf.exact.highs import LinearProgrammes
+from robustra_tf.exact.matrices import affine_map, affine_maps
+from robustra_tf.exact.substitution import restrict
+from robustra_tf.exact.tighten import enclosed, tightened
+from robustra_tf.graph import build
+from robustra_tf.graph.ops import Add, Input, Scale
+from tests import nets, oracle_nets
+from tests.test_graph_ops import OPS, oracle
+
+EPS = 0.06
+
+
+@pytest.mark.parametrize("op", [*OPS, Add((2, 3), 2)], ids=str)
+def test_sparse_matrices_equal_the_dense_ones(op):
+    rng = np.random.default_rng(5)
+    weights = [rng.normal(size=shape) for shape in op.weight_shapes]
+    if isinstance(op, Scale) and weights:
+        weights[-1] = np.abs(weights[-1]) + 0.1
+    found = affine_map(op, weights)
+    matrix, offset = oracle(op, weights)
+    assert found.matrix.format == "csr"
+    assert found.matrix.dtype == np.float64
+    np.testing.assert_allclose(found.matrix.toarray(), matrix, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(found.offset, offset, rtol=1e-12, atol=1e-13)
+    tensors = [tf.constant(weight) for weight in weights]
+    dense = op.as_matrix(*tensors, dtype=tf.float64).numpy()
+    np.testing.assert_allclose(found.matrix.toarray(), dense, rtol=1e-12, atol=1e-13)
+    assert found.matrix.nnz == np.count_nonzero(matrix)
+
+
+def test_what_is_no_affine_operation_is_refused():
+    with pytest.raises(TypeError, match="op: expected an operation of the graph, got Input"):
+        affine_map(Input((3,)), [])
+
+
+def test_weights_that_are_not_numbers_are_refused():
+    model = nets.dense()
+    model.layers[0].kernel.assign(model.layers[0].kernel.numpy() * np.nan)
+    with pytest.raises(ValueError, match="model: expected finite weights, got NaN or infinity"):
+        affine_maps(build(model))
+
+
+def bottleneck():
+    """Four active ReLUs between wide layers: multiplied out, every neuron reads every input."""
+    model = keras.Sequential(
+        [
+            keras.Input((40,)),
+            layers.Dense(4, activation="relu"),
+            layers.Dense(60, activation="relu"),
+            layers.Dense(nets.CLASSES),
+        ]
+    )
+    nets.randomise(model, 8)
+    model.layers[0].bias.assign([6.0, 5.0, 6.0, 5.0])
+    return model
+
+
+ALL = nets.ALL | {"bottleneck": bottleneck}
+
+
+class Case:
+    """A network, an image and its restriction."""
+
+    def __init__(self, name, eps=EPS):
+        self.model = ALL[name]()
+        self.graph = build(self.model)
+        self.maps = affine_maps(self.graph)
+        self.x = nets.images(self.model, 1, seed=3)[0].astype(np.float64)
+        self.flat = self.x.ravel()
+        self.low, self.high = np.maximum(self.flat - eps, 0), np.minimum(self.flat + eps, 1)
+        self.found = enclosed(
+            self.graph.structure,
+            self.graph.weights(tf.float64),
+            self.x,
+            0,
+            eps,
+            "linf",
+            (0.0, 1.0),
+        )
+        self.restriction = restrict(
+            self.graph.structure, self.maps, self.low, self.high, self.found.bounds
+        )
+        self.encoding = encode(self.restriction, self.flat)
+        self.net = oracle_nets.of_model(self.model)
+
+    def samples(self, count=200):
+        rng = np.random.default_rng(1)
+        inner = rng.uniform(self.low, self.high, (count, len(self.low)))
+        corners = np.where(rng.random((count, len(self.low))) < 0.5, self.low, self.high)
+        return np.concatenate([inner, corners, self.flat[None]])
+
+
+@pytest.fixture(scope="module", params=ALL)
+def case(request):
+    return Case(request.param)
+
+
+def test_the_restricted_network_is_the_network_on_the_ball(case):
+    points = case.samples()
+    np.testing.assert_allclose(
+        case.restriction.logits(points), case.net.logits(points), rtol=1e-9, atol=1e-9
+    )
+    _, z = case.restriction.values(points)
+    assert (z >= case.restriction.lower).all()
+    assert (z <= case.restriction.upper).all()
+
+
+def test_only_unstable_relus_are_left(case):
+    r = case.restriction
+    unstable = sum(int(((low < 0) & (high > 0)).sum()) for low, high in case.found.bounds.values())
+    assert r.relu.sum() <= unstable
+    assert ((r.lower < 0) & (r.upper > 0))[r.relu].mean() > 0.5
+    mixed = case.encoding.mixed()
+    assert mixed.integer.sum() == len(case.encoding.unstable) <= unstable
+
+
+def test_groups_read_only_what_comes_before(case):
+    r = case.restriction
+    for group in r.groups:
+        columns = r.weights[group].indices
+        assert (columns < r.pixels + group.start).all()
+
+
+def test_pre_activations_get_a_name_where_substitution_would_be_denser():
+    named = Case("bottleneck").restriction
+    assert (~named.relu).sum() == 4
+    # Without names, each of the unstable neurons behind would read all 40 pixels.
+    assert named.weights.nnz == 4 * 40 + 4 * named.relu.sum()
+    assert Case("conv").restriction.relu.all()
+
+
+def test_every_input_satisfies_the_encoding_and_its_mixed_form(case):
+    mixed = case.encoding.mixed()
+    for x in case.samples(20):
+        case.encoding.check(x)
+        values = case.encoding.assignment(x)
+        on = values[case.encoding.column(case.encoding.unstable)] > 0
+        whole = np.r_[values, on]
+        activity = mixed.matrix @ whole
+        assert (activity >= mixed.row_lower - 1e-8).all()
+        assert (activity <= mixed.row_upper + 1e-8).all()
+        assert (whole >= mixed.lower - 1e-8).all()
+        assert (whole <= mixed.upper + 1e-8).all()
+        row, constant = case.restriction.margin(0, 1)
+        logits = case.net.logits(x)
+        margin = case.encoding.cost(row) @ values + constant
+        assert margin == pytest.approx(logits[0] - logits[1], abs=1e-8)
+        np.testing.assert_allclose(case.encoding.image(values), x, atol=1e-12)
+
+
+def test_an_encoding_that_the_image_does_not_satisfy_is_refused():
+    case = Case("two_conv")
+    with pytest.raises(ValueError, match="x: expected a clean image inside the ball and the box"):
+        case.encoding.check(case.flat + 2 * EPS)
+    empty = dataclasses.replace(case.restriction, low=case.high + 0.1, high=case.low)
+    with pytest.raises(ValueError, match="x: expected a clean image inside"):
+        encode(empty, case.flat).check(case.flat)
+    _, z = case.restriction.values(case.flat[None])
+    wrong = dataclasses.replace(case.restriction, lower=z[0] + 0.2, upper=z[0] + 0.4)
+    with pytest.raises(ValueError, match="encoding: expected the clean image to be feasible"):
+        encode(wrong, case.flat).check(case.flat)
+
+
+def test_linear_programmes_tighten_bounds_and_stay_sound():
+    case = Case("two_conv", eps=0.15)
+    before = case.restriction
+    after, solves = tightened(before, case.flat, None, time.monotonic() + 60)
+    assert solves > 0
+    assert (after.lower >= before.lower).all()
+    assert (after.upper <= before.upper).all()
+    width = (after.upper - after.lower).sum() / (before.upper - before.lower).sum()
+    assert width < 0.99
+    _, z = after.values(case.samples(500))
+    assert (z >= after.lower).all()
+    assert (z <= after.upper).all()
+    same, none = tightened(before, case.flat, None, time.monotonic() - 1)
+    assert none == 0
+    np.testing.assert_array_equal(same.lower, before.lower)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_certified_bound_holds_for_any_duals_and_is_tight_for_the_solvers(seed):
+    case = Case("residual", eps=0.1)
+    rng = np.random.default_rng(seed)
+    programme = case.encoding.relaxed
+    row, _ = case.restriction.margin(0, 1 + seed % 2)
+    cost = case.encoding.cost(row)
+    session = LinearProgrammes(programme)
+    session.aim(cost)
+    solved = session.solve(programme.lower, programme.upper, 10.0)
+    optimum = float(cost @ solved.values)
+    ends = (programme.lower, programme.upper)
+    assert certified_bound(programme, cost, *ends, solved.duals) == pytest.approx(optimum, abs=1e-6)
+    for scale in (0.1, 1.0, 10.0):
+        duals = solved.duals + scale * rng.normal(size=len(solved.duals))
+        assert certified_bound(programme, cost, *ends, duals) <= optimum + 1e-7
+    assert certified_bound(programme, cost, *ends, solved.duals * np.nan) == -np.inf
+
+
+def test_matrices_are_sparse(case):
+    assert all(sp.issparse(found.matrix) for found in case.maps.values())
+    assert sp.issparse(case.encoding.relaxed.matrix)

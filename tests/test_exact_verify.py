@@ -1,0 +1,334 @@
+"""Verdicts against brute force over activation patterns, and solvers that misbehave."""
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import robustra_tf as rt
+from robustra_tf.attacks import contained
+from robustra_tf.exact import Status, Verifier, decision
+from robustra_tf.exact.branch import BranchAndBound
+from robustra_tf.exact.encoding import encode
+from robustra_tf.exact.highs import Highs
+from robustra_tf.exact.matrices import affine_maps
+from robustra_tf.exact.solver import TOLERANCE, Answer, Outcome, Question, undecided
+from robustra_tf.exact.substitution import restrict
+from robustra_tf.exact.tighten import enclosed
+from robustra_tf.graph import build
+from tests import nets, oracle_nets
+from tests.oracle_exact import TooManyPiecesError, least_margin
+
+NAMES = ("dense", "conv", "residual", "batch_norm")
+MODELS = {name: nets.ALL[name]() for name in (*NAMES, "two_conv")}
+BOX = (0.0, 1.0)
+
+
+class Drawn:
+    """A random network and image with the exact least margin of a ball small enough for it."""
+
+    def __init__(self, name, seed, eps, norm="linf"):
+        self.model, self.norm = nets.randomise(MODELS[name], seed), norm
+        self.net = oracle_nets.of_model(self.model)
+        self.x = nets.images(self.model, 1, seed=seed)[0]
+        self.flat = self.x.astype(np.float64).ravel()
+        self.label = int(self.net.logits(self.flat).argmax())
+        while True:
+            low, high = np.maximum(self.flat - eps, 0), np.minimum(self.flat + eps, 1)
+            radius = eps if norm == "l1" else None
+            try:
+                self.exact = least_margin(self.net, self.flat, self.label, low, high, radius)
+                break
+            except TooManyPiecesError:
+                eps *= 0.6
+        self.eps, self.low, self.high = eps, low, high
+
+    def check(self, verdict):
+        """The verdict is the one that the exact margin asks for, and so is what it carries."""
+        if self.exact > 2 * TOLERANCE:
+            assert verdict.status is Status.VERIFIED, (self.exact, verdict)
+        if self.exact < -2 * TOLERANCE:
+            assert verdict.status is Status.FALSIFIED, (self.exact, verdict)
+        if verdict.margin_lower is not None:
+            assert verdict.margin_lower <= self.exact + 1e-6
+        if verdict.status is Status.FALSIFIED:
+            self.check_witness(verdict)
+        else:
+            assert verdict.witness is None
+
+    def check_witness(self, verdict):
+        witness = verdict.witness[None]
+        assert contained(self.x[None], witness, self.eps, self.norm, BOX).all()
+        logits = self.model(witness).numpy()[0]
+        assert verdict.target == logits.argmax() != self.label
+
+
+def samples_never_beat(drawn):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(drawn.low, drawn.high, (50, len(drawn.low)))
+    logits = drawn.net.logits(points)
+    others = np.delete(logits, drawn.label, axis=1).max(axis=1)
+    assert (logits[:, drawn.label] - others).min() >= drawn.exact - 1e-7
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    eps=st.sampled_from([0.02, 0.05, 0.1, 0.2]),
+    solver=st.sampled_from(["branch", "highs"]),
+)
+def test_verdicts_equal_brute_force(name, seed, eps, solver):
+    drawn = Drawn(name, seed, eps)
+    verdict = Verifier(drawn.model, drawn.eps, box=BOX, solver=solver).verify(drawn.x, drawn.label)
+    drawn.check(verdict)
+    samples_never_beat(drawn)
+    # The relaxation never promises more than there is.
+    least = rt.certify(
+        drawn.model, drawn.x[None], np.array([drawn.label]), drawn.eps, box=BOX, dtype="float64"
+    ).worst_margin[0]
+    assert least <= drawn.exact + 1e-7
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_l1_ball(seed):
+    drawn = Drawn("dense", seed, 0.4, norm="l1")
+    drawn.check(Verifier(drawn.model, drawn.eps, norm="l1", box=BOX).verify(drawn.x, drawn.label))
+
+
+@pytest.mark.parametrize("solver", ["branch", "highs"])
+@pytest.mark.parametrize("seed", range(4))
+def test_searches_behind_tightened_bounds(solver, seed, monkeypatch):
+    """One node a first search: everything harder goes through tightening and the solver."""
+    monkeypatch.setattr(decision, "_FIRST_NODES", 1)
+    drawn = Drawn("dense", seed + 100, 0.3)
+    verdict = Verifier(drawn.model, drawn.eps, solver=solver).verify(drawn.x, drawn.label)
+    drawn.check(verdict)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+@pytest.mark.parametrize("solver", [BranchAndBound(), Highs()], ids=lambda solver: solver.name)
+def test_margins_a_hair_from_zero_are_told_apart(solver, norm):
+    """Shifted so that the exact least margin is just above or below zero: all must be searched."""
+    nodes = 0
+    for seed in range(8):
+        drawn = Drawn("dense", seed + 200, 0.3 if norm == "linf" else 0.8, norm)
+        graph = build(drawn.model)
+        ball = (drawn.x.astype(np.float64), drawn.label, drawn.eps, norm, BOX)
+        found = enclosed(graph.structure, graph.weights(tf.float64), *ball)
+        ends = drawn.low, drawn.high
+        small = restrict(graph.structure, affine_maps(graph), *ends, found.bounds)
+        radius = drawn.eps if norm == "l1" else None
+        encoding = encode(small, drawn.flat, l1_radius=radius)
+        target = (drawn.label + 1) % nets.CLASSES
+        exact = least_margin(drawn.net, drawn.flat, drawn.label, *ends, radius, targets=[target])
+        row, constant = small.margin(drawn.label, target)
+        above = solver.decide(Question(encoding, row, constant - exact + 0.002), 20.0)
+        assert above.outcome is Outcome.PROVEN
+        assert TOLERANCE < above.bound <= 0.002 + 1e-6
+        below = solver.decide(Question(encoding, row, constant - exact - 0.002), 20.0)
+        assert below.outcome is Outcome.FOUND
+        nodes += above.nodes
+    assert nodes > 20 or solver.name == "highs"
+
+
+def hard_case():
+    """An image that neither the dual nor the relaxation decides: (model, x, label, eps)."""
+    model = nets.two_conv()
+    x = nets.images(model, 1, seed=3)[0]
+    label = int(model(x[None]).numpy().argmax())
+    for eps in np.linspace(0.02, 0.3, 40):
+        verdict = Verifier(model, eps).verify(x, label)
+        if verdict.nodes > 3:
+            return model, x, label, float(eps), verdict
+    raise AssertionError("no radius makes this network hard")
+
+
+@pytest.fixture(scope="module")
+def hard():
+    return hard_case()
+
+
+class Fake:
+    """A solver that answers as it is told."""
+
+    name = "fake"
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, 0
+
+    def decide(self, question, seconds):
+        self.asked += 1
+        return self.answer(question)
+
+
+def outside(question):
+    return np.full(question.encoding.restriction.pixels, 9.0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda question: undecided("odd status"),
+        lambda question: Answer(Outcome.PROVEN, -np.inf, None, 1, 1),
+        lambda question: Answer(Outcome.PROVEN, np.nan, None, 1, 1),
+        lambda question: Answer(Outcome.PROVEN, 0.5 * TOLERANCE, None, 1, 1),
+        lambda question: Answer(Outcome.UNDECIDED, 1.0, None, 1, 1, "a bound is no proof"),
+    ],
+)
+def test_a_solver_that_fails_leaves_the_image_unknown(hard, answer):
+    model, x, label, eps, _ = hard
+    fake = Fake(answer)
+    verdict = Verifier(model, eps, solver=fake).verify(x, label)
+    assert fake.asked > 0
+    assert verdict.status is Status.UNKNOWN
+    assert verdict.reason
+
+
+def test_a_point_that_does_not_replay_is_no_witness(hard):
+    """The clean image itself, or one far outside, handed over as a counterexample."""
+    model, x, label, eps, truth = hard
+    for point in (lambda question: question.start, outside):
+        fake = Fake(lambda question, point=point: Answer(Outcome.FOUND, 0, point(question), 1, 1))
+        verdict = Verifier(model, eps, solver=fake).verify(x, label)
+        assert verdict.status is not Status.VERIFIED
+        if verdict.status is Status.FALSIFIED:
+            # Descent may repair the point where there is a counterexample.
+            assert truth.status is Status.FALSIFIED
+            assert contained(x[None], verdict.witness[None], eps).all()
+            assert model(verdict.witness[None]).numpy().argmax() != label
+
+
+def test_time_zero_is_unknown_or_free(hard):
+    model, x, label, eps, truth = hard
+    for solver in ("branch", "highs"):
+        verdict = Verifier(model, eps, solver=solver, time_limit=0.0).verify(x, label)
+        assert verdict.status is Status.UNKNOWN
+        assert "time limit" in verdict.reason
+    assert truth.status is not Status.UNKNOWN
+
+
+@pytest.mark.parametrize("solver", [Highs(), BranchAndBound(nodes=None)])
+def test_solvers_of_both_kinds_agree(hard, solver):
+    model, x, label, eps, truth = hard
+    verdict = Verifier(model, eps, solver=solver).verify(x, label)
+    assert verdict.status is truth.status
+
+
+def test_a_broken_highs_is_undecided(hard, monkeypatch):
+    def broken(self, *args):
+        raise RuntimeError("out of licence")
+
+    model, x, label, eps, _ = hard
+    monkeypatch.setattr("robustra_tf.exact.branch.LinearProgrammes.solve", broken)
+    verdict = Verifier(model, eps).verify(x, label)
+    assert verdict.status is Status.UNKNOWN
+    assert "out of licence" in verdict.reason
+
+
+@pytest.mark.parametrize("duals", [None, "noise"])
+def test_a_lying_linear_solver_proves_nothing_wrong(duals, monkeypatch):
+    """Statuses are not believed: bounds come from duals alone, and hold for any duals."""
+    from robustra_tf.exact.highs import LinearProgrammes, Solved
+
+    rng = np.random.default_rng(3)
+    original = LinearProgrammes.solve
+
+    def lie(self, lower, upper, seconds):
+        solved = original(self, lower, upper, seconds)
+        if duals is None or solved.duals is None:
+            return Solved("Infeasible", None, None, None)
+        return solved._replace(
+            status="ObjectiveBound", duals=solved.duals + rng.normal(size=len(solved.duals))
+        )
+
+    monkeypatch.setattr(LinearProgrammes, "solve", lie)
+    seen = set()
+    for seed in range(12):
+        drawn = Drawn("dense", seed + 40, 0.3)
+        verdict = Verifier(drawn.model, drawn.eps, time_limit=2.0).verify(drawn.x, drawn.label)
+        seen.add(drawn.exact > 0)
+        if drawn.exact <= 0:
+            assert verdict.status is not Status.VERIFIED
+    assert seen == {False, True}
+
+
+def test_radius_zero_is_the_clean_answer():
+    model = MODELS["dense"]
+    for x in nets.images(model, 10, seed=4):
+        label = int(model(x[None]).numpy().argmax())
+        verifier = Verifier(model, 0.0)
+        assert verifier.verify(x, label).status is Status.VERIFIED
+        other = (label + 1) % nets.CLASSES
+        verdict = verifier.verify(x, other)
+        assert verdict.status is Status.FALSIFIED
+        assert verdict.target == label
+        np.testing.assert_array_equal(verdict.witness, x)
+
+
+def test_a_misclassified_image_is_its_own_witness():
+    model = MODELS["conv"]
+    x = nets.images(model, 1, seed=4)[0]
+    label = int(model(x[None]).numpy().argmax())
+    verdict = Verifier(model, 0.1).verify(x, (label + 1) % nets.CLASSES)
+    assert verdict.status is Status.FALSIFIED
+    np.testing.assert_array_equal(verdict.witness, x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eps": -1.0}, "eps: expected one finite number of at least 0, got -1.0"),
+        ({"eps": np.nan}, "eps: expected one finite number"),
+        ({"norm": "l2"}, "norm: expected one of linf, l1, got 'l2'"),
+        ({"box": (1.0, 0.0)}, "box: expected .lo, hi. with lo < hi"),
+        ({"time_limit": -1.0}, "time_limit: expected at least 0 seconds"),
+        ({"solver": "cplex"}, "solver: expected one of branch, highs, gurobi, got 'cplex'"),
+        ({"threads": 0}, "threads: expected at least 1"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        Verifier(**({"model": MODELS["dense"], "eps": 0.1} | change))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.full(5, 1.5), 0, "x: expected pixels in the box"),
+        (np.full(5, -0.1), 0, "x: expected pixels in the box"),
+        (np.full(5, np.nan), 0, "x: expected finite pixels"),
+        (np.zeros((1, 5)), 0, r"x: expected one image of shape \(5,\), got \(1, 5\)"),
+        (np.zeros(5), 3, "y: expected a class from 0 to 2, got 3"),
+        (np.zeros(5), 0.5, "y: expected a class from 0 to 2, got 0.5"),
+    ],
+)
+def test_bad_images_are_named(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        Verifier(MODELS["dense"], 0.1).verify(x, y)
+
+
+def test_gurobi_is_missing_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gurobipy", None)
+    with pytest.raises(ImportError, match="expected the package gurobipy"):
+        Verifier(MODELS["dense"], 0.1, solver="gurobi")
+
+
+def test_the_facade_knows_it():
+    assert rt.Verifier is Verifier
+
+
+def test_the_clock_is_kept(hard):
+    model, x, label, eps, _ = hard
+    start = time.monotonic()
+    verdict = Verifier(model, eps).verify(x, label)
+    assert 0 < verdict.seconds <= time.monotonic() - start
