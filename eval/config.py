@@ -12,7 +12,7 @@ from robustra_tf import data, description, settings
 from robustra_tf.settings import SettingError
 
 # In the order in which they run, whatever order they are asked for in.
-STAGES = ("clean", "pgd", "lp", "milp")
+STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
 DTYPES = ("float32", "float64")
 LOSSES = ("margin", "cross_entropy")
 SOLVERS = ("branch", "highs", "gurobi")

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from eval.config import STAGES
 from eval.ledger import Row, Status
 from robustra_tf.files import write_atomically
 
@@ -21,7 +22,10 @@ _SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype")
 ERRORS = {
     "clean_error": "clean error",
     "pgd_error": "PGD error (lower bound of the robust error)",
+    "ibp_error": "interval error (upper bound of the robust error)",
     "lp_error": "LP error (upper bound of the robust error)",
+    "crown_error": "CROWN error (upper bound of the robust error)",
+    "alpha_error": "alpha-CROWN error (upper bound of the robust error)",
     "milp_error_lower": "MILP error, found (lower bound of the robust error)",
     "milp_error_upper": "MILP error, not excluded (upper bound of the robust error)",
 }
@@ -67,30 +71,33 @@ def results(
 def errors(stages: Collection[str], rows: Sequence[Row]) -> dict[str, float]:
     """The errors that stages give, by name, as fractions of all examples.
 
-    An example counts as an error of `lp` unless the bound verified it, whatever decided it, and as
-    an error of `pgd` if it was misclassified or falsified: the first is an upper bound on the true
-    robust error, the second a lower bound. What only `milp` decided counts for `milp` alone, whose
-    two errors are `(misclassified + falsified) / n` and `(n - verified) / n` by all stages.
+    An example counts as an error of a bound unless that bound or one before it in the cascade
+    verified it: an upper bound on the true robust error, and that of the bound alone where it is
+    the first. It counts as an error of `pgd` if it was misclassified or falsified by then: a lower
+    bound. The two errors of `milp` are `(misclassified + falsified) / n` and `(n - verified) / n`.
 
     Args:
       stages: those that were run; the errors of others are absent.
       rows: one for each example, at least one.
     """
     n = len(rows)
-    counts = {status: sum(row.status is status for row in rows) for status in Status}
-    late = {status: sum(r.status is status for r in rows if r.stage == "milp") for status in Status}
-    attacked, verified = (
-        counts[Status.MISCLASSIFIED] + counts[Status.FALSIFIED],
-        counts[Status.VERIFIED],
-    )
-    found = {"clean_error": counts[Status.MISCLASSIFIED] / n}
+    wrong = {Status.MISCLASSIFIED, Status.FALSIFIED}
+
+    def count(statuses: Collection[Status], last: str) -> int:
+        """How many examples have one of the statuses by the stage `last`."""
+        later = STAGES[STAGES.index(last) + 1 :]
+        return sum(row.status in statuses and row.stage not in later for row in rows)
+
+    found = {"clean_error": count({Status.MISCLASSIFIED}, "clean")}
     if "pgd" in stages:
-        found["pgd_error"] = (attacked - late[Status.FALSIFIED]) / n
-    if "lp" in stages:
-        found["lp_error"] = (n - verified + late[Status.VERIFIED]) / n
+        found["pgd_error"] = count(wrong, "pgd")
+    for name in ("ibp", "lp", "crown", "alpha"):
+        if name in stages:
+            found[f"{name}_error"] = n - count({Status.VERIFIED}, name)
     if "milp" in stages:
-        found |= {"milp_error_lower": attacked / n, "milp_error_upper": (n - verified) / n}
-    return found
+        found["milp_error_lower"] = count(wrong, "milp")
+        found["milp_error_upper"] = n - count({Status.VERIFIED}, "milp")
+    return {name: number / n for name, number in found.items()}
 
 
 def ranges(indices: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""The stages that decide whole batches: the clean forward pass, an attack, WK's bound."""
+"""The stages that decide whole batches: the clean forward pass, an attack, bounds."""
 
 from __future__ import annotations
 
@@ -19,11 +19,19 @@ from eval.milp import Milp
 from robustra_tf.attacks import Attack
 from robustra_tf.certificates import Certificate, certify
 
+#: The stages that are bounds, and the methods of `certify` that they are.
+METHODS = {"ibp": "interval", "lp": "dual", "crown": "crown", "alpha": "alpha"}
+#: How many times the configured batch fits: without rows of inner layers, many times.
+_FACTORS = {"ibp": 10, "lp": 1, "crown": 1, "alpha": 1}
+
 
 def make(config: Config, model: keras.Model) -> list[Stage]:
     """The stages that the configuration asks for, in their order."""
-    makers = {"clean": Clean, "pgd": Pgd, "lp": Lp, "milp": Milp}
-    return [makers[name](config, model) for name in config.stages]
+    makers = {"clean": Clean, "pgd": Pgd, "milp": Milp}
+    return [
+        Bound(config, model, name) if name in METHODS else makers[name](config, model)
+        for name in config.stages
+    ]
 
 
 class _Batched:
@@ -89,11 +97,16 @@ class Pgd(_Batched):
         return Decisions(batch, status, None, None, found.predicted, 0.0, found.adversarial)
 
 
-class Lp(_Batched):
-    """Verified where WK's lower bounds of all margins are positive."""
+class Bound(_Batched):
+    """Verified where lower bounds of all margins are positive.
 
-    name = "lp"
-    factor = 1
+    The bound is that of `certify(method=...)`, over the ball cut to the box but for WK's, which is
+    the published one, over the ball alone, unless the configuration says otherwise.
+    """
+
+    def __init__(self, config: Config, model: keras.Model, name: str):
+        self.name, self.factor = name, _FACTORS[name]
+        super().__init__(config, model)
 
     def _decide(self, batch: Examples) -> Decisions:
         certificate = self._exact(batch) if self._config.eps == 0 else self._bound(batch)
@@ -108,13 +121,15 @@ class Lp(_Batched):
         # A smaller batch is filled up: another size would be traced anew, and would round otherwise
         # in a resumed run, which may have only that one left.
         full = batch.take(np.arange(self.batch_size) % len(batch))
+        cut = config.lp_box if self.name == "lp" else True
         return certify(
             self._model,
             full.images,
             full.labels,
             config.eps,
             norm=config.norm,
-            box=config.box if config.lp_box else None,
+            box=config.box if cut else None,
+            method=METHODS[self.name],
             batch_size=self.batch_size,
             dtype=config.dtype,
         )

@@ -80,6 +80,21 @@ def test_the_box_can_only_help_the_bound(finished, saved, tmp_path):
     assert "pgd_error" not in figures
 
 
+def test_bounds_decide_in_their_order_and_none_undoes_another(network, saved, tmp_path):
+    """Each later stage has at most the errors of the one before; alone it has its own bound's."""
+    order = ["ibp", "lp", "crown", "alpha", "milp"]
+    figures = evaluate(saved, tmp_path / "all", stages=["clean", "pgd", *order], lp_box=True)
+    errors = [figures[f"{name}_error"] for name in order[:-1]] + [figures["milp_error_upper"]]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] >= figures["milp_error_lower"] >= figures["pgd_error"]
+    assert errors[0] > errors[1] > errors[-1], "the stages decided nothing"
+    images, labels = data.load("digits", "test", COUNT)
+    for stage, method in (("ibp", "interval"), ("crown", "crown"), ("alpha", "alpha")):
+        alone = evaluate(saved, tmp_path / stage, stages=[stage])
+        found = certify(network, images, labels, RADIUS, method=method)
+        assert alone[f"{stage}_error"] == pytest.approx(1 - found.certified.mean())
+
+
 @pytest.mark.parametrize("stages", [["lp"], ["clean", "pgd", "lp"]])
 def test_radius_zero_gives_the_clean_answer_exactly(saved, tmp_path, stages):
     figures = evaluate(saved, tmp_path / "out", eps=0.0, stages=stages, attack_steps=1)

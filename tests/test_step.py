@@ -191,7 +191,7 @@ def test_frozen_layers_stay():
 def test_bad_arguments_are_named():
     model, reference = networks(nets.dense)
     optimizer = keras.optimizers.SGD(LR)
-    with pytest.raises(ValueError, match="method must be one of robustra, wong, .*, natural, got 'x'"):
+    with pytest.raises(ValueError, match=r"method must be one of robustra, wong, .*, got 'x'"):
         TrainStep(model, None, optimizer, "x")
     with pytest.raises(ValueError, match="reference must be a model for method 'robustra'"):
         TrainStep(model, None, optimizer, "robustra")
