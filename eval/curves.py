@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 
 Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
+#: Columns of certified errors, and the bounds that they are by; a run has one of them.
+CERTIFIED = {"test_lp_error": "LP", "test_interval_error": "intervals"}
 TIGHTNESS = ("infeasible", "tight", "loose")
 #: Columns of a motivation run's CSV: `epoch` from 1; PGD errors of f and g as fractions; and the
 #: errors of g on examples that attack f, and of f on examples that attack g.
@@ -106,14 +108,13 @@ def errors(run: Run) -> Figure:
     robust, clean = figure.subplots(1, 2)
     for name, rows in run.networks.items():
         color = _COLORS[name]
-        for axes, train, test in (
-            (robust, "robust_error", "test_lp_error"),
-            (clean, "clean_error", "test_clean_error"),
-        ):
+        for axes, train in ((robust, "robust_error"), (clean, "clean_error")):
             _curve(axes, rows, train, 100, color=color, label=f"{name}, training images")
-            style = {"color": color, "linestyle": ":", "linewidth": 2}
-            _curve(axes, rows, test, 100, label=f"{name}, test images", **style)
-    robust.set(title="Robust error (training: the method's bound; test: LP bound)")
+        style = {"color": color, "linestyle": ":", "linewidth": 2}
+        for column, bound in CERTIFIED.items():
+            _curve(robust, rows, column, 100, label=f"{name}, test images, {bound}", **style)
+        _curve(clean, rows, "test_clean_error", 100, label=f"{name}, test images", **style)
+    robust.set(title="Robust error by bounds (on training images the method's own)")
     robust.title.set_fontsize(10.5)
     clean.set(title="Clean error")
     clean.title.set_fontsize(10.5)
@@ -164,8 +165,9 @@ def compare(runs: Sequence[Run]) -> Figure:
     for position, (method, networks) in enumerate(runs):
         for name, rows in networks.items():
             style = {"color": f"C{position % 10}", "linestyle": _DASHES[name]}
-            _curve(certified, rows, "test_lp_error", 100, label=f"{method}, {name}", **style)
-    certified.set(title="Certified (LP) error on test images", ylabel="%", ylim=(0, 102))
+            for column, bound in CERTIFIED.items():
+                _curve(certified, rows, column, 100, label=f"{method}, {name}, {bound}", **style)
+    certified.set(title="Certified error on test images", ylabel="%", ylim=(0, 102))
     pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if run.method == "robustra"]
     for name, rows in (pairs[0] if pairs else {}).items():
         _curve(threshold, rows, "t0", 1, linestyle=_DASHES[name], color="C0", label=name)

@@ -49,7 +49,7 @@ def test_training_curves_are_those_of_the_history(tmp_path):
     robust, clean = curves.errors(run).axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in robust.lines}
     assert lines["f, training images"] == [[1, 90], [2, 70]]
-    assert lines["g, test images"] == [[1, 85], [2, 65]]
+    assert lines["g, test images, LP"] == [[1, 85], [2, 65]]
     assert len(clean.lines) == 4
     threshold, of_f, of_g = curves.reference(run).axes
     assert threshold.lines[1].get_xydata().tolist() == [[1, -2], [2, -4]]
@@ -62,10 +62,10 @@ def test_a_comparison_of_runs_is_drawn_by_the_command(tmp_path):
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", "wong")]
     certified, threshold, _ = curves.compare([curves.read(run) for run in runs]).axes
     assert [line.get_label() for line in certified.lines] == [
-        "robustra, f",
-        "robustra, g",
-        "wong, f",
-        "wong, g",
+        "robustra, f, LP",
+        "robustra, g, LP",
+        "wong, f, LP",
+        "wong, g, LP",
     ]
     assert len(threshold.lines) == 2
     command = [sys.executable, "-m", "eval.curves", f"--out={tmp_path / 'x.png'}", *map(str, runs)]
