@@ -17,7 +17,9 @@ from typing import Any
 _HOMES = {
     "Attack": "robustra_tf.attacks",
     "Certificate": "robustra_tf.certificates",
+    "CertifiedModel": "robustra_tf.certified",
     "DualObjective": "robustra_tf.objective.robustra",
+    "EpsilonSchedule": "robustra_tf.certified",
     "Verifier": "robustra_tf.exact",
     "attack": "robustra_tf.attacks",
     "attacks": None,
@@ -27,6 +29,7 @@ _HOMES = {
     "export": None,
     "layer_bounds": "robustra_tf.certificates",
     "margin_bounds": "robustra_tf.certificates",
+    "metrics": None,
     "models": None,
 }
 #: Modules that load without TensorFlow, so that a bad flag is refused at once.

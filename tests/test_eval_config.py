@@ -52,7 +52,10 @@ def test_stages_run_in_their_order_and_begin_with_clean(given):
         ({"limit": 0}, "--limit: expected at least 1 and at most 360"),
         ({"limit": 361}, "--limit: expected at least 1 and at most 360"),
         ({"norm": "l3"}, "--norm: expected one of linf, l2, l1"),
-        ({"stages": ["clean", "ilp"]}, "--stages: expected one of clean, pgd, ibp, lp, crown, alpha, milp, got 'ilp'"),
+        (
+            {"stages": ["clean", "ilp"]},
+            "--stages: expected one of clean, pgd, ibp, lp, crown, alpha, milp, got 'ilp'",
+        ),
         ({"box": "0.2,1"}, "--box: expected none, or low,high that contains 0,1"),
         ({"box": "wide"}, "--box: expected none"),
         ({"lp_box": True, "box": "none"}, "--lp_box: expected false with --box=none"),

@@ -114,7 +114,9 @@ def test_a_resumed_sweep_adds_radii_and_repeats_nothing(swept, saved, tmp_path, 
     seconds = points(tmp_path)[0]["seconds"]
     asked = []
     at = run.stages.Bound.at
-    monkeypatch.setattr(run.stages.Bound, "at", lambda self, eps: asked.append(eps) or at(self, eps))
+    monkeypatch.setattr(
+        run.stages.Bound, "at", lambda self, eps: asked.append(eps) or at(self, eps)
+    )
     evaluate(saved, tmp_path, eps_sweep=["0.01"], resume=True, **OPTIONS)
     assert asked == [0.01]
     assert [p["eps"] for p in points(tmp_path)] == ["0.01", "0.06"]

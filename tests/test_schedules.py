@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train import schedules
+from robustra_tf import schedules
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf import data, export
-from train import schedules
+from robustra_tf import data, export, schedules
 from train.checkpoint import Checkpoints
 from train.config import resolve
 from train.history import COLUMNS, History

@@ -47,6 +47,19 @@ def test_a_run_by_intervals_trains_one_network_along_a_ramp_of_steps(tmp_path):
     assert config.networks == ("f",)
 
 
+def test_a_share_of_the_interval_loss_narrows_the_intervals(tmp_path):
+    """The same pair with and without it: what changes is what was asked for."""
+    test = rt.data.load("digits", "test", 60)
+    margins = {}
+    for share in (0.0, 0.5):
+        _, place, _ = trained(
+            tmp_path / str(share), inner="interval", eps=0.01, lr=4e-3, interval_share=share
+        )
+        found = rt.certify(rt.export.load(place.model("f")), *test, eps=0.01, method="interval")
+        margins[share] = np.median(found.worst_margin)
+    assert margins[0.5] > margins[0.0]
+
+
 @pytest.mark.parametrize("method", ["robustra", "wong"])
 @pytest.mark.parametrize("inner", ["interval", "mixed"])
 def test_a_pair_trains_on_other_inner_bounds(tmp_path, method, inner):

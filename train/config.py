@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass, with the paper's settings as presets per dataset."""
+"""What a run is: one frozen dataclass, with presets for what is not given."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from robustra_tf import settings
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.settings import DUAL_METHODS, INTERVAL_METHODS, METHODS, SettingError
+from train import presets
 
 INNER = ("dual", "interval", "mixed")
 RAMPS = ("epoch", "step")
@@ -18,14 +19,13 @@ INITS = ("fan_in", "interval")
 SCHEDULES = ("alternating",)
 OPTIMIZERS = ("adam", "sgd")
 NORMS = ("linf",)
-#: MiB that the rows of one piece of a batch may take: 25 examples of mnist_small.
-DEFAULT_MEMORY_MB = 768
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of a run, checked. `eps` and `eps_start` are radii in pixels of [0, 1]."""
 
+    preset: str | None  # the recipe that the rest was taken from
     dataset: str
     model: str
     method: str
@@ -44,6 +44,7 @@ class Config:
     clean_share: float  # of the methods on intervals, as the next two
     attack_steps: int
     regulariser: float
+    interval_share: float  # of robustra and wong
     optimizer: str
     lr: float
     lr_schedule: str
@@ -76,76 +77,6 @@ class Config:
 # Where a run is kept and read from says nothing of what it computes.
 PLACES = ("workdir", "data_dir")
 
-_COMMON = {
-    "method": "robustra",
-    "inner": "dual",
-    "schedule": "alternating",
-    "norm": "linf",
-    "eps_train_ratio": 1.0,
-    "ramp": "epoch",
-    "batch_size": 50,
-    "init": "fan_in",
-    "share": 0.05,
-    "clean_share": 0.0,
-    "attack_steps": 8,
-    "regulariser": 0.0,
-    "lr": 1e-3,
-    "lr_schedule": "halving",
-    "momentum": 0.9,
-    "clip_norm": 0.0,
-    "weight_decay": 0.0,
-    "augment": False,
-    "memory_mb": DEFAULT_MEMORY_MB,
-    "seed": 0,
-    "deterministic": False,
-    "data_dir": None,
-}
-_PAPER = {"epochs": 100, "eps_warmup_epochs": 20}
-PRESETS: dict[str, dict[str, Any]] = {
-    "digits": _COMMON
-    | {
-        "model": "digits_small",
-        "eps": 0.1,
-        "eps_start": 0.01,
-        "eps_warmup_epochs": 6,
-        "epochs": 14,
-        "lr": 4e-3,  # few and small epochs: an example of about two minutes, not the paper's
-        "optimizer": "adam",
-        "limit_test": DATASETS["digits"].test,
-    },
-    "mnist": _COMMON
-    | _PAPER
-    | {
-        "model": "mnist_small",
-        "eps": 0.1,
-        "eps_start": 0.01,
-        "optimizer": "adam",
-        "limit_test": 1000,
-    },
-    "cifar10": _COMMON
-    | _PAPER
-    | {
-        "model": "cifar10_small",
-        "eps": 2 / 255,
-        # The authors' 0.01 is of images divided by 0.225.
-        "eps_start": 0.00225,
-        "optimizer": "sgd",
-        "weight_decay": 5e-4,
-        "clip_norm": 1.0,
-        "augment": True,
-        "limit_test": 1000,
-    },
-}
-#: What the methods on intervals take instead where nothing is given (Shi et al. 2021).
-_INTERVAL = {
-    "ramp": "step",
-    "init": "interval",
-    "regulariser": 0.5,
-    "lr_schedule": "cosine",
-    "batch_size": 100,
-    "eps_start": 0.0,
-}
-DEFAULT_DATASET = "digits"
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 
 
@@ -159,11 +90,12 @@ def resolve(given: Mapping[str, Any]) -> Config:
       SettingError: a setting out of range; one line that names it and what is allowed.
       TypeError: a name that is no field.
     """
-    given = {name: value for name, value in given.items() if value is not None}
-    dataset = settings.one_of("dataset", given.get("dataset", DEFAULT_DATASET), DATASETS)
-    values = PRESETS[dataset] | {"dataset": dataset, "limit_train": DATASETS[dataset].train}
+    given = recipe(given) | {name: value for name, value in given.items() if value is not None}
+    dataset = settings.one_of("dataset", given.get("dataset", presets.DEFAULT_DATASET), DATASETS)
+    values = presets.OF_DATASET[dataset] | {"dataset": dataset, "preset": None}
+    values["limit_train"] = DATASETS[dataset].train
     if given.get("method") in INTERVAL_METHODS:
-        values |= _INTERVAL
+        values |= presets.BY_INTERVALS
     # A small radius of the user's own must not fall below the preset's start.
     if "eps" in given and "eps_start" not in given:
         values["eps_start"] = min(values["eps_start"], given["eps"])
@@ -171,9 +103,20 @@ def resolve(given: Mapping[str, Any]) -> Config:
     return Config(**(values | given))
 
 
+def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the preset that is named among `given`, if any."""
+    name = given.get("preset")
+    return {} if name is None else presets.NAMED[settings.one_of("preset", name, presets.NAMED)]
+
+
 def default_workdir(given: Mapping[str, Any]) -> Path:
-    """Where a run is kept that names no workdir: runs/DATASET-METHOD."""
-    names = (given.get("dataset") or DEFAULT_DATASET, given.get("method") or _COMMON["method"])
+    """Where a run is kept that names no workdir: runs/PRESET, or else runs/DATASET-METHOD."""
+    if given.get("preset") is not None:
+        return Path("runs") / given["preset"]
+    names = (
+        given.get("dataset") or presets.DEFAULT_DATASET,
+        given.get("method") or presets.COMMON["method"],
+    )
     return Path("runs") / "-".join(names)
 
 
@@ -209,7 +152,7 @@ def _check(config: Config) -> None:
     settings.within("eps_train_ratio", config.eps_train_ratio, 0, open_low=True)
     settings.radius("eps_train_ratio", config.eps_end, config.norm, info.shape)
     settings.within("batch_size", config.batch_size, 1)
-    for name in ("share", "clean_share"):
+    for name in ("share", "clean_share", "interval_share"):
         settings.within(name, getattr(config, name), 0, 1)
     settings.within("attack_steps", config.attack_steps, 1)
     settings.within("regulariser", config.regulariser, 0)

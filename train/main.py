@@ -16,7 +16,7 @@ from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
 from train import config as configs
-from train import workdir
+from train import presets, workdir
 
 FLAGS = flags.FLAGS
 # Exit code of a command line that cannot be run.
@@ -26,7 +26,9 @@ BAD_USAGE = 2
 def _define() -> None:
     preset = "default: the dataset's preset"
     text, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
-    text("dataset", None, f"{', '.join(DATASETS)}; default: {configs.DEFAULT_DATASET}")
+    text("preset", None, "a recipe by name; other flags go before it (--list_presets)")
+    flags.DEFINE_bool("list_presets", False, "print the recipes and do nothing else")
+    text("dataset", None, f"{', '.join(DATASETS)}; default: {presets.DEFAULT_DATASET}")
     text("model", None, f"{', '.join(settings.MODEL_INPUTS)}; {preset}")
     text("method", None, f"{', '.join(settings.METHODS)}; default: robustra")
     text("inner", None, f"bounds of inner layers: {', '.join(configs.INNER)}; default: dual")
@@ -43,6 +45,7 @@ def _define() -> None:
     number("share", None, "mtl_ibp: of the interval loss; sabr: of the radius; default: 0.05")
     number("clean_share", None, "of the clean loss, by intervals, after the ramp; default: 0")
     whole("attack_steps", None, "of the attacks of mtl_ibp and sabr; default: 8")
+    number("interval_share", None, "robustra, wong: of a loss by intervals; default: 0")
     number("regulariser", None, f"of interval bounds during the ramp; {preset}")
     text("optimizer", None, f"{', '.join(configs.OPTIMIZERS)}; {preset}")
     number("lr", None, f"learning rate; {preset}")
@@ -56,7 +59,7 @@ def _define() -> None:
     whole(
         "memory_mb",
         None,
-        f"working memory of a step's bounds; default: {configs.DEFAULT_MEMORY_MB}",
+        f"working memory of a step's bounds; default: {presets.DEFAULT_MEMORY_MB}",
     )
     text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
     text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")
@@ -68,6 +71,9 @@ def _define() -> None:
 def main(argv) -> int:
     """Trains as the flags say; returns the process's exit code."""
     del argv
+    if FLAGS.list_presets:
+        print(presets.listing())
+        return 0
     given = {name: FLAGS[name].value for name in configs.FIELDS}
     try:
         config, folder = workdir.open_run(given, FLAGS.resume)

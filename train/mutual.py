@@ -15,8 +15,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from robustra_tf import schedules
 from robustra_tf.data import TrainingBatches
-from train import schedules
 from train.config import Config
 
 

@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
-from robustra_tf.objective.problem import gradients, pose
+from robustra_tf.objective.problem import gradients, pose, trained_places
 from train import rules
-from train.step import regularised, trained_places
+from train.step import regularised
 
 Tensors = Sequence[tf.Tensor]
 

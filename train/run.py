@@ -107,7 +107,7 @@ def _network(config: Config, name: str, model: keras.Model, reference: keras.Mod
         clip_norm=config.clip_norm or None,
         weight_decay=config.weight_decay,
         inner=config.inner,
-        options=Options(config.share, config.clean_share, config.attack_steps, config.regulariser),
+        options=Options(**{name: getattr(config, name) for name in Options._fields}),
         eps_end=config.eps_end,
     )
     return Network(name, model, optimizer, step)

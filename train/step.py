@@ -9,8 +9,14 @@ import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.objective.methods import DEFAULTS, Options
-from robustra_tf.objective.problem import Weights, examples_together, gradients, pose
-from train.config import DEFAULT_MEMORY_MB
+from robustra_tf.objective.problem import (
+    Weights,
+    examples_together,
+    gradients,
+    pose,
+    trained_places,
+)
+from train.presets import DEFAULT_MEMORY_MB
 
 
 def regularised(
@@ -104,18 +110,3 @@ class TrainStep:
         )
         self._optimizer.apply(found, self._variables)
         return {**metrics, "grad_norm": norm}
-
-
-def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
-    """For each trainable variable of the model, its place among the graph's variables.
-
-    Raises:
-      ValueError: a trainable variable that the graph does not use.
-    """
-    known = {id(variable): place for place, variable in enumerate(variables)}
-    places = []
-    for variable in model.trainable_variables:
-        if id(variable.value) not in known:
-            raise ValueError(f"model: the trainable variable {variable.path} has no place in it")
-        places.append(known[id(variable.value)])
-    return places

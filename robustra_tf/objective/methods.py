@@ -60,12 +60,15 @@ class Options(NamedTuple):
         al.'s kappa).
       attack_steps: of the attacks.
       regulariser: the weight at the beginning of the ramp, falling to 0 (Shi et al. 2021).
+      interval_share: of `robustra` and `wong`, the weight of the loss on the margins' intervals
+        over the ball cut to the box, beside that on the dual's bounds.
     """
 
     share: float = 0.05
     clean_share: float = 0.0
     attack_steps: int = 8
     regulariser: float = 0.0
+    interval_share: float = 0.0
 
 
 DEFAULTS = Options()

@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
+from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
-from robustra_tf.objective.methods import DEFAULTS, LOSSES, Options, Task
+from robustra_tf.objective.methods import BOX, DEFAULTS, LOSSES, Options, Task
 from robustra_tf.objective.robustra import objective, side
-from robustra_tf.settings import METHODS
+from robustra_tf.settings import DUAL_METHODS, METHODS
 
 #: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
 #: mnist_small already make matrix products of a thousand rows, and stay near the caches.
@@ -48,10 +50,25 @@ class Problem(NamedTuple):
         return side(structure, weights, x, y, eps, self.rows, self.budget, self.inner)
 
 
-def losses(
+class Solved(NamedTuple):
+    """What a method makes of a batch.
+
+    Attributes:
+      loss: of every example, [n].
+      upper: bounds of `f_t - f_y` over the whole ball by the bound that the method trains on: WK's,
+        or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural`.
+      measured: further numbers of every example, [n] each.
+    """
+
+    loss: tf.Tensor
+    upper: tf.Tensor | None
+    measured: dict[str, tf.Tensor]
+
+
+def solve(
     problem: Problem, weights: Weights, reference: Margins | None, x: tf.Tensor, y: tf.Tensor, eps
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """The loss of every example, [n], and measurements of it, [n] each.
+) -> Solved:
+    """The loss of every example, the bounds behind it, and measurements of it.
 
     Args:
       problem: the network and the method.
@@ -64,12 +81,13 @@ def losses(
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
     if problem.method == "natural":
-        return robust_cross_entropy(logits, y), _floats({"clean_error": wrong})
+        return Solved(robust_cross_entropy(logits, y), None, _floats({"clean_error": wrong}))
     if problem.method in LOSSES:
         task = Task(problem.structure, weights, x, y, eps, eps / problem.eps_end)
         trained = LOSSES[problem.method](task, problem.options)
         error = robust_error(trained.upper, y)
-        return trained.loss, _floats({"clean_error": wrong, "robust_error": error})
+        measured = _floats({"clean_error": wrong, "robust_error": error})
+        return Solved(trained.loss, trained.upper, measured)
     f = problem.side(problem.structure, weights, x, y, eps)
     found = objective(f, reference, eps)
     measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
@@ -89,7 +107,13 @@ def losses(
         for name, value in targets.items():
             value = tf.cast(value, x.dtype)
             measured[name] = tf.reduce_sum(value * others, -1) / tf.reduce_sum(others, -1)
-    return robust_cross_entropy(found.h, y), _floats(measured)
+    loss, share = robust_cross_entropy(found.h, y), problem.options.interval_share
+    if share:
+        region = ball(x, eps, box=BOX)
+        cheap = interval_margins(problem.structure, weights, region, y)[1]
+        loss = (1.0 - share) * loss + share * robust_cross_entropy(cheap, y)
+        measured["interval_error"] = robust_error(cheap, y)
+    return Solved(loss, found.wk, _floats(measured))
 
 
 def _floats(measured: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -111,38 +135,28 @@ def gradients(
     memory does not grow with the batch; a last, smaller piece is filled up by examples of weight 0.
 
     Args:
-      problem, weights, x, y, eps: as `losses` takes them; `x` of static batch size.
+      problem, weights, x, y, eps: as `solve` takes them.
       reference: the reference's weights, or None.
       together: examples at a time.
     """
-    batch = x.shape[0]
-    together = min(together, batch)
-    pieces = -(-batch // together)
-    together = -(-batch // pieces)  # Equal pieces leave less to fill up.
-    index = tf.range(pieces * together)
-    share = tf.cast(index < batch, x.dtype) / batch
-    index = tf.reshape(tf.minimum(index, batch - 1), (pieces, together))
-    share = tf.reshape(share, (pieces, together))
+    index, share, pieces, alone = _split(x, together)
     weights = list(weights)
 
     def piece(i: tf.Tensor | int) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
         here, part = tf.gather(index, i), tf.gather(share, i)
         xs, ys = tf.gather(x, here), tf.gather(y, here)
-        other = None
-        if reference is not None:
-            # Outside the tape: nothing flows back to the reference.
-            other = problem.side(problem.reference, reference, xs, ys, eps)
-            other = other._replace(enclosure=None)
+        # Outside the tape: nothing flows back to the reference.
+        other = _opposite(problem, reference, xs, ys, eps)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            loss, measured = losses(problem, weights, other, xs, ys, eps)
-            total = tf.reduce_sum(loss * part)
+            solved = solve(problem, weights, other, xs, ys, eps)
+            total = tf.reduce_sum(solved.loss * part)
         found = tape.gradient(total, weights, unconnected_gradients="zero")
-        measured["loss"] = tf.cast(loss, tf.float32)
+        measured = solved.measured | {"loss": tf.cast(solved.loss, tf.float32)}
         part = tf.cast(part, tf.float32)
         return found, {k: tf.reduce_sum(v * part) for k, v in measured.items()}
 
-    if pieces == 1:
+    if alone:
         return piece(0)
     # Starting from zeros, the piece is traced once, not once before the loop and once within.
     nothing = ([tf.zeros_like(w) for w in weights], dict.fromkeys(names(problem), tf.zeros(())))
@@ -156,6 +170,87 @@ def gradients(
     return total
 
 
+def evaluated(
+    problem: Problem,
+    weights: Weights,
+    reference: Weights | None,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    eps: tf.Tensor,
+    together: int,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The losses [n], the clean errors [n] and the bounds `Solved.upper` [n, classes] of a batch.
+
+    What `natural` has trained, without a bound of its own, is bounded by intervals.
+
+    Args: as `gradients` takes them; no gradient is taken.
+    """
+    index, _, _, alone = _split(x, together)
+
+    def piece(here: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        xs, ys = tf.gather(x, here), tf.gather(y, here)
+        found = solve(problem, weights, _opposite(problem, reference, xs, ys, eps), xs, ys, eps)
+        upper = found.upper
+        if upper is None:
+            region = ball(xs, eps, box=BOX)
+            upper = interval_margins(problem.structure, weights, region, ys)[1]
+        return found.loss, found.measured["clean_error"], upper
+
+    if alone:
+        return piece(index[0])
+    kinds = (x.dtype, tf.float32, x.dtype)
+    found = tf.map_fn(piece, index, fn_output_signature=kinds, parallel_iterations=1)
+    batch = tf.shape(x)[0]
+    classes = problem.structure.output_shape
+    return tuple(
+        tf.reshape(part, (-1, *shape))[:batch]
+        for part, shape in zip(found, ((), (), classes), strict=True)
+    )
+
+
+def _split(x: tf.Tensor, together: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | int, bool]:
+    """A batch in equal pieces of at most `together` examples.
+
+    The batch size may be unknown while a step is traced. The pieces' number and size are tensors
+    then, and slices of rows within a piece are not planned: `together` alone bounds the memory.
+
+    Returns:
+      The examples of every piece, [pieces, size], filled up by the last one; their shares of the
+      batch's mean, 0 for what fills up, [pieces, size]; how many pieces; whether it is one for
+      certain.
+    """
+    batch = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    pieces = -(-batch // together)
+    alone = together >= UNLIMITED if x.shape[0] is None else pieces == 1
+    size = -(-batch // pieces)  # Equal pieces leave less to fill up.
+    index = tf.range(pieces * size)
+    share = tf.cast(index < batch, x.dtype) / tf.cast(batch, x.dtype)
+    index = tf.reshape(tf.minimum(index, batch - 1), (pieces, size))
+    return index, tf.reshape(share, (pieces, size)), pieces, alone
+
+
+def _opposite(problem: Problem, reference: Weights | None, x, y, eps) -> Margins | None:
+    """The reference's dual on a piece, without what only its own gradient would need."""
+    if reference is None:
+        return None
+    return problem.side(problem.reference, reference, x, y, eps)._replace(enclosure=None)
+
+
+def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
+    """For each trainable variable of the model, its place among the graph's variables.
+
+    Raises:
+      ValueError: a trainable variable that the graph does not use.
+    """
+    known = {id(variable): place for place, variable in enumerate(variables)}
+    places = []
+    for variable in model.trainable_variables:
+        if id(variable.value) not in known:
+            raise ValueError(f"model: the trainable variable {variable.path} has no place in it")
+        places.append(known[id(variable.value)])
+    return places
+
+
 def names(problem: Problem) -> list[str]:
     """What a step measures, by its method."""
     found = ["loss", "clean_error"]
@@ -164,6 +259,8 @@ def names(problem: Problem) -> list[str]:
     elif problem.method != "natural":
         layers = range(1, len(problem.structure.relus) + 1)
         found += ["robust_error", "wk_error", *(f"unstable/{k}" for k in layers)]
+    if problem.method in DUAL_METHODS and problem.options.interval_share:
+        found.append("interval_error")
     if problem.method == "robustra":
         found += ["eta", "t0", "infeasible", "tight", "loose"]
     return found

@@ -1,0 +1,247 @@
+"""Certified training by Keras's own `fit`: a model that brings the loss, and the radius's ramp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, INNER
+from robustra_tf.metrics import certified
+from robustra_tf.objective.methods import DEFAULTS, Options
+from robustra_tf.objective.problem import (
+    evaluated,
+    examples_together,
+    gradients,
+    pose,
+    trained_places,
+)
+from robustra_tf.schedules import epsilon_within
+from robustra_tf.settings import DUAL_METHODS
+
+#: What `compile` takes of Keras's that a method brings itself.
+_BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")
+
+
+class CertifiedModel(keras.Model):
+    """A network that `fit` trains by a certified method and `evaluate` certifies.
+
+    `fit` minimises the mean over the batch of the method's loss at the present `radius`, the same
+    one that the program `train.main` minimises; `evaluate` reports it at the full `eps`:
+
+    * `loss`: drawn anew by every call where the method attacks (`mtl_ibp`, `sabr`);
+    * `accuracy`: the share of correct predictions at the images themselves;
+    * `certified_accuracy`: the share of images whose label is proven over the ball of radius `eps`
+      by the bound that was trained on: Wong and Kolter's over the plain ball for `wong` and
+      `robustra`, intervals over the ball cut to [0, 1] for the others, `natural` too.
+
+    Along `fit` the three are means over the epoch, at the radius of each step, with the weights
+    that it had then; `natural` bounds nothing there. Images are floating-point pixels in [0, 1];
+    labels are integers, [n] or [n, 1]. Dropout is off and batch normalisation keeps its statistics,
+    as the bounds have it.
+
+    The network itself is `network`, an ordinary Keras model that learns in place: save that one.
+    Weights (`save_weights`, `ModelCheckpoint(save_weights_only=True)`) are the network's and the
+    present radius; a reference belongs to whoever made it and is not among them.
+
+    Attributes:
+      network: the Keras model.
+      method, eps: as given.
+      radius: what a step trains at, in pixels: a variable, `eps` until a schedule changes it.
+
+    Args:
+      model: a built Keras model of supported layers, image to logits.
+      method: `robustra`, `wong`, `ibp`, `crown_ibp`, `mtl_ibp`, `sabr` or `natural`.
+      eps: radius of the `linf` ball in pixels, above 0 and at most 1.
+      reference: the fixed model in whose adversarial space `robustra` bounds the attack.
+      inner: where `robustra` and `wong` take the bounds of inner layers from: `dual`, `interval`
+        or `mixed`.
+      options: of the methods by intervals.
+      memory_mb: MiB that the rows of one piece of a batch may take.
+      name: of the model.
+
+    Raises:
+      ValueError: an argument out of its range, by name; a reference that is missing or not wanted.
+      UnsupportedLayerError: a layer that is no affine map or ReLU, by name.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        method: str = "ibp",
+        eps: float = 0.1,
+        reference: keras.Model | None = None,
+        inner: str = "dual",
+        options: Options = DEFAULTS,
+        memory_mb: float = 768,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        if not 0 < eps <= 1:
+            raise ValueError(f"eps must be above 0 and at most 1, in pixels, got {eps!r}")
+        if inner not in INNER:
+            raise ValueError(f"inner must be one of {', '.join(INNER)}, got {inner!r}")
+        if not memory_mb > 0:
+            raise ValueError(f"memory_mb must be above 0, got {memory_mb!r}")
+        budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
+        how = {"budget": budget, "inner": inner, "options": options, "eps_end": float(eps)}
+        # Graphs hide the reference from Keras: its weights are neither trained nor saved here.
+        self._problem, self._graph, self._reference = pose(model, reference, method, **how)
+        self._together = examples_together(self._problem, memory_mb)
+        self.network, self.method, self.eps = model, method, float(eps)
+        self.radius = self.add_weight(
+            name="radius",
+            shape=(),
+            dtype="float32",
+            initializer=keras.initializers.Constant(eps),
+            trainable=False,
+        )
+        names = ("loss", "accuracy", "certified_accuracy")
+        self._means = [keras.metrics.Mean(name=name) for name in names]
+        self.built = True
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The network's logits, [n, classes]."""
+        return self.network(x, training=training)
+
+    def compile(self, optimizer="rmsprop", **kwargs: Any) -> None:
+        """Sets the optimizer; the loss and the metrics are the method's.
+
+        Args:
+          optimizer: a Keras optimizer, or its name; its own options clip and decay.
+          **kwargs: `run_eagerly` and `steps_per_execution`, as Keras takes them.
+
+        Raises:
+          ValueError: a loss, metrics, `jit_compile=True` or an optimizer that scales the loss.
+        """
+        for name in _BROUGHT:
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name} must be left out: method {self.method!r} brings its own")
+        if kwargs.setdefault("jit_compile", False) is True:
+            raise ValueError("jit_compile must be False: how many rows are bounded depends on data")
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            raise ValueError("optimizer must not scale the loss: bounds are computed in float32")
+        super().compile(optimizer, **kwargs | {"jit_compile": False, "auto_scale_loss": False})
+        # Its variables made within the first step would have that traced twice.
+        self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What an epoch averages."""
+        return list(self._means)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One optimizer step at the present radius; what Keras compiles and calls."""
+        x, y = _batch(data)
+        weights = self._graph.weights()
+        radius = tf.convert_to_tensor(self.radius)
+        found, measured = gradients(
+            self._problem, weights, self._opposing(), x, y, radius, self._together
+        )
+        places = trained_places(self, self._graph.variables)
+        self.optimizer.apply([found[i] for i in places], self.trainable_variables)
+        values = [measured["loss"], 1.0 - measured["clean_error"]]
+        if self.method != "natural":
+            # Robustra's own error is over the reference's space, no bound over the ball.
+            error = "wk_error" if self.method in DUAL_METHODS else "robust_error"
+            values.append(1.0 - measured[error])
+        return self._averaged(values, tf.shape(x)[0])
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """The losses and the certified examples of a batch at the full radius."""
+        x, y = _batch(data)
+        eps = tf.constant(self.eps, tf.float32)
+        loss, wrong, upper = evaluated(
+            self._problem, self._graph.weights(), self._opposing(), x, y, eps, self._together
+        )
+        return self._averaged([loss, 1.0 - wrong, tf.cast(certified(y, upper), tf.float32)])
+
+    def get_config(self) -> dict[str, Any]:
+        """Refused: a saved model would need this class, and a reference, to be read again.
+
+        Raises:
+          NotImplementedError: always; says what to save instead.
+        """
+        raise NotImplementedError(
+            f"{self.name!r} is not saved whole: save its .network, an ordinary Keras model, or its "
+            "weights by save_weights (in ModelCheckpoint: save_weights_only=True)"
+        )
+
+    def _opposing(self) -> list[tf.Tensor] | None:
+        return None if self._reference is None else self._reference.weights()
+
+    def _averaged(
+        self, values: list[tf.Tensor], count: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Adds to the means: numbers per example, or means over `count` examples."""
+        means = self._means[: len(values)]
+        for mean, value in zip(means, values, strict=True):
+            mean.update_state(value, count)
+        return {mean.name: mean.result() for mean in means}
+
+
+class EpsilonSchedule(keras.callbacks.Callback):
+    """Raises a `CertifiedModel`'s radius step by step: linearly from `start` to its `eps`.
+
+    After `e` epochs, whole or not, the radius is `start + (eps - start) e / warmup_epochs`, then
+    `eps` (Gowal et al. 2018, section 4). `logs["eps"]` of an epoch is that of its last step;
+    callbacks that stand before this one in the list do not see it.
+
+    Args:
+      warmup_epochs: epochs of the ramp, at least 0.
+      start: radius in pixels at the first step, from 0 to the model's `eps`.
+
+    Raises:
+      ValueError: an argument out of its range; when `fit` begins, a model that is no
+        `CertifiedModel`, a start above its `eps`, or an unknown number of steps.
+    """
+
+    def __init__(self, warmup_epochs: float, start: float = 0.0):
+        super().__init__()
+        if not warmup_epochs >= 0:
+            raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs!r}")
+        if not start >= 0:
+            raise ValueError(f"start must be at least 0, in pixels, got {start!r}")
+        self.warmup_epochs, self.start = warmup_epochs, start
+        self._epoch = 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Checks that there is a radius to raise."""
+        if not isinstance(self.model, CertifiedModel):
+            raise ValueError(f"model must be a CertifiedModel, got {type(self.model).__name__}")
+        if self.start > self.model.eps:
+            raise ValueError(f"start must be at most eps {self.model.eps:g}, got {self.start:g}")
+        if not self.params.get("steps"):
+            raise ValueError("steps_per_epoch must be given to fit: the data do not say it")
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Remembers the epoch."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Sets the radius of the step."""
+        done = self._epoch + batch / self.params["steps"]
+        end = self.model.eps
+        self.model.radius.assign(epsilon_within(done, self.start, end, self.warmup_epochs))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Puts the radius in pixels into the epoch's logs."""
+        if logs is not None:
+            logs["eps"] = float(self.model.radius)
+
+
+def _batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images, float32, and labels, int32 [n].
+
+    Raises:
+      ValueError: images or labels missing or of another kind, or weights of examples.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if sample_weight is not None:
+        raise ValueError("sample_weight must be None, and class_weight: losses are plain means")
+    if not (tf.is_tensor(x) and x.dtype.is_floating):
+        raise ValueError("x must be one tensor of floating-point pixels in [0, 1]")
+    if not (tf.is_tensor(y) and y.shape.rank in (1, 2) and y.shape[1:] in ((), (1,))):
+        raise ValueError("y must be one integer label per image, of shape [n] or [n, 1]")
+    return tf.cast(x, tf.float32), tf.cast(tf.reshape(y, (-1,)), tf.int32)

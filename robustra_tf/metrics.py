@@ -1,0 +1,61 @@
+"""Keras metrics on upper bounds of margins."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+
+def certified(y: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
+    """Whether the bounds prove the label: `upper_t < 0` for every `t != y`. Boolean [n].
+
+    A bound of exactly 0 leaves a tie possible, and one that is not a number proves nothing.
+
+    Args:
+      y: labels, integers [n].
+      upper: upper bounds of `f_t - f_y` over each ball, [n, classes]; entry `y` is not looked at.
+    """
+    own = tf.equal(tf.range(tf.shape(upper)[-1])[None], tf.cast(y, tf.int32)[:, None])
+    return tf.reduce_all(tf.logical_or(own, upper < 0), -1)
+
+
+class CertifiedAccuracy(keras.metrics.Metric):
+    """The share of examples that bounds certify: all other classes provably below the label's.
+
+    It takes upper bounds of `f_t - f_y`; lower bounds of `f_y - f_t`, as a certificate has them,
+    with their sign changed:
+
+        metric = rt.metrics.CertifiedAccuracy()
+        metric.update_state(y, -rt.certify(model, x, y, eps).margin_lower)
+        metric.result()  # equals certificate.certified.mean()
+
+    The result is a fraction, 0 before the first example.
+    """
+
+    def __init__(self, name: str = "certified_accuracy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self._certified = self.add_variable((), initializer="zeros", name="certified")
+        self._count = self.add_variable((), initializer="zeros", name="count")
+
+    def update_state(self, y: tf.Tensor, upper: tf.Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+          y: labels, integers [n].
+          upper: upper bounds of `f_t - f_y`, [n, classes].
+
+        Raises:
+          ValueError: `upper` is not a row of bounds for each label.
+        """
+        y, upper = tf.convert_to_tensor(y), tf.convert_to_tensor(upper)
+        if upper.shape.rank != 2 or not upper.shape[:1].is_compatible_with(y.shape):
+            raise ValueError(
+                f"upper must be [n, classes] for labels y [n], got {upper.shape} and {y.shape}"
+            )
+        found = tf.cast(certified(y, upper), self._certified.dtype)
+        self._certified.assign_add(tf.reduce_sum(found))
+        self._count.assign_add(tf.cast(tf.size(found), self._count.dtype))
+
+    def result(self) -> tf.Tensor:
+        """The share so far, a scalar."""
+        return tf.math.divide_no_nan(*map(tf.convert_to_tensor, (self._certified, self._count)))
