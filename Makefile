@@ -29,6 +29,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.step --inner=interval
 	$(BIN)/python -m benchmarks.lp
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling

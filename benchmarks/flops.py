@@ -83,17 +83,22 @@ def floor(structure: Structure) -> Floor:
     return Floor(tuple(layers), forward)
 
 
-def step(structure: Structure, method: str) -> int:
+def step(structure: Structure, method: str, inner: str = "dual") -> int:
     """Operations per example of a training step; a reference has the same structure.
 
     Args:
       structure: of the trained network.
       method: `robustra`, `wong` or `natural`.
+      inner: where bounds of inner layers come from; intervals are forward passes, and take no rows:
+        one for their centres, one for their widths, one for the relaxed network.
     """
     bound = floor(structure)
+    total = bound.total
+    if inner == "interval":
+        total = bound.with_rows([0] * len(structure.relus)) + 3 * bound.forward
     passes = {
-        "robustra": (PASSES + 1) * bound.total,
-        "wong": PASSES * bound.total,
+        "robustra": (PASSES + 1) * total,
+        "wong": PASSES * total,
         "natural": PASSES * bound.forward,
     }
     return passes[method]

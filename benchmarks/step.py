@@ -22,6 +22,7 @@ class Config:
         None, "robustra or wong; both, each in its own process, where absent", subjects.METHODS
     )
     model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
+    inner: str = options.option("dual", "bounds of inner layers", ("dual", "interval"))
     weights: str = options.option(subjects.RANDOM, "random, published, or a .mat file")
     eps: float = options.option(0.01, "radius in pixels")
     batch: int = options.option(50, "examples a step")
@@ -44,7 +45,7 @@ def measure(config: Config) -> dict[str, Any]:
     import tensorflow as tf
 
     step, flop = subjects.training_step(
-        config.model, config.method, config.memory_mb, config.weights
+        config.model, config.method, config.memory_mb, config.weights, inner=config.inner
     )
     found = subjects.images(config.model, config.batch, config.data_dir)
     x, y = map(tf.constant, subjects.batch(found, config.batch))

@@ -100,7 +100,12 @@ def pair(model: str, weights: str = RANDOM, channels: int = 1) -> tuple[keras.Mo
 
 
 def training_step(
-    model: str, method: str, memory_mb: float | None, weights: str = RANDOM, channels: int = 1
+    model: str,
+    method: str,
+    memory_mb: float | None,
+    weights: str = RANDOM,
+    channels: int = 1,
+    inner: str = "dual",
 ) -> tuple[TrainStep, int]:
     """A step that can be repeated, and its counted operations per example.
 
@@ -110,6 +115,7 @@ def training_step(
       model, weights, channels: as `pair` takes them.
       method: one of `METHODS`.
       memory_mb: working memory of the step's bounds; None for the step's own default.
+      inner: where bounds of inner layers come from.
     """
     import keras
 
@@ -120,8 +126,8 @@ def training_step(
     f, g = pair(model, weights, channels)
     reference = g if method == "robustra" else None
     given = {} if memory_mb is None else {"memory_mb": memory_mb}
-    step = TrainStep(f, reference, keras.optimizers.Adam(0.0), method, **given)
-    return step, flops.step(build(f).structure, method)
+    step = TrainStep(f, reference, keras.optimizers.Adam(0.0), method, inner=inner, **given)
+    return step, flops.step(build(f).structure, method, inner)
 
 
 def _widened(model: keras.Model, factor: int) -> keras.Model:

@@ -86,6 +86,9 @@ def test_the_floor_of_mnist_small_is_the_published_one():
     assert round(found.total / 1e9, 2) == 0.12
     assert round(flops.step(structure, "robustra") / 1e9, 2) == 0.46
     assert flops.step(structure, "wong") == 3 * found.total
+    margins = found.layers[-1]
+    cheap = margins.rows * margins.flops + 4 * found.forward
+    assert flops.step(structure, "robustra", "interval") == 4 * cheap
     assert found.with_rows([3136, 1568, 100]) == found.total
     assert found.with_rows([0, 0, 0]) == 9 * (through + dense) + network
 
