@@ -12,7 +12,7 @@ import pytest
 
 from robustra_tf import data, models, settings
 from train import config as configs
-from train import workdir
+from train import presets, workdir
 from train.config import resolve
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -110,6 +110,28 @@ def test_each_preset_is_a_valid_configuration_with_the_papers_settings(dataset):
     else:
         assert (config.optimizer, config.augment) == ("adam", False)
         assert (config.eps_start, config.eps) == (0.01, 0.1)
+
+
+@pytest.mark.parametrize("name", presets.NAMED)
+def test_a_recipe_is_a_valid_configuration_that_flags_go_before(name):
+    recipe = presets.NAMED[name]
+    config = resolve({"preset": name})
+    assert {key: getattr(config, key) for key in recipe} == recipe
+    assert config.workdir == f"runs/{name}"
+    changed = resolve({"preset": name, "limit_train": 70, "lr": 0.5})
+    assert (changed.limit_train, changed.lr, changed.epochs) == (70, 0.5, recipe["epochs"])
+
+
+def test_recipes_are_listed_as_flags(tmp_path):
+    done = _run("--list_presets", cwd=tmp_path)
+    assert done.returncode == 0
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert list(lines) == list(presets.NAMED)
+    given = dict(flag.removeprefix("--").split("=") for flag in lines["mnist_0.3_best"].split())
+    assert {key: str(value) for key, value in presets.NAMED["mnist_0.3_best"].items()} == given
+    refused = _run("--preset=best", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--preset: expected one of mnist_0.1_best" in refused.stderr
 
 
 def test_a_radius_below_the_presets_start_begins_at_itself():

@@ -80,7 +80,32 @@ BY_INTERVALS = {
     "eps_start": 0.0,
 }
 #: Recipes by name: what was found best on two cores within an hour.
-NAMED: dict[str, dict[str, Any]] = {}
+NAMED: dict[str, dict[str, Any]] = {
+    "mnist_0.1_best": {
+        "dataset": "mnist",
+        "model": "mnist_small",
+        "method": "mtl_ibp",
+        "share": 0.1,
+        "attack_steps": 4,
+        "eps": 0.1,
+        "eps_warmup_epochs": 8,
+        "epochs": 26,
+        "lr": 1e-3,
+        "limit_test": DATASETS["mnist"].test,
+    },
+    "mnist_0.3_best": {
+        "dataset": "mnist",
+        "model": "mnist_small",
+        "method": "ibp",
+        "eps": 0.3,
+        "eps_train_ratio": 1.1,
+        "clean_share": 0.5,
+        "eps_warmup_epochs": 20,
+        "epochs": 60,
+        "lr": 1e-3,
+        "limit_test": DATASETS["mnist"].test,
+    },
+}
 
 
 def listing() -> str:
