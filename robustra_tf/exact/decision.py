@@ -124,9 +124,13 @@ class Decision:
         return found
 
     def _decide(self, target: int) -> Answer:
-        """One target: a short search, then, if it was too short, better bounds and the solver."""
+        """One target: descent, a short search; where that was too short, better bounds and more."""
         task = self.task
+        if time.monotonic() >= self.deadline:
+            return undecided("time limit")
         question = self._question(target)
+        if question.margin(question.start) <= -TOLERANCE:
+            return Answer(Outcome.FOUND, -np.inf, question.start, 0, 0)
         first = BranchAndBound(task.threads, 1 if self._other else _FIRST_NODES)
         answer = self._asked(first, question)
         if answer.outcome is not Outcome.UNDECIDED or answer.reason != "node limit":
@@ -146,11 +150,15 @@ class Decision:
         return not isinstance(self.task.solver, BranchAndBound)
 
     def _question(self, target: int) -> Question:
+        task = self.task
         encoding = encode(self.restriction, self.flat, l1_radius=self.l1_radius)
         encoding.check(self.flat)
         self.binaries = len(encoding.unstable)
         row, constant = self.restriction.margin(self.label, target)
-        return Question(encoding, row, constant, self.flat)
+        # Descent stays within intervals of pixels: of an l_1 ball it knows nothing.
+        linf = task.norm == "linf"
+        start = descend(self.restriction, row, self.flat) if linf else self.flat
+        return Question(encoding, row, constant, start)
 
     def _asked(self, solver: Solver, question: Question) -> Answer:
         seconds = self.deadline - time.monotonic()
