@@ -15,9 +15,11 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import Weights, affine, differences, support
+from robustra_tf.bounds.frames import Every, Frame
 from robustra_tf.bounds.interval import Interval
+from robustra_tf.bounds.passing import absolute_sum, added, through
 from robustra_tf.bounds.relu import unstable
-from robustra_tf.bounds.rows import Every, Frame, Rows, WholeRows, absolute_sum, added, through
+from robustra_tf.bounds.rows import Rows, WholeRows
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Relu
 

@@ -9,13 +9,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.relu import Relaxation
-from robustra_tf.bounds.rows import (
-    Every,
-    Frame,
-    Rows,
-    WholeRows,
-    WindowRows,
+from robustra_tf.bounds.frames import Every, Frame
+from robustra_tf.bounds.passing import (
     absolute_sum,
     added,
     cleaned,
@@ -25,6 +20,8 @@ from robustra_tf.bounds.rows import (
     through,
     window_matrix,
 )
+from robustra_tf.bounds.relu import Relaxation
+from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Relu

@@ -23,9 +23,10 @@ from robustra_tf.bounds.dual import (
     trace,
     unit_rows,
 )
+from robustra_tf.bounds.frames import Chosen, Every, Frame
 from robustra_tf.bounds.interval import Interval, intersection, interval, propagate
 from robustra_tf.bounds.relu import Relaxation, relax, unstable
-from robustra_tf.bounds.rows import Chosen, Every, Frame, Rows
+from robustra_tf.bounds.rows import Rows
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Input, Relu
 

@@ -1,0 +1,166 @@
+"""How rows pass an affine operation, meet, and are summed up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+from robustra_tf.bounds import tiled
+from robustra_tf.bounds.frames import Chosen, Frame
+from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, split
+from robustra_tf.bounds.window import Window
+from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
+from robustra_tf.graph.spatial import Pad2D, Windowed
+from robustra_tf.graph.spread import Tiling, spread
+
+
+def cleaned(rows: Rows, frame: Frame) -> Rows:
+    """The same rows, zero outside the image."""
+    if rows.clean:
+        return rows
+    if isinstance(rows, WholeRows):
+        return rows.joined
+    if rows.window.inside.all():
+        return rows
+    return rows.with_values(rows.values * inside(rows, frame), clean=True)
+
+
+def inside(rows: WindowRows, frame: Frame) -> tf.Tensor:
+    """1 where a window's pixel lies in the image, 0 elsewhere, broadcastable to the values."""
+    mask = tf.constant(rows.window.inside[..., None], rows.values.dtype)
+    return frame.constant(mask)
+
+
+def as_whole(rows: Rows, frame: Frame) -> WholeRows:
+    """Windows and tiles written out over the layer."""
+    if isinstance(rows, WholeRows):
+        return rows.joined
+    return WholeRows(frame.fill(rows), (*rows.window.image, rows.values.shape[-1]))
+
+
+def settled(rows: Rows, frame: Frame) -> Rows:
+    """Whole rows where the window has outgrown the image, else the rows as they are."""
+    if isinstance(rows, WindowRows) and rows.window.area >= math.prod(rows.window.image):
+        return as_whole(rows, frame)
+    return rows
+
+
+def added(first: Rows | None, second: Rows, frame: Frame) -> Rows:
+    """The sum of two rows on the same layer, windows widened to hold both."""
+    if first is None:
+        return second
+    if isinstance(first, WholeRows) or isinstance(second, WholeRows):
+        if type(first) is type(second) and first.tiling == second.tiling:
+            return first.with_values(first.values + second.values, first.clean and second.clean)
+        first, second = as_whole(first, frame), as_whole(second, frame)
+        return first.with_values(first.values + second.values)
+    window = first.window.union(second.window)
+    total = _widened(first, window) + _widened(second, window)
+    return WindowRows(total, window, first.clean and second.clean)
+
+
+def _widened(rows: WindowRows, window: Window) -> tf.Tensor:
+    lead = [(0, 0)] * (rows.values.shape.rank - 3)
+    return tf.pad(rows.values, (*lead, *rows.window.margins_in(window), (0, 0)))
+
+
+def pays_as_matrix(window: Window, op: Windowed) -> bool:
+    """Whether a transposed convolution of windows is faster as one dense matrix product.
+
+    It multiplies by the zeros of the matrix, some `area of the reached window / kernel` times as
+    many operations, but thousands of convolutions of a few pixels to a channel or three run at a
+    tenth of a matrix product's speed.
+    """
+    reached = window.through(op)
+    return op.shape[2] <= 4 and reached.area <= 16 * math.prod(op.size)
+
+
+def window_matrix(
+    window: Window, op: Windowed, weights: tuple[tf.Tensor, ...], dtype: tf.DType
+) -> tf.Tensor:
+    """The transposed convolution on one window: [kh * kw * filters, reached pixels * channels]."""
+    taps = window.area * op.filters
+    units = tf.reshape(tf.eye(taps, dtype=dtype), (taps, *window.size, op.filters))
+    kernel = op.kernel(weights, dtype)
+    return tf.reshape(
+        spread(units, kernel, op.strides, (0, 0), window.through(op).size), (taps, -1)
+    )
+
+
+def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Frame) -> Rows:
+    """The coefficients on the input of an affine op from those on its output."""
+    if isinstance(op, Add):
+        return rows
+    if isinstance(rows, WholeRows):
+        return _whole_through(op, weights, cleaned(rows, frame))
+    if isinstance(op, Windowed):
+        rows = cleaned(rows, frame)
+        window = rows.window.through(op)
+        joint = merged(rows.values, 3)
+        if pays_as_matrix(rows.window, op):
+            flat = tf.reshape(joint, (-1, math.prod(joint.shape[1:])))
+            values = flat @ window_matrix(rows.window, op, weights, flat.dtype)
+            values = tf.reshape(values, (-1, *window.size, op.shape[2]))
+        else:
+            kernel = op.kernel(weights, rows.values.dtype)
+            values = spread(joint, kernel, op.strides, (0, 0), window.size)
+        return WindowRows(split(values, rows.values, 3), window, clean=False)
+    if isinstance(op, Pad2D):
+        return dataclasses.replace(
+            rows, window=rows.window.before(op.padding, op.shape[:2]), clean=False
+        )
+    if isinstance(op, Scale):
+        scale = op.coefficients(weights, rows.values.dtype)[0]
+        per_channel = scale.shape.rank == 0 or math.prod(scale.shape[:-1]) == 1
+        if per_channel:
+            return rows.with_values(rows.values * tf.reshape(scale, (-1,)))
+        image = tf.broadcast_to(scale, op.shape)[None]
+        scale = frame.constant(rows.window.extract(image)[0])
+        return rows.with_values(rows.values * scale, clean=True)
+    if isinstance(op, Reshape):
+        return through(op, weights, as_whole(rows, frame), frame)
+    raise TypeError(f"op must be one that rows can pass, got {type(op).__name__}")
+
+
+def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows) -> WholeRows:
+    if isinstance(op, Windowed):
+        plain = Tiling(rows.shape[:2], (1, 1), (0, 0), rows.shape[:2])
+        joint = merged(rows.values, 3)
+        tiles, tiling = tiled.transpose(op, weights, joint, rows.tiling or plain)
+        values = split(tiles, rows.values, 3)
+        return WholeRows(values, op.in_shape, None if tiling.plain else tiling, tiling.fits)
+    if isinstance(op, Scale) and rows.tiling is not None:
+        scale = op.coefficients(weights, rows.values.dtype)[0]
+        return rows.with_values(
+            rows.values * rows.tiling.cut(tf.broadcast_to(scale, op.shape)[None])
+        )
+    rows = rows.joined
+    values = op.transpose(merged(rows.values, len(rows.shape)), *weights)
+    return WholeRows(split(values, rows.values, len(rows.shape)), op.in_shape)
+
+
+def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:
+    """`sum_j |row_j| weight_j` for every row, one number per row, as `Frame.listed` has them.
+
+    `weights` are broadcastable to the values of the rows. Rows that a whole batch shares are summed
+    by one matrix product.
+    """
+    absolute = tf.abs(rows.flat)
+    size = absolute.shape[-1]
+    if isinstance(frame, Chosen):
+        sums = tf.reduce_sum(absolute * tf.reshape(weights, (-1, size)), -1)
+    elif isinstance(rows, WholeRows):
+        weights = tf.reshape(weights, (-1, size))
+        if absolute.shape[0] == 1:
+            sums = tf.matmul(weights, absolute[0], transpose_b=True)
+        else:
+            sums = tf.linalg.matvec(absolute, weights)
+    elif absolute.shape[:2] == (1, 1):
+        sums = tf.matmul(tf.reshape(weights, (-1, size)), absolute[0, 0], transpose_b=True)
+        sums = tf.reshape(sums, (-1, rows.window.positions, absolute.shape[2]))
+    else:
+        weights = tf.reshape(weights, (-1, rows.window.positions, 1, size))
+        sums = tf.reduce_sum(absolute * weights, -1)
+    return frame.listed(sums, rows)
