@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import NORMS, Box, ball
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
-from robustra_tf.bounds.enclosure import INNER, ROWS, enclose
+from robustra_tf.bounds.enclosure import ROWS, enclose
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
+from robustra_tf.settings import INNER
 
 METHODS = ("dual", "interval", "crown", "alpha")
 DTYPES = ("float32", "float64")

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, INNER
+from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.metrics import certified
 from robustra_tf.objective.methods import DEFAULTS, Options
 from robustra_tf.objective.problem import (
@@ -18,7 +18,7 @@ from robustra_tf.objective.problem import (
     trained_places,
 )
 from robustra_tf.schedules import epsilon_within
-from robustra_tf.settings import DUAL_METHODS
+from robustra_tf.settings import DEFAULT_MEMORY_MB, DUAL_METHODS, INNER
 
 #: What `compile` takes of Keras's that a method brings itself.
 _BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -74,7 +74,7 @@ class CertifiedModel(keras.Model):
         reference: keras.Model | None = None,
         inner: str = "dual",
         options: Options = DEFAULTS,
-        memory_mb: float = 768,
+        memory_mb: float = DEFAULT_MEMORY_MB,
         name: str | None = None,
     ):
         super().__init__(name=name)

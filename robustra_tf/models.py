@@ -18,6 +18,8 @@ import numpy as np
 import scipy.io
 from keras import initializers, layers
 
+from robustra_tf.settings import INITS
+
 CIFAR10_MEAN = (0.485, 0.456, 0.406)
 CIFAR10_STD = 0.225
 CLASSES = 10
@@ -61,10 +63,6 @@ _ARCHITECTURES = {
 NAMES = tuple(_ARCHITECTURES)
 
 
-#: How `build` draws initial weights.
-INITS = ("fan_in", "interval")
-
-
 def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Model:
     """A freshly initialised model of Table 1 (Li et al., IJCAI 2019), or `digits_small`.
 
@@ -77,13 +75,13 @@ def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Mod
       name: one of `NAMES`.
       seed: of the initial weights; two networks of a pair need two seeds. None draws one from
         Python's random numbers, which `keras.utils.set_random_seed` fixes.
-      init: one of `INITS`.
+      init: `fan_in` or `interval`.
 
     Returns:
       A functional model: pixels [n, h, w, c] in [0, 1] to logits [n, 10].
 
     Raises:
-      ValueError: for a name that is not in `NAMES`, or an init that is not in `INITS`.
+      ValueError: for a name that is not in `NAMES`, or an init that is neither.
     """
     if init not in INITS:
         raise ValueError(f"init: expected one of {', '.join(INITS)}; got {init!r}")

@@ -16,6 +16,12 @@ NORMS = ("linf", "l2", "l1")
 DUAL_METHODS = ("robustra", "wong")
 INTERVAL_METHODS = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
 METHODS = (*DUAL_METHODS, *INTERVAL_METHODS, "natural")
+# Where bounds of inner layers come from: the dual; intervals; or whichever is tighter.
+INNER = ("dual", "interval", "mixed")
+# How initial weights are drawn.
+INITS = ("fan_in", "interval")
+# MiB that the rows of one piece of a batch may take: 25 examples of mnist_small.
+DEFAULT_MEMORY_MB = 768
 
 # The names of `robustra_tf.models` and the shape of an image of each, known without Keras.
 MODEL_INPUTS = {

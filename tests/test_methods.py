@@ -169,6 +169,31 @@ def test_a_step_descends(method):
     assert step.traces == 1
 
 
+@pytest.mark.parametrize("method", LOSSES)
+def test_a_ramp_to_radius_zero_trains_on_the_images_themselves(method):
+    model = nets.dense(1)
+    step = TrainStep(model, None, keras.optimizers.SGD(0.0), method, eps_end=0.0)
+    x, y = tf.constant(nets.images(model, 4, seed=3)), tf.constant([0, 1, 2, 0])
+    expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model(x))
+    assert float(step(x, y, tf.constant(0.0))["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_sabr_regularises_the_bounds_by_the_small_box_that_they_are_over(model):
+    here, share = task(model, 0.0), 0.1
+    losses = []
+    for weight in (0.0, 0.5):
+        tf.random.set_seed(2)
+        losses.append(LOSSES["sabr"](here, Options(share=share, regulariser=weight)).loss)
+    tf.random.set_seed(2)
+    far = (1 - share) * here.eps
+    centre = here.x + tf.clip_by_value(attacked(here, 8) - here.x, -far, far)
+    region = ball(centre, share * here.eps, box=(0.0, 1.0))
+    bounds, _ = interval_margins(here.structure, here.weights, region, here.y)
+    expected = 0.5 * float(regulariser(region, bounds))
+    assert expected > 0
+    np.testing.assert_allclose(losses[1] - losses[0], expected, rtol=1e-9)
+
+
 def test_interval_initialisation_has_its_spread_and_no_biases():
     model = models.build("mnist_small", seed=0, init="interval")
     for layer in model.layers:

@@ -9,13 +9,18 @@ from typing import Any
 
 from robustra_tf import settings
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.settings import DUAL_METHODS, INTERVAL_METHODS, METHODS, SettingError
+from robustra_tf.settings import (
+    DUAL_METHODS,
+    INITS,
+    INNER,
+    INTERVAL_METHODS,
+    METHODS,
+    SettingError,
+)
 from train import presets
 
-INNER = ("dual", "interval", "mixed")
 RAMPS = ("epoch", "step")
 LR_SCHEDULES = ("halving", "cosine")
-INITS = ("fan_in", "interval")
 SCHEDULES = ("alternating",)
 OPTIMIZERS = ("adam", "sgd")
 NORMS = ("linf",)

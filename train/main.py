@@ -31,7 +31,7 @@ def _define() -> None:
     text("dataset", None, f"{', '.join(DATASETS)}; default: {presets.DEFAULT_DATASET}")
     text("model", None, f"{', '.join(settings.MODEL_INPUTS)}; {preset}")
     text("method", None, f"{', '.join(settings.METHODS)}; default: robustra")
-    text("inner", None, f"bounds of inner layers: {', '.join(configs.INNER)}; default: dual")
+    text("inner", None, f"bounds of inner layers: {', '.join(settings.INNER)}; default: dual")
     text("schedule", None, f"{', '.join(configs.SCHEDULES)}; default: alternating")
     text("norm", None, f"of the ball: {', '.join(configs.NORMS)}; default: linf")
     number("eps", None, f"radius of the ball in pixels of [0, 1]; {preset}")
@@ -41,7 +41,7 @@ def _define() -> None:
     text("ramp", None, f"the radius grows every: {', '.join(configs.RAMPS)}; {preset}")
     whole("epochs", None, f"each trains f, then g; {preset}")
     whole("batch_size", None, f"examples a step; {preset}")
-    text("init", None, f"of the weights: {', '.join(configs.INITS)}; {preset}")
+    text("init", None, f"of the weights: {', '.join(settings.INITS)}; {preset}")
     number("share", None, "mtl_ibp: of the interval loss; sabr: of the radius; default: 0.05")
     number("clean_share", None, "of the clean loss, by intervals, after the ramp; default: 0")
     whole("attack_steps", None, "of the attacks of mtl_ibp and sabr; default: 8")
@@ -59,7 +59,7 @@ def _define() -> None:
     whole(
         "memory_mb",
         None,
-        f"working memory of a step's bounds; default: {presets.DEFAULT_MEMORY_MB}",
+        f"working memory of a step's bounds; default: {settings.DEFAULT_MEMORY_MB}",
     )
     text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
     text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")

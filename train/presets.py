@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from robustra_tf.data import INFO as DATASETS
+from robustra_tf.settings import DEFAULT_MEMORY_MB
 
-#: MiB that the rows of one piece of a batch may take: 25 examples of mnist_small.
-DEFAULT_MEMORY_MB = 768
 DEFAULT_DATASET = "digits"
 COMMON = {
     "method": "robustra",

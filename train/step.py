@@ -16,7 +16,7 @@ from robustra_tf.objective.problem import (
     pose,
     trained_places,
 )
-from train.presets import DEFAULT_MEMORY_MB
+from robustra_tf.settings import DEFAULT_MEMORY_MB
 
 
 def regularised(

@@ -29,12 +29,11 @@ from robustra_tf.bounds.relu import Relaxation, relax, unstable
 from robustra_tf.bounds.rows import Rows
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Input, Relu
+from robustra_tf.settings import INNER
 
 #: Which rows are computed: every neuron's; only those that intervals leave undecided; or
 #: whichever of the two takes less time, decided batch by batch.
 ROWS = ("every", "needed", "auto")
-#: Where the bounds of inner layers come from: the dual; intervals; or whichever is tighter.
-INNER = ("dual", "interval", "mixed")
 #: The share of rows up to which picking them out takes less time than computing all.
 WORTH_CHOOSING = 0.7
 #: More rows than any batch has, where the batch size is not static.

@@ -88,8 +88,9 @@ class Trained(NamedTuple):
 
 def ibp(task: Task, options: Options) -> Trained:
     """Cross-entropy of the margins' interval bounds."""
-    bounds, upper = _intervals(task, _region(task))
-    return Trained(_mixed(task, options, upper, bounds), upper)
+    region = _region(task)
+    bounds, upper = _intervals(task, region)
+    return Trained(_mixed(task, options, region, upper, bounds), upper)
 
 
 def crown_ibp(task: Task, options: Options) -> Trained:
@@ -103,15 +104,17 @@ def crown_ibp(task: Task, options: Options) -> Trained:
         tighter = crown_margins(*network, region, task.y, bounds, adaptive(bounds))
         return beta * tighter + (1.0 - beta) * upper
 
-    return Trained(_mixed(task, options, tf.cond(beta > 0, blended, lambda: upper), bounds), upper)
+    used = tf.cond(beta > 0, blended, lambda: upper)
+    return Trained(_mixed(task, options, region, used, bounds), upper)
 
 
 def mtl_ibp(task: Task, options: Options) -> Trained:
     """`(1 - share)` cross-entropy at an attacked image plus `share` that of the intervals."""
-    bounds, upper = _intervals(task, _region(task))
+    region = _region(task)
+    bounds, upper = _intervals(task, region)
     logits = task.structure.forward(task.weights, attacked(task, options.attack_steps))
     attack = tf.nn.sparse_softmax_cross_entropy_with_logits(task.y, logits)
-    certified = _mixed(task, options, upper, bounds)
+    certified = _mixed(task, options, region, upper, bounds)
     return Trained((1.0 - options.share) * attack + options.share * certified, upper)
 
 
@@ -120,9 +123,10 @@ def sabr(task: Task, options: Options) -> Trained:
     radius = options.share * task.eps
     far = task.eps - radius
     centre = task.x + tf.clip_by_value(attacked(task, options.attack_steps) - task.x, -far, far)
-    bounds, upper = _intervals(task, ball(centre, radius, box=BOX))
+    region = ball(centre, radius, box=BOX)
+    bounds, upper = _intervals(task, region)
     _, whole = _intervals(task, _region(task))
-    return Trained(_mixed(task, options, upper, bounds), tf.stop_gradient(whole))
+    return Trained(_mixed(task, options, region, upper, bounds), tf.stop_gradient(whole))
 
 
 #: The losses by name.
@@ -143,9 +147,13 @@ def _intervals(task: Task, region: Ball) -> tuple[dict[int, Interval], tf.Tensor
 
 
 def _mixed(
-    task: Task, options: Options, upper: tf.Tensor, bounds: Mapping[int, Interval]
+    task: Task,
+    options: Options,
+    region: Ball,
+    upper: tf.Tensor,
+    bounds: Mapping[int, Interval],
 ) -> tf.Tensor:
-    """The loss on upper bounds, with the clean loss and the regulariser as the options say."""
+    """The loss on bounds over a region, with clean loss and regulariser as the options say."""
     loss = robust_cross_entropy(upper, task.y)
     if options.clean_share:
         logits = task.structure.forward(task.weights, task.x)
@@ -154,7 +162,7 @@ def _mixed(
         loss = kappa * clean + (1.0 - kappa) * loss
     if options.regulariser:
         fading = options.regulariser * (1.0 - task.progress)
-        loss += fading * regulariser(_region(task), bounds)
+        loss += fading * regulariser(region, bounds)
     return loss
 
 

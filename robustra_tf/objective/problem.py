@@ -83,7 +83,9 @@ def solve(
     if problem.method == "natural":
         return Solved(robust_cross_entropy(logits, y), None, _floats({"clean_error": wrong}))
     if problem.method in LOSSES:
-        task = Task(problem.structure, weights, x, y, eps, eps / problem.eps_end)
+        # A ramp to radius 0 is over from the beginning.
+        progress = eps / problem.eps_end if problem.eps_end else tf.ones_like(eps)
+        task = Task(problem.structure, weights, x, y, eps, progress)
         trained = LOSSES[problem.method](task, problem.options)
         error = robust_error(trained.upper, y)
         measured = _floats({"clean_error": wrong, "robust_error": error})
