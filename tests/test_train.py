@@ -31,7 +31,7 @@ def _network(name: str, step=None, units: int = 2) -> Network:
 
 
 def _silent() -> Watch:
-    return Watch(lambda *_: None, lambda _: None, lambda _: None)
+    return Watch(*[lambda *_: None] * 3)
 
 
 def _batches() -> data.TrainingBatches:
@@ -61,7 +61,8 @@ def _alternate(first_pass: int = 0):
         return step
 
     networks += [_network(name, make(position)) for position, name in enumerate("fg")]
-    passes = list(alternate(networks, _batches(), CONFIG, first_pass, _silent()))
+    rounds = alternate(networks, _batches(), CONFIG, first_pass, _silent())
+    passes = [done for (done,) in rounds]
     return passes, calls, traces
 
 
@@ -242,10 +243,10 @@ def test_the_bar_shows_metrics_schedules_speed_and_time_left(monkeypatch):
         return {"loss": 1.25, "robust_error": 0.5, "clean_error": 0.125, "eta": 3.0}
 
     for _ in range(4):
-        progress.watch.advance(read)
+        progress.watch.advance("f", read)
     # Not read at every step: reading waits for the device.
     assert len(reads) == 1
-    progress.watch.end(read())
+    progress.watch.end("f", read())
     for part in ("epoch 1/9 f", "loss=1.25", "robust_error=0.5", "clean_error=0.125"):
         assert part in stream.getvalue()
     for part in ("eps=0.025", "lr=0.001", "200/200", "examples/s"):

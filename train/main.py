@@ -16,7 +16,7 @@ from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
 from train import config as configs
-from train import presets, workdir
+from train import devices, presets, workdir
 
 FLAGS = flags.FLAGS
 # Exit code of a command line that cannot be run.
@@ -33,6 +33,8 @@ def _define() -> None:
     text("method", None, f"{', '.join(settings.METHODS)}; default: robustra")
     text("inner", None, f"bounds of inner layers: {', '.join(settings.INNER)}; default: dual")
     text("schedule", None, f"{', '.join(configs.SCHEDULES)}; default: alternating")
+    text("devices", None, "parallel: f's and g's TensorFlow devices, as in GPU:0,GPU:1")
+    whole("split_gpu_mb", None, "parallel: two devices of so many MiB from one GPU; default: 0")
     text("norm", None, f"of the ball: {', '.join(configs.NORMS)}; default: linf")
     number("eps", None, f"radius of the ball in pixels of [0, 1]; {preset}")
     number("eps_train_ratio", None, "training goes up to this times eps; default: 1")
@@ -61,6 +63,7 @@ def _define() -> None:
         None,
         f"working memory of a step's bounds; default: {settings.DEFAULT_MEMORY_MB}",
     )
+    whole("microbatch", None, "examples of a batch worked on at a time; default: by memory_mb")
     text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
     text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")
     whole("seed", None, "of the weights and of the order of the data; default: 0")
@@ -76,18 +79,21 @@ def main(argv) -> int:
         return 0
     given = {name: FLAGS[name].value for name in configs.FIELDS}
     try:
-        config, folder = workdir.open_run(given, FLAGS.resume)
-    except (settings.SettingError, DataNotFoundError) as error:
-        return _refuse(error)
-    _prepare_environment(config.deterministic)
-    try:
-        require_tensorflow_backend()
-    except BackendError as error:
+        config, folder = workdir.open_run(given, FLAGS.resume, _require)
+    except (settings.SettingError, DataNotFoundError, BackendError) as error:
         return _refuse(error)
     from train import run
 
     run.run(config, folder)
     return 0
+
+
+def _require(config: configs.Config) -> None:
+    """What only TensorFlow can tell, whose import is spent on nothing but right flags."""
+    _prepare_environment(config.deterministic)
+    require_tensorflow_backend()
+    if config.devices:
+        devices.require(config.devices, config.split_gpu_mb)
 
 
 def _prepare_environment(deterministic: bool) -> None:

@@ -3,11 +3,14 @@
 Alternating, as in section 6 of the paper: an epoch trains f with g fixed, then g with the new f
 fixed. A *pass* is one network's part of an epoch; pass 2 e is f's of epoch e, pass 2 e + 1 is g's.
 The baselines, which need no reference, go through the same passes as two independent networks.
+
+A *round* is what goes on at the same time: one pass here, all passes of an epoch in `parallel`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,14 +23,37 @@ from robustra_tf.data import TrainingBatches
 from train.config import Config
 
 
+class Snapshot(NamedTuple):
+    """A copy of another network as it was at the last `refresh`, on a device of its own."""
+
+    copy: keras.Model
+    original: keras.Model
+
+    def refresh(self) -> None:
+        """Takes over the original's present weights."""
+        for mine, theirs in zip(self.copy.variables, self.original.variables, strict=True):
+            mine.value.assign(tf.convert_to_tensor(theirs.value))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A network with what trains it; `step(x, y, eps)` is a `train.step.TrainStep`."""
+    """A network with what trains it.
+
+    Attributes:
+      name: `f` or `g`.
+      model: the network.
+      optimizer: a Keras optimizer.
+      step: (x, y, eps) -> metrics, a `train.step.TrainStep`.
+      device: where all of it is and its steps run; None leaves that to TensorFlow.
+      snapshot: the reference that it learns against, where that is not the other network itself.
+    """
 
     name: str
     model: keras.Model
     optimizer: keras.optimizers.Optimizer
     step: Callable
+    device: str | None = None
+    snapshot: Snapshot | None = None
 
 
 class Pass(NamedTuple):
@@ -44,10 +70,11 @@ class Pass(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """Told of a pass under way: called at its start with the number of steps and then a step.
+    """Told of the passes under way, of which there may be one for each network.
 
-    `begin(network name, epoch, eps, lr, steps)`; `advance(read)` after every step, where `read()`
-    gives the metrics so far and waits for the device; `end(metrics)`.
+    `begin(name, epoch, eps, lr, steps)` at a pass's start, with the name of its network;
+    `advance(name, read)` after every step, where `read()` gives the metrics so far and waits for
+    the device; `end(name, metrics)`.
     """
 
     begin: Callable
@@ -90,13 +117,42 @@ class Means:
         self._totals.assign_add(tf.stack(values))
 
 
+class _Running:
+    """A pass under way, step by step."""
+
+    def __init__(
+        self, index: int, epoch: int, network: Network, means: Means, steps: int, config: Config
+    ):
+        self.index, self.epoch, self.network, self.means = index, epoch, network, means
+        self._steps, self._config = steps, config
+        self.lr, self.eps = _learning_rate(epoch, config), _epsilon(epoch, 0, steps, config)
+        # Variables and tensors, so that one trace serves the whole run.
+        network.optimizer.learning_rate = self.lr
+        means.reset()
+        self._start = time.perf_counter()
+
+    def take(self, k: int, x: tf.Tensor, y: tf.Tensor) -> None:
+        """Takes step `k`, on the network's device."""
+        self.eps = _epsilon(self.epoch, k, self._steps, self._config)
+        with tf.device(self.network.device):
+            radius = tf.constant(self.eps, tf.float32)
+            self.means.add(self.network.step(x, y, radius))
+
+    def finish(self, examples: int) -> Pass:
+        """What it came to; waits for the device."""
+        metrics = self.means.read()
+        seconds = time.perf_counter() - self._start
+        found = (self.index, self.epoch, self.network, self.eps, self.lr)
+        return Pass(*found, metrics, examples, seconds)
+
+
 def alternate(
     networks: Sequence[Network],
     batches: TrainingBatches,
     config: Config,
     first_pass: int,
     watch: Watch,
-) -> Iterator[Pass]:
+) -> Iterator[tuple[Pass, ...]]:
     """Trains the networks in turn, from `first_pass` to the last of the run's epochs.
 
     Args:
@@ -107,32 +163,60 @@ def alternate(
       watch: is told of the progress.
 
     Yields:
-      A `Pass` when it is done: the networks then hold the weights that the next pass begins with.
+      A round of one `Pass` when it is done: the networks then hold the weights that the next pass
+      begins with.
+    """
+    yield from rounds(networks, batches, config, first_pass, watch, 1, in_turn)
+
+
+def in_turn(works: Sequence[Callable[[], None]]) -> None:
+    """Does one after the other."""
+    for work in works:
+        work()
+
+
+def rounds(
+    networks: Sequence[Network],
+    batches: TrainingBatches,
+    config: Config,
+    first_pass: int,
+    watch: Watch,
+    width: int,
+    drive: Callable[[Sequence[Callable[[], None]]], None],
+) -> Iterator[tuple[Pass, ...]]:
+    """Trains by rounds of `width` passes each, step by step.
+
+    Args:
+      networks, batches, config, first_pass, watch: as `alternate` takes them.
+      width: how many passes go on at the same time, of as many networks.
+      drive: does a step of each, given as functions, and returns when all are done.
+
+    Yields:
+      The passes of a round: between rounds, the state of the run is all in the networks.
     """
     means = {network.name: Means() for network in networks}
-    for index in range(first_pass, config.epochs * len(networks)):
-        epoch, position = divmod(index, len(networks))
-        network = networks[position]
-        lr = _learning_rate(epoch, config)
-        # Tensors and variables, so that one trace serves the whole run.
-        network.optimizer.learning_rate = lr
-        eps = _epsilon(epoch, 0, batches.steps, config)
-        radius = tf.constant(eps, tf.float32)
-        mean = means[network.name]
-        mean.reset()
-        watch.begin(network.name, epoch, eps, lr, batches.steps)
-        start = time.perf_counter()
-        for k, (x, y) in enumerate(batches.epoch(index)):
-            if config.ramp == "step":
-                eps = _epsilon(epoch, k, batches.steps, config)
-                radius = tf.constant(eps, tf.float32)
-            mean.add(network.step(x, y, radius))
-            watch.advance(mean.read)
-        metrics = mean.read()
-        seconds = time.perf_counter() - start
-        watch.end(metrics)
-        examples = batches.steps * batches.batch_size
-        yield Pass(index, epoch, network, eps, lr, metrics, examples, seconds)
+    for first in range(first_pass, config.epochs * len(networks), width):
+        passes = []
+        for index in range(first, first + width):
+            epoch, position = divmod(index, len(networks))
+            network = networks[position]
+            mean = means[network.name]
+            passes.append(_Running(index, epoch, network, mean, batches.steps, config))
+        for running in passes:
+            if running.network.snapshot:
+                running.network.snapshot.refresh()
+            begun = (running.network.name, running.epoch, running.eps, running.lr)
+            watch.begin(*begun, batches.steps)
+        # Each pass has an order of its own.
+        feeds = zip(*(batches.epoch(running.index) for running in passes), strict=True)
+        for k, found in enumerate(feeds):
+            drive([functools.partial(p.take, k, *b) for p, b in zip(passes, found, strict=True)])
+            for running in passes:
+                watch.advance(running.network.name, running.means.read)
+        done = tuple(running.finish(batches.steps * batches.batch_size) for running in passes)
+        for result in done:
+            watch.end(result.network.name, result.metrics)
+        yield done
 
 
 def _epsilon(epoch: int, step: int, steps: int, config: Config) -> float:

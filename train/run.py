@@ -12,10 +12,12 @@ from robustra_tf import data, export, models
 from robustra_tf.certificates import certify
 from robustra_tf.objective.methods import Options
 from robustra_tf.settings import INTERVAL_METHODS
+from train import devices
 from train.checkpoint import Checkpoints
 from train.config import Config
 from train.history import History
-from train.mutual import Network, alternate
+from train.mutual import Network, Snapshot, alternate
+from train.parallel import parallel
 from train.progress import Progress
 from train.step import TrainStep
 from train.summaries import Summaries
@@ -47,13 +49,16 @@ def run(config: Config, workdir: Workdir) -> None:
     passes = config.epochs * len(networks)
     progress = Progress(config.epochs, passes - done, batches.batch_size)
     print(_heading(config, networks, done), flush=True)
-    for result in alternate(networks, batches, config, done, progress.watch):
-        tests = evaluate(result.network.model, test, config) if test else {}
-        summaries.write(result, tests)
-        history.add(result, tests)
+    schedule = parallel if config.schedule == "parallel" else alternate
+    for results in schedule(networks, batches, config, done, progress.watch):
+        measured = [evaluate(result.network, test, config) if test else {} for result in results]
+        for result, tests in zip(results, measured, strict=True):
+            summaries.write(result, tests)
+            history.add(result, tests)
         # Last: what is saved has been recorded.
-        checkpoints.save(result.index + 1)
-        progress.summary(result, tests)
+        checkpoints.save(results[-1].index + 1)
+        for result, tests in zip(results, measured, strict=True):
+            progress.summary(result, tests)
     summaries.close()
     settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
     for network in networks:
@@ -62,17 +67,23 @@ def run(config: Config, workdir: Workdir) -> None:
 
 
 def make_networks(config: Config) -> tuple[Network, ...]:
-    """Networks with independent random weights; for `robustra`, each is the other's reference."""
+    """Networks with independent random weights; for `robustra`, each is the other's reference.
+
+    In the parallel schedule each is on its own device, with a copy of its reference.
+    """
     names = config.networks
+    places = (None,) * len(names)
+    if config.schedule == "parallel":
+        places = devices.names(config.devices)
     seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
-    built = [models.build(config.model, seed=int(seed), init=config.init) for seed in seeds]
+    built = [_build(config, seed, place) for seed, place in zip(seeds, places, strict=True)]
     return tuple(
-        _network(config, name, model, reference)
-        for name, model, reference in zip(names, built, reversed(built), strict=True)
+        _network(config, name, model, other, place)
+        for name, model, other, place in zip(names, built, reversed(built), places, strict=True)
     )
 
 
-def evaluate(model: keras.Model, test: data.Dataset, config: Config) -> Mapping[str, float]:
+def evaluate(network: Network, test: data.Dataset, config: Config) -> Mapping[str, float]:
     """The certified error at the full radius and the clean error.
 
     The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
@@ -82,7 +93,8 @@ def evaluate(model: keras.Model, test: data.Dataset, config: Config) -> Mapping[
         name, how = "test_interval_error", {"method": "interval", "batch_size": 500}
     else:
         name, how = "test_lp_error", {"box": None, "inner": config.inner}
-    certificate = certify(model, *test, eps=config.eps, norm=config.norm, **how)
+    with tf.device(network.device):
+        certificate = certify(network.model, *test, eps=config.eps, norm=config.norm, **how)
     return {
         name: float(1 - np.mean(certificate.certified)),
         "test_clean_error": float(np.mean(certificate.predicted != test.labels)),
@@ -96,21 +108,34 @@ def _make_deterministic() -> None:
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
-def _network(config: Config, name: str, model: keras.Model, reference: keras.Model) -> Network:
-    optimizer = _optimizer(config)
-    step = TrainStep(
-        model,
-        reference if config.method == "robustra" else None,
-        optimizer,
-        config.method,
-        memory_mb=config.memory_mb,
-        clip_norm=config.clip_norm or None,
-        weight_decay=config.weight_decay,
-        inner=config.inner,
-        options=Options(**{name: getattr(config, name) for name in Options._fields}),
-        eps_end=config.eps_end,
-    )
-    return Network(name, model, optimizer, step)
+def _build(config: Config, seed: int, device: str | None) -> keras.Model:
+    with tf.device(device):
+        return models.build(config.model, seed=int(seed), init=config.init)
+
+
+def _network(
+    config: Config, name: str, model: keras.Model, other: keras.Model, device: str | None
+) -> Network:
+    reference, snapshot = other if config.method == "robustra" else None, None
+    if reference and device:
+        snapshot = Snapshot(_build(config, 0, device), other)
+        reference = snapshot.copy
+    with tf.device(device):
+        optimizer = _optimizer(config)
+        step = TrainStep(
+            model,
+            reference,
+            optimizer,
+            config.method,
+            memory_mb=config.memory_mb,
+            clip_norm=config.clip_norm or None,
+            weight_decay=config.weight_decay,
+            inner=config.inner,
+            options=Options(**{name: getattr(config, name) for name in Options._fields}),
+            eps_end=config.eps_end,
+            device=device,
+        )
+    return Network(name, model, optimizer, step, device, snapshot)
 
 
 def _optimizer(config: Config) -> keras.optimizers.Optimizer:

@@ -48,6 +48,8 @@ class TrainStep:
       inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
       options: of the losses by intervals.
       eps_end: the radius at the end of the ramp, in pixels, by which these losses fade.
+      device: that every operation is placed on, where the variables are too; None leaves it to
+        TensorFlow.
 
     Raises:
       ValueError: an unknown method, or a reference that is missing or not wanted.
@@ -65,6 +67,7 @@ class TrainStep:
         inner: str = "dual",
         options: Options = DEFAULTS,
         eps_end: float = 1.0,
+        device: str | None = None,
     ):
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
         self._problem, self._graph, self._reference = pose(
@@ -78,7 +81,7 @@ class TrainStep:
             eps_end=eps_end,
         )
         self._together = examples_together(self._problem, memory_mb)
-        self._optimizer = optimizer
+        self._optimizer, self._device = optimizer, device
         self._clip_norm, self._weight_decay = clip_norm, weight_decay
         self._variables = model.trainable_variables
         self._places = trained_places(model, self._graph.variables)
@@ -99,14 +102,16 @@ class TrainStep:
 
     def _run(self, x, y, eps):
         self.traces += 1
-        weights = self._graph.weights()
-        reference = None if self._reference is None else self._reference.weights()
-        found, metrics = gradients(self._problem, weights, reference, x, y, eps, self._together)
-        found, norm = regularised(
-            [found[i] for i in self._places],
-            [weights[i] for i in self._places],
-            self._clip_norm,
-            self._weight_decay,
-        )
-        self._optimizer.apply(found, self._variables)
+        # Within the trace, too: else what reads no variable would be left to TensorFlow.
+        with tf.device(self._device):
+            weights = self._graph.weights()
+            reference = None if self._reference is None else self._reference.weights()
+            found, metrics = gradients(self._problem, weights, reference, x, y, eps, self._together)
+            found, norm = regularised(
+                [found[i] for i in self._places],
+                [weights[i] for i in self._places],
+                self._clip_norm,
+                self._weight_decay,
+            )
+            self._optimizer.apply(found, self._variables)
         return {**metrics, "grad_norm": norm}

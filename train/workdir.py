@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,17 @@ class Workdir:
         return self.root / network
 
 
-def open_run(given: Mapping[str, Any], resume: bool) -> tuple[Config, Workdir]:
+def open_run(
+    given: Mapping[str, Any], resume: bool, ready: Callable[[Config], None] = lambda config: None
+) -> tuple[Config, Workdir]:
     """Settles a run's configuration and its folder, and writes `config.json` for a new one.
 
     Args:
       given: the settings that were given, fields of `Config`; absent or None where not.
       resume: go on with the run of the folder. Settings not given are then the stored ones, and
         those given must agree with them. A folder without a run begins one.
+      ready: called with the configuration once it is settled and before anything is written; what
+        it raises ends the opening.
 
     Raises:
       SettingError: one line: a setting out of range, a folder that cannot be used, one that has a
@@ -73,9 +77,11 @@ def open_run(given: Mapping[str, Any], resume: bool) -> tuple[Config, Workdir]:
             raise SettingError("workdir", wanted, str(root))
         config = _stored(workdir, given)
         find_data(config.dataset, config.data_dir)
+        ready(config)
         return config, workdir
     config = configs.resolve(given)
     find_data(config.dataset, config.data_dir)
+    ready(config)
     root.mkdir(parents=not chosen, exist_ok=True)
     write_atomically(workdir.config, json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     return config, workdir
