@@ -25,7 +25,7 @@ class Exit(enum.IntEnum):
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """Raised at the first moment at which stopping loses nothing."""
+    """Raised where stopping loses nothing, after a signal asked for it."""
 
 
 class Stop:
@@ -76,6 +76,10 @@ class Stop:
             self.requested = True
             name = signal.Signals(received[0]).name
             self._tell(f"{name}: stopping as soon as nothing is lost; a second one stops at once")
+
+
+#: One that is never asked to.
+NEVER = Stop(lambda line: None)
 
 
 def _nothing(number, frame) -> None:
