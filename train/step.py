@@ -115,8 +115,10 @@ class TrainStep:
 
     def _run(self, x, y, eps, seed):
         self.traces += 1
-        # Within the trace, too: else what reads no variable would be left to TensorFlow.
-        with tf.device(self._device):
+        # Within the trace: else what reads no variable would be left to TensorFlow. The name tells
+        # the operations of several steps apart in a profile.
+        name = self._device and self._device.replace(":", "_")
+        with tf.device(self._device), tf.name_scope(name or "step"):
             weights = self._graph.weights()
             reference = None if self._reference is None else self._reference.weights()
             found, metrics = gradients(
