@@ -98,7 +98,7 @@ class Checkpoints:
             problem = str(error).splitlines()[0]
             raise OSError(f"{final}: the checkpoint cannot be written: {problem}") from error
         self.newest = final
-        for old in self._found()[KEPT:]:
+        for old in found(self._directory)[KEPT:]:
             # Renamed first: one that is half deleted must not pass for a damaged one.
             shutil.rmtree(old.rename(old.with_name(old.name + _PARTIAL)), ignore_errors=True)
         return final
@@ -113,7 +113,7 @@ class Checkpoints:
             variables or another seed.
         """
         skipped: dict[Path, str] = {}
-        for path in self._found():
+        for path in found(self._directory):
             try:
                 about = _read(path)
             except CheckpointError as error:
@@ -130,14 +130,6 @@ class Checkpoints:
         if skipped:
             raise CheckpointError("no checkpoint can be used: " + "; ".join(skipped.values()))
         return None
-
-    def _found(self) -> list[Path]:
-        """The checkpoints that carry their name, the newest first."""
-        if not self._directory.is_dir():
-            return []
-        matches = {path: _NAME.fullmatch(path.name) for path in self._directory.iterdir()}
-        found = {path: (int(m[1]), int(m[2])) for path, m in matches.items() if m}
-        return sorted(found, key=found.get, reverse=True)
 
     def _load(self, path: Path, seed: int) -> None:
         if seed != self._seed:
@@ -164,12 +156,26 @@ class Checkpoints:
                     )
 
 
+def found(directory: Path) -> list[Path]:
+    """The checkpoints of a run that carry their name, the newest first."""
+    if not directory.is_dir():
+        return []
+    matches = {path: _NAME.fullmatch(path.name) for path in directory.iterdir()}
+    named = {path: (int(m[1]), int(m[2])) for path, m in matches.items() if m}
+    return sorted(named, key=named.get, reverse=True)
+
+
+def variables(path: Path) -> tf.train.CheckpointReader:
+    """What a checkpoint holds of `NETWORK/model/0` and so on, `optimizer` and `snapshot`."""
+    return tf.train.load_checkpoint(str(path / _STATE))
+
+
 def _variables(network: Network) -> dict[str, list[tf.Variable]]:
     # The variables themselves, in order: what Keras names them may change between versions.
     parts = {"model": network.model.variables, "optimizer": network.optimizer.variables}
     if network.snapshot:
         parts["snapshot"] = network.snapshot.copy.variables
-    return {part: [variable.value for variable in found] for part, found in parts.items()}
+    return {part: [variable.value for variable in those] for part, those in parts.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
