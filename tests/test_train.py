@@ -81,15 +81,23 @@ def test_no_step_is_traced_again_along_the_schedules():
     assert sorted(traces) == [0, 1]
 
 
-@pytest.mark.parametrize("steps", range(1, 24, 3))
-def test_a_run_that_goes_on_sees_what_the_whole_run_saw(steps):
-    """Left between any two steps, also where a pass is done but not yet recorded."""
+@pytest.fixture(scope="module")
+def whole():
+    """The passes, the calls and the positions of a whole run."""
     positions = []
     watch = _silent()._replace(boundary=lambda position: positions.append(position()))
-    whole, whole_calls, _ = _alternate(watch=watch)
+    passes, calls, _ = _alternate(watch=watch)
+    return passes, calls, positions
+
+
+@pytest.mark.parametrize("steps", [1, 6, 10, 17, 24])
+def test_a_run_that_goes_on_sees_what_the_whole_run_saw(whole, steps):
+    """Left between any two steps, also where a pass is done but not yet recorded."""
+    whole, whole_calls, positions = whole
     assert len(positions) == len(whole_calls) == 24
     here = positions[steps - 1]
     assert 3 * here.passes + here.step == steps
+    assert 1 <= here.step <= 3
     rest, rest_calls, _ = _alternate(here)
     assert rest_calls == whole_calls[steps:]
     assert [(p.index, p.eps, p.lr, p.metrics) for p in rest] == [
