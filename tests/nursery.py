@@ -1,7 +1,8 @@
 """Training programs as processes of their own, without the seconds of TensorFlow's import for each.
 
 `python -m tests.nursery` imports everything, starts nothing of TensorFlow's runtime, and forks a
-child that runs `train.main` for every line of JSON on its input. `Nursery` is its other end.
+child that runs `train.main` for every line of JSON on its input. `Nursery` is its other end;
+`outcome` is all that a run leaves.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from train.workdir import Workdir
 
 #: A run of a tiny pair that lasts some seconds, most of them tracing.
 FLAGS = {
@@ -59,6 +63,8 @@ class Nursery:
     """Starts lives."""
 
     def __init__(self):
+        self._folder = tempfile.TemporaryDirectory()
+        self._logs = Path(self._folder.name)
         root = str(Path(__file__).resolve().parents[1])
         environment = os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "-1"}
         environment |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -72,8 +78,9 @@ class Nursery:
 
     def start(self, workdir: Path, prepare: str = "tiny", **flags) -> Life:
         """Runs `train.main`, after a function of this module has prepared the process."""
-        log = workdir.parent / f"{workdir.name}.log"
+        log = self._logs / f"{len(list(self._logs.iterdir()))}.log"
         words = [f"--{name}={value}" for name, value in (FLAGS | flags).items()]
+        log.touch()
         order = {"flags": [f"--workdir={workdir}", *words], "log": str(log), "prepare": prepare}
         return Life(self, self.ask(order), log)
 
@@ -88,6 +95,51 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
+        self._folder.cleanup()
+
+
+def scalars(folder: Workdir) -> list[tuple[str, str, int, float]]:
+    """(network, tag, step, value) as they stand in TensorBoard's files, of speeds without value."""
+    import tensorflow as tf
+
+    found = []
+    for name in "fg":
+        for path in sorted(folder.events(name).glob("events*")):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    number = float(tf.make_ndarray(value.tensor))
+                    speed = value.tag.startswith("speed/")
+                    found.append((name, value.tag, event.step, 0.0 if speed else number))
+    return found
+
+
+def variables(folder: Workdir) -> dict[str, bytes]:
+    """The bits of every variable in the newest checkpoint."""
+    from train import checkpoint
+
+    reader = checkpoint.variables(checkpoint.found(folder.checkpoints)[0])
+    keys = [key for key in reader.get_variable_to_shape_map() if not key.startswith("_")]
+    return {key: reader.get_tensor(key).tobytes() for key in keys}
+
+
+def about(folder: Workdir) -> dict:
+    """What the newest checkpoint says, but for times and the sizes of files."""
+    from train import checkpoint
+
+    path = checkpoint.found(folder.checkpoints)[0]
+    found = json.loads((path / "about.json").read_text())
+    del found["position"]["seconds"], found["notes"]["events"]
+    return found | {"name": path.name}
+
+
+def outcome(folder: Workdir) -> dict:
+    """All that must not depend on how often a run was interrupted."""
+    return {
+        "variables": variables(folder),
+        "history": folder.history.read_text(),
+        "about": about(folder),
+        "scalars": scalars(folder),
+    }
 
 
 def tiny() -> None:
@@ -144,6 +196,39 @@ def slow() -> None:
         return step(self, *args)
 
     TrainStep.__call__ = delayed
+
+
+def slow_evaluation() -> None:
+    """Test images are looked at forty together, for a second each time."""
+    import time
+
+    from train import run
+
+    tiny()
+    run._TESTED_TOGETHER = 40
+    certify = run.certify
+
+    def delayed(*args, **kwargs):
+        print("evaluating", flush=True)
+        time.sleep(1)
+        return certify(*args, **kwargs)
+
+    run.certify = delayed
+
+
+def stuck() -> None:
+    """The first step computes for ever, without ever coming back to Python."""
+    import tensorflow as tf
+
+    from train.step import TrainStep
+
+    tiny()
+
+    @tf.function(autograph=False)
+    def endless():
+        return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
+
+    TrainStep.__call__ = lambda *_: endless()
 
 
 def _live(order: dict) -> None:
