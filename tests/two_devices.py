@@ -23,7 +23,7 @@ from robustra_tf import data, models
 from train import devices, run
 from train.config import resolve
 from train.history import History
-from train.mutual import Watch
+from train.mutual import Position, Watch
 from train.parallel import parallel
 from train.workdir import open_run
 
@@ -87,7 +87,7 @@ def compare(networks, batches, config) -> dict:
         if overlap is None:
             by_hand(networks, batches, [(0.01, config.lr), (0.04, config.lr)])
         else:
-            rounds = list(parallel(networks, batches, config, 0, watch, overlap=overlap))
+            rounds = list(parallel(networks, batches, config, Position(), watch, overlap=overlap))
             metrics.append([done.metrics for round in rounds for done in round])
         ended.append([v.numpy() for v in variables(networks)])
 
@@ -180,7 +180,7 @@ def main(out: Path) -> None:
     found["placement"] = {network.device: placement(network, batches) for network in pair}
     found["robustra"] = compare(pair, batches, config)
     # Traced and warm: the last epoch alone.
-    found["profile"] = profiled(lambda: list(parallel(pair, batches, config, 2, watch)))
+    found["profile"] = profiled(lambda: list(parallel(pair, batches, config, Position(2), watch)))
     models.build = tiny
     for method in ("wong", "natural"):
         config = resolve(SETTINGS | {"method": method})

@@ -65,6 +65,7 @@ class Config:
     microbatch: int  # examples worked on at a time; 0: as many as fit memory_mb
     seed: int
     deterministic: bool
+    checkpoint_minutes: float  # between two within an epoch; 0: only at the end of each pass
     data_dir: str | None
     workdir: str
 
@@ -82,8 +83,9 @@ class Config:
         return ("f",) if self.method in INTERVAL_METHODS else ("f", "g")
 
 
-# Where a run is kept, read from and computed says nothing of what it computes.
-PLACES = ("workdir", "data_dir", "devices", "split_gpu_mb")
+# Where a run is kept, read from and computed, and how often it is saved, says nothing of what it
+# computes.
+PLACES = ("workdir", "data_dir", "devices", "split_gpu_mb", "checkpoint_minutes")
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 
@@ -175,6 +177,7 @@ def _check(config: Config) -> None:
     settings.within("limit_test", config.limit_test, 0, info.test)
     settings.within("memory_mb", config.memory_mb, 16)
     settings.within("microbatch", config.microbatch, 0, unit="(0: what fits memory_mb)")
+    settings.within("checkpoint_minutes", config.checkpoint_minutes, 0, unit="(0: only epochs)")
     settings.within("seed", config.seed, 0, 2**31 - 1)
 
 

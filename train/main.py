@@ -15,12 +15,11 @@ from robustra_tf import settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
+from robustra_tf.stopping import Exit, Stop, Stopped
 from train import config as configs
 from train import devices, presets, workdir
 
 FLAGS = flags.FLAGS
-# Exit code of a command line that cannot be run.
-BAD_USAGE = 2
 
 
 def _define() -> None:
@@ -68,6 +67,7 @@ def _define() -> None:
     text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")
     whole("seed", None, "of the weights and of the order of the data; default: 0")
     flags.DEFINE_bool("deterministic", None, "equal runs give equal bits, at some cost in speed")
+    number("checkpoint_minutes", None, "between checkpoints in an epoch, 0: none; default: 10")
     flags.DEFINE_bool("resume", False, "go on with the run of the workdir")
 
 
@@ -78,14 +78,33 @@ def main(argv) -> int:
         print(presets.listing())
         return 0
     given = {name: FLAGS[name].value for name in configs.FIELDS}
-    try:
-        config, folder = workdir.open_run(given, FLAGS.resume, _require)
-    except (settings.SettingError, DataNotFoundError, BackendError) as error:
-        return _refuse(error)
-    from train import run
+    with Stop(_say) as stop:
+        try:
+            config, folder = workdir.open_run(given, FLAGS.resume, _require)
+            return _train(config, folder, stop)
+        except (settings.SettingError, DataNotFoundError, BackendError) as error:
+            return _refuse(error)
+        except OSError as error:  # Such as a full disk, or one that cannot be written.
+            _say(f"{error}; --resume goes on from the last checkpoint")
+            return Exit.FAILED
 
-    run.run(config, folder)
-    return 0
+
+def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
+    from train import run
+    from train.checkpoint import CheckpointError
+    from train.means import NotFiniteError
+
+    try:
+        run.run(config, folder, stop)
+    except Stopped as saved:
+        _say(f"stopped; saved in {saved}; --resume goes on from there")
+        return Exit.STOPPED
+    except NotFiniteError as error:
+        _say(str(error))
+        return Exit.NOT_FINITE
+    except CheckpointError as error:
+        return _refuse(error)
+    return Exit.DONE
 
 
 def _require(config: configs.Config) -> None:
@@ -106,9 +125,13 @@ def _prepare_environment(deterministic: bool) -> None:
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
 
-def _refuse(error: Exception) -> int:
-    print(f"train.main: {error}", file=sys.stderr)
-    return BAD_USAGE
+def _refuse(error: Exception) -> Exit:
+    _say(str(error))
+    return Exit.BAD_USAGE
+
+
+def _say(line: str) -> None:
+    print(f"train.main: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def _parse(argv):

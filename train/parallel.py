@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from robustra_tf.data import TrainingBatches
 from train.config import Config
-from train.mutual import Network, Pass, Watch, in_turn, rounds
+from train.mutual import Network, Pass, Position, Watch, in_turn, rounds
 
 
 def parallel(
     networks: Sequence[Network],
     batches: TrainingBatches,
     config: Config,
-    first_pass: int,
+    start: Position,
     watch: Watch,
     overlap: bool = True,
 ) -> Iterator[tuple[Pass, ...]]:
@@ -32,7 +32,7 @@ def parallel(
       networks: f and g, each with its `snapshot` of the other if its method has a reference.
       batches: the training examples.
       config: epochs and schedules.
-      first_pass: passes already done, whole epochs.
+      start: where the run is; its passes are whole epochs.
       watch: is told of the progress, by the thread that iterates.
       overlap: False takes the same steps one after the other.
 
@@ -40,16 +40,17 @@ def parallel(
       The passes of an epoch, when all are done.
 
     Raises:
-      ValueError: a `first_pass` within an epoch.
+      ValueError: a start whose passes end within an epoch.
+      NotFiniteError: as `alternate`.
     """
     width = len(networks)
-    if first_pass % width:
-        raise ValueError(f"first_pass must be a multiple of {width}, got {first_pass}")
+    if start.passes % width:
+        raise ValueError(f"start.passes must be a multiple of {width}, got {start.passes}")
     if not overlap:
-        yield from rounds(networks, batches, config, first_pass, watch, width, in_turn)
+        yield from rounds(networks, batches, config, start, watch, width, in_turn)
         return
     with ThreadPoolExecutor(width, thread_name_prefix="step") as pool:
-        yield from rounds(networks, batches, config, first_pass, watch, width, AtOnce(pool))
+        yield from rounds(networks, batches, config, start, watch, width, AtOnce(pool))
 
 
 class AtOnce:

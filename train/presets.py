@@ -34,6 +34,7 @@ COMMON = {
     "microbatch": 0,
     "seed": 0,
     "deterministic": False,
+    "checkpoint_minutes": 10.0,
     "data_dir": None,
 }
 _PAPER = {"epochs": 100, "eps_warmup_epochs": 20}

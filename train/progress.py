@@ -45,9 +45,12 @@ class Progress:
         ]
         print("  ".join(words), flush=True)
 
-    def _begin(self, name: str, epoch: int, eps: float, lr: float, steps: int) -> None:
+    def _begin(
+        self, name: str, epoch: int, eps: float, lr: float, steps: int, taken: int = 0
+    ) -> None:
         bar = tqdm(
             total=steps * self._batch_size,
+            initial=taken * self._batch_size,
             desc=f"epoch {epoch + 1}/{self._epochs} {name}",
             unit=" examples",
             leave=not self._terminal,
@@ -67,6 +70,11 @@ class Progress:
         bar = self._bars.pop(name)
         bar.show(metrics)
         bar.tqdm.close()
+
+    def close(self) -> None:
+        """Ends the bars of passes that broke off."""
+        for bar in self._bars.values():
+            bar.tqdm.close()
 
 
 @dataclasses.dataclass

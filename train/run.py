@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -12,24 +13,39 @@ from robustra_tf import data, export, models
 from robustra_tf.certificates import certify
 from robustra_tf.objective.methods import Options
 from robustra_tf.settings import INTERVAL_METHODS
+from robustra_tf.stopping import NEVER, Stop
 from train import devices
-from train.checkpoint import Checkpoints
+from train.checkpoint import Checkpoints, Saved
 from train.config import Config
 from train.history import History
-from train.mutual import Network, Snapshot, alternate
+from train.means import NotFiniteError
+from train.mutual import Network, Position, Snapshot, alternate
 from train.parallel import parallel
 from train.progress import Progress
+from train.saving import Saver
 from train.step import TrainStep
 from train.summaries import Summaries
 from train.workdir import Workdir
 
+# Test images between two looks at whether the run is to stop; a multiple of the batches.
+_TESTED_TOGETHER = 500
 
-def run(config: Config, workdir: Workdir) -> None:
+
+def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     """Trains the pair of `config` in `workdir`, going on from the newest checkpoint there.
 
+    Args:
+      config: of the run.
+      workdir: its folder.
+      stop: asks the run to stop between two steps.
+
     Raises:
+      Stopped: it was asked to; with the checkpoint's path.
       DataNotFoundError: the dataset's folder is not there.
-      ValueError: the checkpoint is not of this configuration.
+      CheckpointError: no checkpoint can be used, or the one found is not of this configuration.
+      NotFiniteError: a loss, a gradient or a weight is no finite number; the checkpoints before it
+        stay.
+      OSError: something cannot be written, as on a full disk; the checkpoints before it stay.
     """
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
@@ -43,22 +59,33 @@ def run(config: Config, workdir: Workdir) -> None:
 
     networks = make_networks(config)
     checkpoints = Checkpoints(workdir.checkpoints, networks, config.seed)
-    done = checkpoints.restore()
-    history = History(workdir.history, done)
-    summaries = Summaries(workdir, config.networks)
+    saved = checkpoints.restore()
+    start, notes = (saved.position, saved.notes) if saved else (Position(), {})
+    history = History(workdir.history, notes.get("history", ()))
+    summaries = Summaries(workdir, config.networks, notes.get("events", {}))
+    for line in (*(saved.skipped if saved else ()), *summaries.lost):
+        print(line, file=sys.stderr)
+    saver = Saver(checkpoints, history, summaries, config.checkpoint_minutes, stop, start)
     passes = config.epochs * len(networks)
-    progress = Progress(config.epochs, passes - done, batches.batch_size)
-    print(_heading(config, networks, done), flush=True)
+    progress = Progress(config.epochs, passes - start.passes, batches.batch_size)
+    print(_heading(config, networks, saved), flush=True)
     schedule = parallel if config.schedule == "parallel" else alternate
-    for results in schedule(networks, batches, config, done, progress.watch):
-        measured = [evaluate(result.network, test, config) if test else {} for result in results]
-        for result, tests in zip(results, measured, strict=True):
-            summaries.write(result, tests)
-            history.add(result, tests)
-        # Last: what is saved has been recorded.
-        checkpoints.save(results[-1].index + 1)
-        for result, tests in zip(results, measured, strict=True):
-            progress.summary(result, tests)
+    watch = progress.watch._replace(boundary=saver.boundary)
+    try:
+        for results in schedule(networks, batches, config, start, watch):
+            measured = [_measured(result.network, test, config, saver) for result in results]
+            for result, tests in zip(results, measured, strict=True):
+                summaries.write(result, tests)
+                history.add(result, tests)
+            # Last: what is saved has been recorded.
+            saver.save(Position(results[-1].index + 1))
+            for result, tests in zip(results, measured, strict=True):
+                progress.summary(result, tests)
+    except NotFiniteError as error:
+        newest = checkpoints.newest or "none: there was none yet"
+        raise NotFiniteError(f"{error}; last good checkpoint: {newest}") from error
+    finally:
+        progress.close()
     summaries.close()
     settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
     for network in networks:
@@ -83,22 +110,39 @@ def make_networks(config: Config) -> tuple[Network, ...]:
     )
 
 
-def evaluate(network: Network, test: data.Dataset, config: Config) -> Mapping[str, float]:
+def evaluate(
+    network: Network,
+    test: data.Dataset,
+    config: Config,
+    between: Callable[[], None] = lambda: None,
+) -> Mapping[str, float]:
     """The certified error at the full radius and the clean error.
 
     The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
-    cut to the box.
+    cut to the box. `between` is called every `_TESTED_TOGETHER` images.
     """
     if config.method in INTERVAL_METHODS:
         name, how = "test_interval_error", {"method": "interval", "batch_size": 500}
     else:
         name, how = "test_lp_error", {"box": None, "inner": config.inner}
-    with tf.device(network.device):
-        certificate = certify(network.model, *test, eps=config.eps, norm=config.norm, **how)
+    certified, correct = [], []
+    for first in range(0, len(test.labels), _TESTED_TOGETHER):
+        between()
+        part = data.Dataset(*(array[first : first + _TESTED_TOGETHER] for array in test))
+        with tf.device(network.device):
+            certificate = certify(network.model, *part, eps=config.eps, norm=config.norm, **how)
+        certified.append(certificate.certified)
+        correct.append(certificate.predicted == part.labels)
     return {
-        name: float(1 - np.mean(certificate.certified)),
-        "test_clean_error": float(np.mean(certificate.predicted != test.labels)),
+        name: float(1 - np.mean(np.concatenate(certified))),
+        "test_clean_error": float(1 - np.mean(np.concatenate(correct))),
     }
+
+
+def _measured(
+    network: Network, test: data.Dataset | None, config: Config, saver: Saver
+) -> Mapping[str, float]:
+    return evaluate(network, test, config, saver.interrupt) if test else {}
 
 
 def _make_deterministic() -> None:
@@ -144,13 +188,14 @@ def _optimizer(config: Config) -> keras.optimizers.Optimizer:
     return keras.optimizers.SGD(config.lr, momentum=config.momentum)
 
 
-def _heading(config: Config, networks: tuple[Network, ...], done: int) -> str:
+def _heading(config: Config, networks: tuple[Network, ...], saved: Saved | None) -> str:
     what = "pair of" if len(networks) > 1 else "network"
     text = (
         f"{config.method} {what} {config.model} ({networks[0].model.count_params():,} parameters "
         f"each) on {config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
         f"{config.eps:g} in pixels; run in {config.workdir}"
     )
-    if done:
-        text += f"; resumed after epoch {done // len(networks)}, pass {done}"
+    if saved:
+        epoch, step = saved.position.passes // len(networks), saved.position.step
+        text += f"; resumed after epoch {epoch}, pass {saved.position.passes}, step {step}"
     return text

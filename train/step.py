@@ -10,6 +10,7 @@ import tensorflow as tf
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.objective.methods import DEFAULTS, Options
 from robustra_tf.objective.problem import (
+    Seed,
     Weights,
     examples_together,
     gradients,
@@ -34,8 +35,16 @@ def regularised(
     return list(found), norm
 
 
+def finite(loss: tf.Tensor, grad_norm: tf.Tensor) -> tf.Tensor:
+    """Whether a step's loss and the norm of its gradient are finite numbers: a scalar, boolean."""
+    return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(grad_norm))
+
+
 class TrainStep:
-    """`(x, y, eps) -> metrics`: one optimizer step on a batch, compiled once.
+    """`(x, y, eps, seed) -> metrics`: one optimizer step on a batch, compiled once.
+
+    A loss or a gradient that is not finite leaves weights and optimizer as they were; the metrics
+    show it.
 
     Args:
       model: the trained network, image to logits.
@@ -90,17 +99,21 @@ class TrainStep:
         self.traces = 0
         self._step = tf.function(self._run, autograph=False)
 
-    def __call__(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
+    def __call__(
+        self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: Seed = (0, 0)
+    ) -> dict[str, tf.Tensor]:
         """Take one step; returns scalars, the means over the batch.
 
         Args:
           x: images [n, *shape] in pixels, `n` static.
           y: labels [n], integers.
           eps: radius in pixels, a scalar tensor.
+          seed: integers [2], of the attacks' random starts.
         """
-        return self._step(x, tf.cast(y, tf.int32), tf.cast(eps, tf.float32))
+        eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
+        return self._step(x, tf.cast(y, tf.int32), eps, seed)
 
-    def _run(self, x, y, eps):
+    def _run(self, x, y, eps, seed):
         self.traces += 1
         # Within the trace: else what reads no variable would be left to TensorFlow. The name tells
         # the operations of several steps apart in a profile.
@@ -108,12 +121,19 @@ class TrainStep:
         with tf.device(self._device), tf.name_scope(name or "step"):
             weights = self._graph.weights()
             reference = None if self._reference is None else self._reference.weights()
-            found, metrics = gradients(self._problem, weights, reference, x, y, eps, self._together)
+            found, metrics = gradients(
+                self._problem, weights, reference, x, y, eps, self._together, seed
+            )
             found, norm = regularised(
                 [found[i] for i in self._places],
                 [weights[i] for i in self._places],
                 self._clip_norm,
                 self._weight_decay,
             )
-            self._optimizer.apply(found, self._variables)
+            # A poisoned update could not be taken back.
+            tf.cond(finite(metrics["loss"], norm), lambda: self._update(found), lambda: False)
         return {**metrics, "grad_norm": norm}
+
+    def _update(self, found):
+        self._optimizer.apply(found, self._variables)
+        return True

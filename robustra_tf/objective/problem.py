@@ -28,6 +28,7 @@ MOST_TOGETHER = 25
 UNLIMITED = 2**31 - 1
 
 Weights = Sequence[tf.Tensor]
+Seed = tf.Tensor | tuple[int, int]
 
 
 class Problem(NamedTuple):
@@ -66,7 +67,13 @@ class Solved(NamedTuple):
 
 
 def solve(
-    problem: Problem, weights: Weights, reference: Margins | None, x: tf.Tensor, y: tf.Tensor, eps
+    problem: Problem,
+    weights: Weights,
+    reference: Margins | None,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    eps: tf.Tensor,
+    seed: Seed = (0, 0),
 ) -> Solved:
     """The loss of every example, the bounds behind it, and measurements of it.
 
@@ -77,6 +84,7 @@ def solve(
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
+      seed: integers [2], of the attacks' random starts: equal seeds give equal losses.
     """
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
@@ -85,7 +93,7 @@ def solve(
     if problem.method in LOSSES:
         # A ramp to radius 0 is over from the beginning.
         progress = eps / problem.eps_end if problem.eps_end else tf.ones_like(eps)
-        task = Task(problem.structure, weights, x, y, eps, progress)
+        task = Task(problem.structure, weights, x, y, eps, progress, seed)
         trained = LOSSES[problem.method](task, problem.options)
         error = robust_error(trained.upper, y)
         measured = _floats({"clean_error": wrong, "robust_error": error})
@@ -130,6 +138,7 @@ def gradients(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
+    seed: Seed = (0, 0),
 ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
     """The gradient of the mean loss in every weight, and the mean of every measurement.
 
@@ -137,7 +146,7 @@ def gradients(
     memory does not grow with the batch; a last, smaller piece is filled up by examples of weight 0.
 
     Args:
-      problem, weights, x, y, eps: as `solve` takes them.
+      problem, weights, x, y, eps, seed: as `solve` takes them.
       reference: the reference's weights, or None.
       together: examples at a time.
     """
@@ -151,7 +160,7 @@ def gradients(
         other = _opposite(problem, reference, xs, ys, eps)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            solved = solve(problem, weights, other, xs, ys, eps)
+            solved = solve(problem, weights, other, xs, ys, eps, _fold(seed, i))
             total = tf.reduce_sum(solved.loss * part)
         found = tape.gradient(total, weights, unconnected_gradients="zero")
         measured = solved.measured | {"loss": tf.cast(solved.loss, tf.float32)}
@@ -180,6 +189,7 @@ def evaluated(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
+    seed: Seed = (0, 0),
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The losses [n], the clean errors [n] and the bounds `Solved.upper` [n, classes] of a batch.
 
@@ -187,11 +197,13 @@ def evaluated(
 
     Args: as `gradients` takes them; no gradient is taken.
     """
-    index, _, _, alone = _split(x, together)
+    index, _, pieces, alone = _split(x, together)
 
-    def piece(here: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def piece(i: tf.Tensor | int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        here = tf.gather(index, i)
         xs, ys = tf.gather(x, here), tf.gather(y, here)
-        found = solve(problem, weights, _opposite(problem, reference, xs, ys, eps), xs, ys, eps)
+        other = _opposite(problem, reference, xs, ys, eps)
+        found = solve(problem, weights, other, xs, ys, eps, _fold(seed, i))
         upper = found.upper
         if upper is None:
             region = ball(xs, eps, box=BOX)
@@ -199,9 +211,9 @@ def evaluated(
         return found.loss, found.measured["clean_error"], upper
 
     if alone:
-        return piece(index[0])
+        return piece(0)
     kinds = (x.dtype, tf.float32, x.dtype)
-    found = tf.map_fn(piece, index, fn_output_signature=kinds, parallel_iterations=1)
+    found = tf.map_fn(piece, tf.range(pieces), fn_output_signature=kinds, parallel_iterations=1)
     batch = tf.shape(x)[0]
     classes = problem.structure.output_shape
     return tuple(
@@ -229,6 +241,11 @@ def _split(x: tf.Tensor, together: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
     share = tf.cast(index < batch, x.dtype) / tf.cast(batch, x.dtype)
     index = tf.reshape(tf.minimum(index, batch - 1), (pieces, size))
     return index, tf.reshape(share, (pieces, size)), pieces, alone
+
+
+def _fold(seed: Seed, piece: tf.Tensor | int) -> tf.Tensor:
+    """A piece's own seed."""
+    return tf.random.experimental.stateless_fold_in(tf.cast(seed, tf.int32), piece)
 
 
 def _opposite(problem: Problem, reference: Weights | None, x, y, eps) -> Margins | None:
