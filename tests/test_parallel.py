@@ -136,6 +136,19 @@ def test_a_run_that_ended_within_an_epochs_rows_goes_on_with_the_same_bits(out):
 
 
 @pytest.mark.slow
+def test_the_pair_is_measured_by_both_schedules(found):
+    measured = found["benchmark"]
+    assert measured["traces"] == [1, 1, 1, 1]
+    for name in ("alternating", "parallel"):
+        timing = measured[name]
+        assert timing["rounds"] == 2
+        # Two examples for each of two networks go into a pair of steps.
+        expected = timing["examples_per_second"] / 4
+        assert timing["pairs_of_steps_per_second"] == pytest.approx(expected)
+    assert measured["speedup"] > 0
+
+
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_refused_by_name(tmp_path):
     flags = ("--schedule=parallel", "--devices=CPU:0,GPU:7", f"--workdir={tmp_path / 'run'}")
     done = _python("-m", "train.main", *flags, cwd=tmp_path)

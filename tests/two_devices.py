@@ -18,6 +18,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from benchmarks import parallel as benchmark
 from robustra_tf import data, models
 from train import devices, run
 from train.config import resolve
@@ -184,6 +185,8 @@ def main(out: Path) -> None:
     for method in ("wong", "natural"):
         config = resolve(SETTINGS | {"method": method})
         found[method] = compare(run.make_networks(config), batches, config)
+    measured = benchmark.Config(model="digits_small", method="wong", batch=2, rounds=2)
+    found["benchmark"] = benchmark.measure(measured)
     runs(out)
     (out / "found.json").write_text(json.dumps(found))
 

@@ -50,10 +50,10 @@ def parallel(
         yield from rounds(networks, batches, config, start, watch, width, in_turn)
         return
     with ThreadPoolExecutor(width, thread_name_prefix="step") as pool:
-        yield from rounds(networks, batches, config, start, watch, width, _Threads(pool))
+        yield from rounds(networks, batches, config, start, watch, width, AtOnce(pool))
 
 
-class _Threads:
+class AtOnce:
     """Runs pieces of work at the same time; returns when all are done.
 
     TensorFlow gives up Python's lock while it computes, so a thread for each device keeps all of
@@ -64,6 +64,7 @@ class _Threads:
         self._pool, self._traced = pool, False
 
     def __call__(self, works: Sequence[Callable[[], None]]) -> None:
+        """Does all of `works`; raises what one of them raises."""
         # Steps are traced by their first call: one after the other, so that what TensorFlow names
         # and orders by a count of its own does not depend on the threads' timing.
         if not self._traced:

@@ -172,6 +172,7 @@ def _network(
             optimizer,
             config.method,
             memory_mb=config.memory_mb,
+            microbatch=config.microbatch,
             clip_norm=config.clip_norm or None,
             weight_decay=config.weight_decay,
             inner=config.inner,

@@ -52,6 +52,8 @@ class TrainStep:
       optimizer: a Keras optimizer; its `learning_rate` is a variable that a schedule assigns.
       method: `robustra`; `wong`, the same bound without a reference; or `natural`.
       memory_mb: MiB that the rows of one piece of the batch may take.
+      microbatch: examples of one piece at most, 0 for no limit but the memory's; the gradient is
+        that of the whole batch either way.
       clip_norm: the largest global norm of the gradient, or None.
       weight_decay: the factor of each weight that is added to its gradient.
       inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
@@ -71,6 +73,7 @@ class TrainStep:
         optimizer: keras.optimizers.Optimizer,
         method: str = "robustra",
         memory_mb: float = DEFAULT_MEMORY_MB,
+        microbatch: int = 0,
         clip_norm: float | None = None,
         weight_decay: float = 0.0,
         inner: str = "dual",
@@ -89,7 +92,7 @@ class TrainStep:
             options=options,
             eps_end=eps_end,
         )
-        self._together = examples_together(self._problem, memory_mb)
+        self._together = examples_together(self._problem, memory_mb, microbatch)
         self._optimizer, self._device = optimizer, device
         self._clip_norm, self._weight_decay = clip_norm, weight_decay
         self._variables = model.trainable_variables
