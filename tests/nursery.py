@@ -1,17 +1,19 @@
 """Training programs as processes of their own, without the seconds of TensorFlow's import for each.
 
 `python -m tests.nursery` imports everything, starts nothing of TensorFlow's runtime, and forks a
-child that runs `train.main` for every line of JSON on its input. `Nursery` is its other end;
-`outcome` is all that a run leaves.
+child that runs `train.main` or `eval.main` for every line of JSON on its input. `Nursery` is its
+other end; `outcome` is all that a run of training leaves.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from train.workdir import Workdir
@@ -78,10 +80,14 @@ class Nursery:
 
     def start(self, workdir: Path, prepare: str = "tiny", **flags) -> Life:
         """Runs `train.main`, after a function of this module has prepared the process."""
+        return self.run("train", prepare, workdir=workdir, **(FLAGS | flags))
+
+    def run(self, program: str, prepare: str, **flags) -> Life:
+        """Runs one of the programs."""
         log = self._logs / f"{len(list(self._logs.iterdir()))}.log"
-        words = [f"--{name}={value}" for name, value in (FLAGS | flags).items()]
         log.touch()
-        order = {"flags": [f"--workdir={workdir}", *words], "log": str(log), "prepare": prepare}
+        words = [f"--{name}={value}" for name, value in flags.items()]
+        order = {"program": program, "flags": words, "log": str(log), "prepare": prepare}
         return Life(self, self.ask(order), log)
 
     def ask(self, order: dict) -> int | None:
@@ -231,20 +237,54 @@ def stuck() -> None:
     TrainStep.__call__ = lambda *_: endless()
 
 
-def _live(order: dict) -> None:
-    from train import main
+def slow_bounds() -> None:
+    """Every batch of a bound takes a second longer."""
+    import time
 
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    from eval.stages import Bound
+
+    decide = Bound._decide
+
+    def delayed(self, batch):
+        time.sleep(1)
+        return decide(self, batch)
+
+    Bound._decide = delayed
+
+
+def endless_bound() -> None:
+    """A batch of a bound computes for ever, without ever coming back to Python."""
+    import tensorflow as tf
+
+    from eval.stages import Bound
+
+    @tf.function(autograph=False)
+    def endless():
+        return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
+
+    def decide(self, batch):
+        print("endless", flush=True)
+        endless()
+
+    Bound._decide = decide
+
+
+def plain() -> None:
+    """Nothing is changed."""
+
+
+def _live(order: dict) -> None:
+    log = os.open(order["log"], os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
     code = 1
     try:
+        main = importlib.import_module(f"{order['program']}.main")
         globals()[order["prepare"]]()
-        main.FLAGS(["train.main", *order["flags"]])
+        main._define()
+        main.FLAGS(["main", *order["flags"]])
         code = main.main([])
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -253,12 +293,9 @@ def _live(order: dict) -> None:
 
 
 def _serve() -> None:
-    import sklearn.datasets
-    import sklearn.model_selection  # noqa: F401
-
-    from train import main, run  # noqa: F401 - imports TensorFlow
-
-    main._define()
+    # Whatever takes long and starts no thread of TensorFlow's.
+    for name in ("sklearn.datasets", "sklearn.model_selection", "train.run", "eval.run"):
+        importlib.import_module(name)
     for line in sys.stdin:
         order = json.loads(line)
         if "flags" in order:
@@ -266,9 +303,8 @@ def _serve() -> None:
             if answer == 0:
                 _live(order)
         else:
-            pid, status = os.waitpid(
-                *((order["wait"], 0) if "wait" in order else (order["poll"], os.WNOHANG))
-            )
+            wanted = (order["wait"], 0) if "wait" in order else (order["poll"], os.WNOHANG)
+            pid, status = os.waitpid(*wanted)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         print(json.dumps(answer), flush=True)
 
