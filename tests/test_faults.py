@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from robustra_tf import data
+from robustra_tf import data, export
 from robustra_tf.stopping import Exit
 from tests.nursery import Nursery, outcome, variables
 from train import checkpoint
@@ -176,6 +176,24 @@ def test_a_damaged_checkpoint_is_told_and_the_run_ends_the_same(nursery, whole, 
     passes, step = (int(number) for number in before.name.split("-"))
     assert f"pass {passes}, step {step}" in life.said()
     assert outcome(folder) == whole
+
+
+def test_a_run_that_is_killed_while_it_exports_leaves_whole_networks(nursery, whole, folder):
+    life = nursery.start(folder.root, **FLAGS)
+    scratch = lambda: list(folder.root.glob(".g.*"))  # noqa: E731
+    until(scratch, life)
+    life.kill(signal.SIGKILL)
+    life.wait()
+    assert scratch()
+    assert not folder.model("g").exists()
+    life = nursery.start(folder.root, resume=True, **FLAGS)
+    assert life.wait() == Exit.DONE, life.said()
+    assert not list(folder.root.glob(".*"))
+    assert outcome(folder) == whole
+    stored = {name: export.load(folder.model(name)).get_weights() for name in "fg"}
+    for name, weights in stored.items():
+        bits = [variables(folder)[f"{name}/model/{k}/.ATTRIBUTES/VARIABLE_VALUE"] for k in range(4)]
+        assert [weight.tobytes() for weight in weights] == bits
 
 
 def test_nothing_but_damaged_checkpoints_is_refused(nursery, folder):
