@@ -44,9 +44,8 @@ def test_cosine_is_that_of_numpy_at_any_scale_and_of_nothing_it_is_0(rng):
     a[3], b[4] = 0, 0
     flat = [v.reshape(6, -1) for v in (a, b)]
     with np.errstate(invalid="ignore"):
-        expected = (flat[0] * flat[1]).sum(1) / np.prod(
-            [np.linalg.norm(v, axis=1) for v in flat], 0
-        )
+        sizes = [np.linalg.norm(v, axis=1) for v in flat]
+        expected = (flat[0] * flat[1]).sum(1) / (sizes[0] * sizes[1])
     expected[3:5] = 0
     for scale in (1.0, 1e-25, 1e20):
         found = cosine(tf.constant(scale * a, tf.float32), tf.constant(b, tf.float32))
@@ -96,17 +95,14 @@ def test_a_step_descends_the_loss_of_each_network():
     metrics = taken(tf.cast(x, tf.float32), Y)
     for k, model in enumerate(models):
         expected = (objective(k, step) - objective(k, -step)) / (2 * step)
-        moved = [
-            (old - new) / rate for old, new in zip(before[k], model.get_weights(), strict=True)
-        ]
-        slope = sum(float(np.sum(m * w.numpy())) for m, w in zip(moved, ways[k], strict=True))
+        moves = zip(before[k], model.get_weights(), ways[k], strict=True)
+        slope = sum(float(np.sum((old - new) / rate * way)) for old, new, way in moves)
         assert slope == pytest.approx(expected, rel=2e-3)
     found, logits, aligned = losses(structures, weights, x, Y)
     assert float(metrics["cosine"]) == pytest.approx(float(tf.reduce_mean(aligned)), rel=1e-4)
     for k, name in enumerate("fg"):
-        assert float(metrics[f"loss_{name}"]) == pytest.approx(
-            float(tf.reduce_mean(found[k])), 1e-4
-        )
+        loss = float(tf.reduce_mean(found[k]))
+        assert float(metrics[f"loss_{name}"]) == pytest.approx(loss, rel=1e-4)
         wrong = np.mean(np.argmax(logits[k], 1) != Y.numpy())
         assert float(metrics[f"clean_error_{name}"]) == pytest.approx(wrong)
 
@@ -236,7 +232,7 @@ def test_defaults_are_the_papers_lambda_and_the_presets():
 def test_the_curves_are_written_anew_after_every_epoch(tmp_path):
     rows = []
     for epoch in (1, 2):
-        row = {"epoch": str(epoch)} | {name: f"0.{epoch}" for name in plots.MOTIVATION[1:]}
+        row = {"epoch": str(epoch)} | dict.fromkeys(plots.MOTIVATION[1:], f"0.{epoch}")
         rows.append(row)
         run._write(run.Workdir(tmp_path), rows)
         with (tmp_path / run.CURVES).open(newline="") as file:
