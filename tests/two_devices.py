@@ -20,7 +20,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks import parallel as benchmark
 from robustra_tf import data, models
-from train import devices, run
+from train import devices, environment, run
 from train.config import resolve
 from train.history import History
 from train.mutual import Position, Watch
@@ -173,7 +173,7 @@ def runs(out: Path) -> None:
 def main(out: Path) -> None:
     """Everything, the real convolutional network where its placement matters."""
     devices.require(SETTINGS["devices"])
-    run._make_deterministic()
+    environment.make_deterministic()
     batches = data.TrainingBatches(data.load("digits", "train", STEPS * BATCH), BATCH, seed=3)
     found, config, watch = {}, resolve(SETTINGS), Watch(*[lambda *_: None] * 3)
     pair = run.make_networks(config)

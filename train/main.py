@@ -6,10 +6,9 @@ presets per dataset, the paper's; without any flag a pair is trained on scikit-l
 
 from __future__ import annotations
 
-import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from robustra_tf import settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
@@ -17,7 +16,7 @@ from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
 from robustra_tf.stopping import Exit, Stop, Stopped
 from train import config as configs
-from train import devices, presets, workdir
+from train import devices, environment, presets, workdir
 
 FLAGS = flags.FLAGS
 
@@ -109,20 +108,10 @@ def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
 
 def _require(config: configs.Config) -> None:
     """What only TensorFlow can tell, whose import is spent on nothing but right flags."""
-    _prepare_environment(config.deterministic)
+    environment.prepare(config.deterministic, FLAGS["verbosity"].present)
     require_tensorflow_backend()
     if config.devices:
         devices.require(config.devices, config.split_gpu_mb)
-
-
-def _prepare_environment(deterministic: bool) -> None:
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every file it saves
-    # Read by TensorFlow at its import. oneDNN's kernels add in an order that may differ from run
-    # to run in the last bit.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if deterministic:
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
 
 
 def _refuse(error: Exception) -> Exit:

@@ -18,13 +18,14 @@ from robustra_tf.stopping import NEVER, Stop
 from train import devices
 from train.checkpoint import Checkpoints, Saved
 from train.config import Config
+from train.environment import make_deterministic
 from train.history import History
 from train.means import NotFiniteError
 from train.mutual import Network, Position, Snapshot, alternate
 from train.parallel import parallel
 from train.progress import Progress
 from train.saving import Saver
-from train.step import TrainStep
+from train.step import TrainStep, make_optimizer
 from train.summaries import Summaries
 from train.workdir import Workdir
 
@@ -50,7 +51,7 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     """
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
-        _make_deterministic()
+        make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
     batches = data.TrainingBatches(train, config.batch_size, config.seed, config.augment)
     del train  # the pipeline has its own copy
@@ -156,13 +157,6 @@ def _measured(
     return evaluate(network, test, config, saver.interrupt) if test else {}
 
 
-def _make_deterministic() -> None:
-    tf.config.experimental.enable_op_determinism()
-    # The arithmetic optimizer turns chains of additions into AddN, whose order of summation depends
-    # on which of its inputs happens to be free for reuse: the last bit then depends on timing.
-    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-
-
 def _build(config: Config, seed: int, device: str | None) -> keras.Model:
     with tf.device(device):
         return models.build(config.model, seed=int(seed), init=config.init)
@@ -176,7 +170,7 @@ def _network(
         snapshot = Snapshot(_build(config, 0, device), other)
         reference = snapshot.copy
     with tf.device(device):
-        optimizer = _optimizer(config)
+        optimizer = make_optimizer(config.optimizer, config.lr, config.momentum)
         step = TrainStep(
             model,
             reference,
@@ -192,12 +186,6 @@ def _network(
             device=device,
         )
     return Network(name, model, optimizer, step, device, snapshot)
-
-
-def _optimizer(config: Config) -> keras.optimizers.Optimizer:
-    if config.optimizer == "adam":
-        return keras.optimizers.Adam(config.lr)
-    return keras.optimizers.SGD(config.lr, momentum=config.momentum)
 
 
 def _heading(config: Config, networks: tuple[Network, ...], saved: Saved | None) -> str:

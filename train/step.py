@@ -20,6 +20,13 @@ from robustra_tf.objective.problem import (
 from robustra_tf.settings import DEFAULT_MEMORY_MB
 
 
+def make_optimizer(name: str, lr: float, momentum: float) -> keras.optimizers.Optimizer:
+    """The Keras optimizer of a setting: `adam`, or `sgd` with a momentum."""
+    if name == "adam":
+        return keras.optimizers.Adam(lr)
+    return keras.optimizers.SGD(lr, momentum=momentum)
+
+
 def regularised(
     found: Sequence[tf.Tensor],
     weights: Weights,
