@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 LOCK_NAME = "lock"
+# Locks of this process: (device, inode) of a file to its descriptor.
+_held: dict[tuple[int, int], int] = {}
 
 
 class InUseError(OSError):
@@ -48,7 +50,8 @@ def hold(directory: Path) -> None:
     """Keeps other processes out of a folder until this one ends, however it ends.
 
     The lock is the operating system's, on the file `lock` there, which stays and holds the
-    process's number. It binds those who ask for it, and lets this process in again.
+    process's number. It binds those who ask for it, and lets this process, and those that it forks,
+    in again.
 
     Args:
       directory: an existing folder.
@@ -57,14 +60,21 @@ def hold(directory: Path) -> None:
       InUseError: another process holds it.
       OSError: the folder cannot be written.
     """
-    path = directory / LOCK_NAME
-    # Never closed: a closed descriptor of the file would give the lock back.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        owner = os.read(descriptor, 32).decode(errors="replace").strip()
+        about = os.fstat(descriptor)
+        if (about.st_dev, about.st_ino) in _held:
+            os.close(descriptor)
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            raise InUseError(f"{directory}: process {owner} is working there") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError:
         os.close(descriptor)
-        raise InUseError(f"{directory}: process {owner or 'unknown'} is working there") from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        raise
+    # Never closed, which would give the lock back.
+    _held[about.st_dev, about.st_ino] = descriptor

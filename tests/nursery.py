@@ -1,16 +1,22 @@
 """Training programs as processes of their own, without the seconds of TensorFlow's import for each.
 
 `python -m tests.nursery` imports everything, starts nothing of TensorFlow's runtime, and forks a
-child that runs `train.main` for every line of JSON on its input. `Nursery` is its other end.
+child that runs `train.main` or `eval.main` for every line of JSON on its input. `Nursery` is its
+other end; `outcome` is all that a run of training leaves.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
+
+from train.workdir import Workdir
 
 #: A run of a tiny pair that lasts some seconds, most of them tracing.
 FLAGS = {
@@ -59,6 +65,8 @@ class Nursery:
     """Starts lives."""
 
     def __init__(self):
+        self._folder = tempfile.TemporaryDirectory()
+        self._logs = Path(self._folder.name)
         root = str(Path(__file__).resolve().parents[1])
         environment = os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "-1"}
         environment |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -72,9 +80,14 @@ class Nursery:
 
     def start(self, workdir: Path, prepare: str = "tiny", **flags) -> Life:
         """Runs `train.main`, after a function of this module has prepared the process."""
-        log = workdir.parent / f"{workdir.name}.log"
-        words = [f"--{name}={value}" for name, value in (FLAGS | flags).items()]
-        order = {"flags": [f"--workdir={workdir}", *words], "log": str(log), "prepare": prepare}
+        return self.run("train", prepare, workdir=workdir, **(FLAGS | flags))
+
+    def run(self, program: str, prepare: str, **flags) -> Life:
+        """Runs one of the programs."""
+        log = self._logs / f"{len(list(self._logs.iterdir()))}.log"
+        log.touch()
+        words = [f"--{name}={value}" for name, value in flags.items()]
+        order = {"program": program, "flags": words, "log": str(log), "prepare": prepare}
         return Life(self, self.ask(order), log)
 
     def ask(self, order: dict) -> int | None:
@@ -88,6 +101,51 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
+        self._folder.cleanup()
+
+
+def scalars(folder: Workdir) -> list[tuple[str, str, int, float]]:
+    """(network, tag, step, value) as they stand in TensorBoard's files, of speeds without value."""
+    import tensorflow as tf
+
+    found = []
+    for name in "fg":
+        for path in sorted(folder.events(name).glob("events*")):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    number = float(tf.make_ndarray(value.tensor))
+                    speed = value.tag.startswith("speed/")
+                    found.append((name, value.tag, event.step, 0.0 if speed else number))
+    return found
+
+
+def variables(folder: Workdir) -> dict[str, bytes]:
+    """The bits of every variable in the newest checkpoint."""
+    from train import checkpoint
+
+    reader = checkpoint.variables(checkpoint.found(folder.checkpoints)[0])
+    keys = [key for key in reader.get_variable_to_shape_map() if not key.startswith("_")]
+    return {key: reader.get_tensor(key).tobytes() for key in keys}
+
+
+def about(folder: Workdir) -> dict:
+    """What the newest checkpoint says, but for times and the sizes of files."""
+    from train import checkpoint
+
+    path = checkpoint.found(folder.checkpoints)[0]
+    found = json.loads((path / "about.json").read_text())
+    del found["position"]["seconds"], found["notes"]["events"]
+    return found | {"name": path.name}
+
+
+def outcome(folder: Workdir) -> dict:
+    """All that must not depend on how often a run was interrupted."""
+    return {
+        "variables": variables(folder),
+        "history": folder.history.read_text(),
+        "about": about(folder),
+        "scalars": scalars(folder),
+    }
 
 
 def tiny() -> None:
@@ -146,20 +204,87 @@ def slow() -> None:
     TrainStep.__call__ = delayed
 
 
-def _live(order: dict) -> None:
-    from train import main
+def slow_evaluation() -> None:
+    """Test images are looked at forty together, for a second each time."""
+    import time
 
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    from train import run
+
+    tiny()
+    run._TESTED_TOGETHER = 40
+    certify = run.certify
+
+    def delayed(*args, **kwargs):
+        print("evaluating", flush=True)
+        time.sleep(1)
+        return certify(*args, **kwargs)
+
+    run.certify = delayed
+
+
+def stuck() -> None:
+    """The first step computes for ever, without ever coming back to Python."""
+    import tensorflow as tf
+
+    from train.step import TrainStep
+
+    tiny()
+
+    @tf.function(autograph=False)
+    def endless():
+        return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
+
+    TrainStep.__call__ = lambda *_: endless()
+
+
+def slow_bounds() -> None:
+    """Every batch of a bound takes a second longer."""
+    import time
+
+    from eval.stages import Bound
+
+    decide = Bound._decide
+
+    def delayed(self, batch):
+        time.sleep(1)
+        return decide(self, batch)
+
+    Bound._decide = delayed
+
+
+def endless_bound() -> None:
+    """A batch of a bound computes for ever, without ever coming back to Python."""
+    import tensorflow as tf
+
+    from eval.stages import Bound
+
+    @tf.function(autograph=False)
+    def endless():
+        return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
+
+    def decide(self, batch):
+        print("endless", flush=True)
+        endless()
+
+    Bound._decide = decide
+
+
+def plain() -> None:
+    """Nothing is changed."""
+
+
+def _live(order: dict) -> None:
+    log = os.open(order["log"], os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
     code = 1
     try:
+        main = importlib.import_module(f"{order['program']}.main")
         globals()[order["prepare"]]()
-        main.FLAGS(["train.main", *order["flags"]])
+        main._define()
+        main.FLAGS(["main", *order["flags"]])
         code = main.main([])
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -168,12 +293,9 @@ def _live(order: dict) -> None:
 
 
 def _serve() -> None:
-    import sklearn.datasets
-    import sklearn.model_selection  # noqa: F401
-
-    from train import main, run  # noqa: F401 - imports TensorFlow
-
-    main._define()
+    # Whatever takes long and starts no thread of TensorFlow's.
+    for name in ("sklearn.datasets", "sklearn.model_selection", "train.run", "eval.run"):
+        importlib.import_module(name)
     for line in sys.stdin:
         order = json.loads(line)
         if "flags" in order:
@@ -181,9 +303,8 @@ def _serve() -> None:
             if answer == 0:
                 _live(order)
         else:
-            pid, status = os.waitpid(
-                *((order["wait"], 0) if "wait" in order else (order["poll"], os.WNOHANG))
-            )
+            wanted = (order["wait"], 0) if "wait" in order else (order["poll"], os.WNOHANG)
+            pid, status = os.waitpid(*wanted)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         print(json.dumps(answer), flush=True)
 

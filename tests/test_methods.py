@@ -109,6 +109,18 @@ def test_sabr_with_a_whole_box_is_ibp_and_with_a_small_one_lies_below(model):
     np.testing.assert_allclose(small.upper, bounds_of(here)[2], rtol=1e-10)
 
 
+@pytest.mark.parametrize("method", ["mtl_ibp", "sabr"])
+def test_a_step_is_a_function_of_its_seed(method):
+    """Whatever was drawn before it: a run that goes on draws what the whole run did."""
+    model = nets.dense(3)
+    x = tf.constant(nets.images(model, COUNT, seed=2), tf.float32)
+    options = Options(share=0.3, attack_steps=1)
+    step = TrainStep(model, None, keras.optimizers.SGD(0.0), method, options=options)
+    losses = [float(step(x, Y, tf.constant(EPS), s)["loss"]) for s in [(5, 6), (5, 7), (5, 6)]]
+    assert losses[0] == losses[2] != losses[1]
+    assert step.traces == 1
+
+
 def test_attacked_images_lie_in_ball_and_box_and_are_worse(model):
     here = task(model, eps=0.3)
     point = attacked(here, 8).numpy()

@@ -214,6 +214,29 @@ def test_clipping_and_decay():
         )
 
 
+@pytest.mark.parametrize("where", ["image", "radius"])
+def test_what_is_not_finite_changes_neither_weights_nor_optimizer(where):
+    """Whether the loss or only the gradient is poisoned; the next good step is as if without."""
+    model, _ = networks(nets.dense)
+    optimizer = keras.optimizers.Adam(0.01)
+    step = TrainStep(model, None, optimizer, "wong", clip_norm=1.0)
+    x = images(model)
+    step(x, Y, tf.constant(EPS))
+    before = [v.numpy() for v in (*model.variables, *optimizer.variables)]
+    poisoned = x.copy()
+    if where == "image":
+        poisoned.flat[3] = np.nan
+    metrics = step(poisoned, Y, tf.constant(np.inf if where == "radius" else EPS))
+    assert not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]))
+    after = [v.numpy() for v in (*model.variables, *optimizer.variables)]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    good = step(x, Y, tf.constant(EPS))
+    assert np.isfinite(good["loss"])
+    assert any((v.numpy() != old).any() for v, old in zip(model.variables, before, strict=False))
+    assert step.traces == 1
+
+
 def test_frozen_layers_stay():
     model, reference = networks(nets.dense)
     frozen = model.layers[1]

@@ -1,6 +1,5 @@
 """Training that is killed again and again ends as if nothing had happened, bit for bit."""
 
-import json
 import random
 import signal
 import time
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.nursery import Nursery
+from tests.nursery import Nursery, about, scalars, variables
 from train.workdir import Workdir
 
 # Two processes import TensorFlow; some fifty short runs begin in them, each of which traces a step.
@@ -104,30 +103,6 @@ def case(request, runs):
     return request.param, *runs[request.param]
 
 
-def scalars(folder):
-    """(network, tag, step, value) as they stand in TensorBoard's files, of speeds without value."""
-    found = []
-    for name in "fg":
-        for path in sorted(folder.events(name).glob("events*")):
-            for event in tf.compat.v1.train.summary_iterator(str(path)):
-                for value in event.summary.value:
-                    number = float(tf.make_ndarray(value.tensor))
-                    speed = value.tag.startswith("speed/")
-                    found.append((name, value.tag, event.step, 0.0 if speed else number))
-    return found
-
-
-def newest(folder):
-    return folder.checkpoints / max(checkpoints(folder))
-
-
-def about(folder):
-    """What the last checkpoint says, but for times and the sizes of files."""
-    found = json.loads((newest(folder) / "about.json").read_text())
-    del found["position"]["seconds"], found["notes"]["events"]
-    return found
-
-
 def test_it_was_killed_at_many_moments_and_while_saving(case):
     name, _, _, deaths = case
     assert len(deaths) == CASES[name][1]
@@ -138,16 +113,13 @@ def test_it_was_killed_at_many_moments_and_while_saving(case):
 
 
 def test_weights_and_optimizers_have_the_same_bits(case):
-    _, *folders, _ = case
-    readers = [tf.train.load_checkpoint(str(newest(folder) / "state")) for folder in folders]
-    keys = sorted(readers[0].get_variable_to_shape_map())
-    assert keys == sorted(readers[1].get_variable_to_shape_map())
-    assert {key.split("/")[1] for key in keys if "/" in key} >= {"model", "optimizer"}
-    for key in keys:
-        if key != "_CHECKPOINTABLE_OBJECT_GRAPH":
-            left, right = (reader.get_tensor(key) for reader in readers)
-            assert left.dtype == right.dtype
-            np.testing.assert_array_equal(left, right, err_msg=key)
+    name, whole, killed, _ = case
+    found, expected = variables(killed), variables(whole)
+    assert found == expected
+    # Four weights, in the model and twice in Adam with its step and learning rate, and of a pair on
+    # two devices in the snapshot of the other network.
+    networks, weights = (1, 12) if name == "attacks" else (2, 16 if name == "parallel" else 12)
+    assert len(found) == networks * (weights + 2)
 
 
 def test_history_and_position_are_the_same(case):
@@ -156,7 +128,6 @@ def test_history_and_position_are_the_same(case):
     assert text == killed.history.read_text()
     assert len(text.splitlines()) > 12
     assert about(whole) == about(killed)
-    assert newest(whole).name == newest(killed).name
 
 
 def test_tensorboard_has_every_scalar_once(case):

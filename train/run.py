@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -88,10 +89,20 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     finally:
         progress.close()
     summaries.close()
+    _export(config, workdir, networks)
+    print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}", flush=True)
+
+
+def _export(config: Config, workdir: Workdir, networks: Sequence[Network]) -> None:
     settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
     for network in networks:
-        export.save(network.model, workdir.model(network.name), settings)
-    print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}", flush=True)
+        place = workdir.model(network.name)
+        for left in workdir.root.glob(f".{network.name}.*"):
+            shutil.rmtree(left)  # by a process that was killed while it exported
+        try:
+            export.save(network.model, place, settings)
+        except tf.errors.OpError as error:
+            raise OSError(f"{place}: cannot be written: {str(error).splitlines()[0]}") from error
 
 
 def make_networks(config: Config) -> tuple[Network, ...]:
