@@ -153,10 +153,12 @@ def _command(*flags: str, cwd: Path) -> subprocess.CompletedProcess:
     )
 
 
+# A process imports TensorFlow, trains and attacks, and traces two signatures.
+@pytest.mark.slow
 def test_a_run_leaves_curves_scalars_figure_and_both_networks(done):
     folder, output = done
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "events", run.CURVES, run.FIGURE, "f", "g"}
+    assert names == {"config.json", "events", "lock", run.CURVES, run.FIGURE, "f", "g"}
     stored = json.loads((folder / "config.json").read_text())
     assert (stored["alignment"], stored["eps"], stored["seed"]) == (0.1, 0.05, 4)
     assert stored == dataclasses.asdict(resolve(stored))
@@ -189,6 +191,7 @@ def test_a_run_leaves_curves_scalars_figure_and_both_networks(done):
         assert value == pytest.approx(float(rows[-1][name]), abs=1 / 40 + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_folder_is_refused(done):
     folder, _ = done
     again = _command(f"--workdir={folder}", cwd=folder.parent)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def _python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False
     )
 
 
@@ -42,6 +43,9 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(out):
     return json.loads((out / "found.json").read_text())
+
+
+# Slow from here on: a process imports TensorFlow and traces steps, bounds and signatures of pairs.
 
 
 @pytest.mark.slow
@@ -157,6 +161,35 @@ def test_a_device_that_is_not_there_is_refused_by_name(tmp_path):
     assert done.stderr.splitlines()[-1] == expected
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_gpu_is_split_where_that_is_asked_for(monkeypatch):
+    """No GPU is needed: what TensorFlow is asked for, and that several GPUs are left whole."""
+    asked = []
+
+    def machine(gpus):
+        names = [f"/device:GPU:{k}" for k in range(2 if asked else gpus)]
+        logical = [SimpleNamespace(name=name) for name in ("/device:CPU:0", *names)]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
+        monkeypatch.setattr(tf.config, "get_logical_device_configuration", lambda device: None)
+        monkeypatch.setattr(tf.config, "set_logical_device_configuration", configure)
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda: logical)
+
+    def configure(device, parts):
+        asked.append((device, [part.memory_limit for part in parts]))
+        machine(1)
+
+    machine(1)
+    with pytest.raises(
+        settings.SettingError, match=r"that are there \(CPU:0, GPU:0\), got 'GPU:1'"
+    ):
+        devices.require("GPU:0,GPU:1")
+    assert devices.require("GPU:0,GPU:1", 500) == ("GPU:0", "GPU:1")
+    assert asked == [("GPU", [500, 500])]
+    asked.clear()
+    machine(2)
+    assert devices.require("GPU:0,GPU:1", 500) == ("GPU:0", "GPU:1")
+    assert not asked
 
 
 def test_names_of_devices():

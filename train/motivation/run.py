@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from robustra_tf import data, export, models
 from robustra_tf.attacks import Attack, replay
-from robustra_tf.files import write_atomically
+from robustra_tf.files import hold, write_atomically
 from robustra_tf.plots import MOTIVATION, motivation
 from robustra_tf.stopping import NEVER, Stop
 from train.environment import make_deterministic
@@ -44,7 +44,7 @@ def run(given: Settings, stop: Stop = NEVER) -> None:
     Raises:
       Stopped: it was asked to; what the epochs before have written stays.
       NotFiniteError: a loss or a gradient is no finite number.
-      OSError: something cannot be written.
+      OSError: something cannot be written, or another process works in the folder.
     """
     keras.utils.set_random_seed(given.seed)
     if given.deterministic:
@@ -54,6 +54,7 @@ def run(given: Settings, stop: Stop = NEVER) -> None:
     test = data.load(given.dataset, "test", given.limit_test, given.data_dir)
     batches = data.TrainingBatches(train, given.batch_size, given.seed, given.augment)
     workdir.root.mkdir(parents=True, exist_ok=True)
+    hold(workdir.root)
     write_atomically(workdir.config, json.dumps(dataclasses.asdict(given), indent=2) + "\n")
 
     seeds = np.random.SeedSequence(given.seed).generate_state(len(NETWORKS))
