@@ -6,7 +6,8 @@ Two computations are off the real numbers. The model itself, when it runs, in fl
     gamma_{n + c} (sum_i |w_i| |v_i| + |b|) + underflow,    gamma_m = m u / (1 - m u), u = 2^-24
 
 whatever the order of the sum, and with or without fused multiply-add (Higham 2002, section 3.1 and
-lemma 8.2); `c` counts the roundings of a term beside those of the sum. And the bound, in float64:
+lemma 8.2); `c` counts the roundings of a term beside those of the sum. Terms that are zero for
+sure, those of dead ReLUs, take no part in `n`: adding zero rounds nothing. And the bound, in float64:
 its centres, rows and charges obey the same formula with `u = 2^-53`, and all of them are charged
 against the same sum of absolute values, so that both take one number, the `deviation`.
 
@@ -89,7 +90,8 @@ def deviation(
         return Deviation(tf.zeros(shape, tf.float64), safe)
     reach, coefficients, sane = _terms(op, own, *magnitudes)
     terms, rows, extra = _counts(op)
-    rate = gamma(terms + extra, UNIT32) * (1 + SLACK)
+    product = UNIT32 * (_present(op, own, terms, *magnitudes) + extra)
+    rate = tf.where(product < 0.5, product / (1 - product), math.inf) * (1 + SLACK)
     rate += gamma(_TIMES * (terms + rows + consumers + _AROUND), UNIT64)
     flushed = 4 * SMALLEST * (terms + 1) * (largest + coefficients + 4)
     safe = safe & bounded(reach) & (coefficients <= LARGEST) & sane
@@ -104,6 +106,16 @@ def bounded(x: tf.Tensor) -> tf.Tensor:
 def _largest(x: tf.Tensor) -> tf.Tensor:
     """The largest entry of each example, [n]."""
     return tf.reduce_max(tf.reshape(x, (tf.shape(x)[0], -1)), 1)
+
+
+def _present(
+    op: AffineOp, weights: tuple[tf.Tensor, ...], terms: int, *magnitudes: tf.Tensor
+) -> tf.Tensor:
+    """How many terms of each output may be other than zero; `terms` where nobody counts."""
+    if not isinstance(op, Dense | Windowed) or isinstance(op, Pool2D):
+        return tf.constant(float(terms), tf.float64)
+    there = tf.cast(magnitudes[0] != 0, tf.float64)
+    return op.linear(there, *(tf.cast(w != 0, tf.float64) for w in weights))
 
 
 def _counts(op: AffineOp) -> tuple[int, int, int]:
