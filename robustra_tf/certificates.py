@@ -234,11 +234,11 @@ def certify(
     _check_options(eps, norm, method, dtype, batch_size, rows, inner)
     if sound:
         _check_sound(model, graph, method, dtype, inner)
-    if save is not None:
-        save, rows = _checked_save(save, method, inner), "every"
     x, y = _checked_images(structure, x, box, dtype), _checked_labels(structure, y)
     if len(x) != len(y):
         raise ValueError(f"y must have a label for each of the {len(x)} images, got {len(y)}")
+    if save is not None:
+        save, rows = _checked_save(save, method, inner, len(y)), "every"
     box = None if box is None else tuple(box)
     if sound:
         function = _compiled_sound(structure, norm, box, method, rows)
@@ -268,6 +268,10 @@ def _write(path, graph: Graph, certificate: Certificate, x: np.ndarray, parts: l
         [np.concatenate(ends)[: len(x)] for ends in zip(*relu, strict=True)]
         for relu in zip(*parts, strict=True)
     ]
+    for values in (certificate.margin_lower, *(ends for relu in bands for ends in relu)):
+        lost = ~np.isfinite(values.reshape(len(x), -1)).all(1)
+        if lost.any():
+            raise ValueError(f"save: nothing is proven of image {lost.argmax()}: leave it out")
     claim = {name: getattr(certificate, name) for name in ("eps", "norm", "box", "method", "mode")}
     arrays = {
         "x": x,
@@ -374,7 +378,9 @@ def _check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> No
             )
 
 
-def _checked_save(path, method: str, inner: str):
+def _checked_save(path, method: str, inner: str, count: int):
+    if count == 0:
+        raise ValueError("save: expected at least one image to certify, got none")
     for name, value in (("method", method), ("inner", inner)):
         if value != "dual":
             raise ValueError(f"{name} must be dual where save is given, got {value!r}")

@@ -7,9 +7,9 @@ Two computations are off the real numbers. The model itself, when it runs, in fl
 
 whatever the order of the sum, and with or without fused multiply-add (Higham 2002, section 3.1 and
 lemma 8.2); `c` counts the roundings of a term beside those of the sum. Terms that are zero for
-sure, those of dead ReLUs, take no part in `n`: adding zero rounds nothing. And the bound, in float64:
-its centres, rows and charges obey the same formula with `u = 2^-53`, and all of them are charged
-against the same sum of absolute values, so that both take one number, the `deviation`.
+sure, those of dead ReLUs, take no part in `n`: adding zero rounds nothing. And the bound, in
+float64: its centres, rows and charges obey the same formula with `u = 2^-53`, and all of them are
+charged against the same sum of absolute values, so that both take one number, the `deviation`.
 
 Not covered: arithmetic that is no sum of products rounded to float32, such as TensorFloat-32,
 bfloat16, and convolutions by Winograd's or Fourier transforms.

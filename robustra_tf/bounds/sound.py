@@ -2,13 +2,14 @@
 
 What is bounded is a family of networks: each affine node may be off its real value by anything up
 to its `rounding.deviation`. The real network is one of them, its float32 forward pass another:
-ReLUs round nothing, and two float32 logits compare as they are. A bound over the family holds for both.
+ReLUs round nothing, and two float32 logits compare as they are. A bound over the family holds
+for both.
 
 Let `c` be the centres that the forward pass of `bounds.enclosure` computes, whatever numbers they
 are, and `w = v - c` what a member of the family is off them. Then `w_k = A w_in + e` with `|e|` at
 most the deviation plus the rounding of `c_k` itself, and past a ReLU `w = d w_in + e` with `|e|`
-the error of its relaxation. So a backward pass that charges `|nu| . |e|` bounds any `nu . w`. Its own
-rounding is of the same form: a row that comes out as `A^T nu + r` with `|r| <= gamma |A|^T |nu|`
+the error of its relaxation. So a backward pass that charges `|nu| . |e|` bounds any `nu . w`.
+Its own rounding is of the same form: a row that comes out as `A^T nu + r`, `|r| <= gamma |A|^T |nu|`,
 misses `r . w_in`, and `|r . w_in| <= |nu| . (gamma |A| |w_in|)`, which the deviation holds too.
 
 Between two ReLUs deviations are pushed forward, `E_k = D_k + |A_k| E_in`, and charged where
