@@ -9,8 +9,9 @@ Let `c` be the centres that the forward pass of `bounds.enclosure` computes, wha
 are, and `w = v - c` what a member of the family is off them. Then `w_k = A w_in + e` with `|e|` at
 most the deviation plus the rounding of `c_k` itself, and past a ReLU `w = d w_in + e` with `|e|`
 the error of its relaxation. So a backward pass that charges `|nu| . |e|` bounds any `nu . w`.
-Its own rounding is of the same form: a row that comes out as `A^T nu + r`, `|r| <= gamma |A|^T |nu|`,
-misses `r . w_in`, and `|r . w_in| <= |nu| . (gamma |A| |w_in|)`, which the deviation holds too.
+Its own rounding is of the same form: a row that comes out as `A^T nu + r` with
+`|r| <= gamma |A|^T |nu|` misses `r . w_in`, which is at most `|nu| . (gamma |A| |w_in|)` and part
+of the deviation too.
 
 Between two ReLUs deviations are pushed forward, `E_k = D_k + |A_k| E_in`, and charged where
 the next ReLU is: the backward pass stays the plain one, with larger errors.
