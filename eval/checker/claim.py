@@ -22,6 +22,18 @@ LARGEST_FILE, LARGEST_HEADER, LARGEST_LAYER = 2**32, 2**24, 2**26
 #: Operations of a network, and axes of anything.
 MOST_NODES, MOST_AXES = 10_000, 8
 _FLOATS, _INTEGERS = ("<f4", "<f8"), ("<i4", "<i8")
+#: Operations beside `input` and `relu`.
+_KINDS = (
+    "add",
+    "average_pool",
+    "batch_norm",
+    "conv",
+    "dense",
+    "pad",
+    "reshape",
+    "scale",
+    "standardise",
+)
 _FIELDS = {"format", "version", "network", "network_sha256", "eps", "norm", "box", "method", "mode"}
 
 
@@ -269,6 +281,7 @@ class _Network:
         return node
 
     def _affine(self, kind, text, shape, weights, arity) -> operations.Affine:
+        _need(kind in _KINDS, self._where, f"one of {', '.join(_KINDS)}", kind)
         if kind == "dense":
             kernel, bias = self._kernel(weights, 2)
             fits = shape == kernel.shape[:1]
@@ -292,7 +305,6 @@ class _Network:
             after = self._shape(text.pop("shape", None))
             _need(math.prod(after) == math.prod(shape), self._where, f"the size of {shape}", after)
             return operations.Reshape(shape, after)
-        _need(kind in ("average_pool", "pad"), self._where, "a known operation", kind)
         _need(len(shape) == 3, self._where, "an image", shape)
         if kind == "pad":
             return operations.Pad(shape, self._padding(text))
