@@ -184,7 +184,7 @@ COUNTS = {"certified": 0, "float32 false": 0, "float32 wrong": 0, "all": 0}
 
 
 @settings(
-    max_examples=100,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -230,7 +230,7 @@ def test_random_nasty_networks():
         COUNTS[name] = 0
     check_a_nasty_network()
     # The networks are what they should be: some are certified, and float32 is fooled by others.
-    assert COUNTS["certified"] >= 10
+    assert COUNTS["certified"] >= 50
     assert COUNTS["float32 false"] + COUNTS["float32 wrong"] >= 1
 
 
@@ -321,7 +321,7 @@ def test_the_deviation_of_a_sum_is_a_bound_in_any_order():
     assert worst > 0.01
 
 
-@pytest.mark.parametrize("norm_and_box", REGIONS, ids=str)
+@pytest.mark.parametrize("norm_and_box", REGIONS[::2], ids=str)
 def test_sound_margins_are_a_little_below(norm_and_box):
     model = nets.two_conv()
     x = nets.images(model, 3)
@@ -412,7 +412,3 @@ def test_a_certificate_names_its_mode():
         assert found.mode == mode
         assert f"mode={mode!r}" in repr(found)
         assert found.summary().splitlines()[0].endswith(f"dual bound, {mode}")
-
-
-def test_zz():
-    print(COUNTS)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.checker.claim import Band, Claim, Node
-from eval.checker.operations import Affine
+from eval.checker.operations import Add, Affine, Dense, Windows
 
 UNIT32, UNIT64 = 2.0**-24, 2.0**-53
 #: Float32's smallest normal number, and a quarter of its largest.
@@ -175,7 +175,7 @@ class _Check:
         if op.exact:
             return np.zeros((len(sane), *op.out_shape)), sane
         reach, counts = op.sizes(*magnitudes), op.counts
-        product = UNIT32 * (op.present(*magnitudes) + counts.extra)
+        product = UNIT32 * (op.present(*magnitudes) + counts.extra + self._joined(index))
         rate = np.where(product < 0.5, product / (1 - product), np.inf) * ROUNDED
         product = UNIT64 * 4 * (counts.terms + counts.rows + self.consumers[index] + 32)
         rate = rate + product / (1 - product)
@@ -183,6 +183,13 @@ class _Check:
         flushed = 2 * SMALLEST * (counts.terms + 1) * (largest + op.largest + 4)
         sane = sane & _bounded(reach) & (op.largest <= LARGEST) & op.sane
         return rate * reach + flushed.reshape(-1, *(1,) * len(op.out_shape)), sane
+
+    def _joined(self, index: int) -> int:
+        """More roundings of a sum of branches, where it is computed in one with a convolution."""
+        if not isinstance(self.nodes[index].op, Add):
+            return 0
+        ops = [self.nodes[i].op for i in self.nodes[index].inputs]
+        return max((op.counts.terms for op in ops if isinstance(op, Dense | Windows)), default=0)
 
     def _past_relu(self, index: int, band: Band, below: _State, radius: np.ndarray) -> _State:
         half = 0.5 * band.intercept

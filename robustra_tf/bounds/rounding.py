@@ -49,6 +49,8 @@ _POOL = 4
 _SCALE = 16
 #: Roundings of float64 coefficients and of what surrounds an operation.
 _AROUND = 32
+#: What may be computed in one with the sum that follows.
+_SUMS = (Dense, Windowed)
 #: Below this, flushing the numbers under a square root could be felt.
 _ROOM = 2.0**-100
 
@@ -72,7 +74,11 @@ def gamma(count: int, unit: float) -> float:
 
 
 def deviation(
-    node: Node, weights: Sequence[tf.Tensor], consumers: int, *magnitudes: tf.Tensor
+    node: Node,
+    weights: Sequence[tf.Tensor],
+    consumers: int,
+    *magnitudes: tf.Tensor,
+    before: Sequence[Node] = (),
 ) -> Deviation:
     """The deviation of an affine node's outputs, in float32 and of a bound in float64 together.
 
@@ -81,6 +87,8 @@ def deviation(
       weights: all of the graph's, float64.
       consumers: how many nodes read it.
       magnitudes: for each input, at least its absolute value, [n, *shape], float64.
+      before: of an `Add`, the nodes that it reads: where a library computes a convolution and the
+        sum in one, what is added may round as often as the convolution's terms.
     """
     op, own = node.op, tuple(weights[i] for i in node.weights)
     largest = tf.add_n([_largest(m) for m in magnitudes])
@@ -90,6 +98,8 @@ def deviation(
         return Deviation(tf.zeros(shape, tf.float64), safe)
     reach, coefficients, sane = _terms(op, own, *magnitudes)
     terms, rows, extra = _counts(op)
+    if isinstance(op, Add):
+        terms += max((_counts(n.op)[0] for n in before if isinstance(n.op, _SUMS)), default=0)
     product = UNIT32 * (_present(op, own, terms, *magnitudes) + extra)
     rate = tf.where(product < 0.5, product / (1 - product), math.inf) * (1 + SLACK)
     rate += gamma(_TIMES * (terms + rows + consumers + _AROUND), UNIT64)

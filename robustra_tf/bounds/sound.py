@@ -189,7 +189,8 @@ def _forward(structure, weights, region, past_relu) -> tuple[list[_State], tf.Te
         else:
             below = [states[i] for i in node.inputs]
             consumers = len(structure.consumers[index])
-            off = deviation(node, weights, consumers, *(s.magnitude for s in below))
+            before = [structure.nodes[i] for i in node.inputs]
+            off = deviation(node, weights, consumers, *(s.magnitude for s in below), before=before)
             width = half_widths(node, weights, *(s.width for s in below)) + off.each
             pushed = half_widths(node, weights, *(s.pushed for s in below)) + off.each
             centre = affine(node, weights, *(s.centre for s in below))
