@@ -1,7 +1,7 @@
-"""What `pytest --cov` prints at its end: the covered lines of each package, and where they are few.
+"""What `pytest --cov` prints at its end: the share of covered lines of each package.
 
-pytest-cov measures, here and in the programs that tests start, and has put the parts together by the
-time the session finishes; this plugin reads the result. A package below `fail_under` of
+pytest-cov measures, here and in the programs that tests start, and has put the parts together by
+the time the session finishes; this plugin reads the result. A package below `fail_under` of
 `pyproject.toml` fails the session, as a test would.
 """
 

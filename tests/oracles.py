@@ -70,14 +70,14 @@ class Net:
         return self.values(x)[-1]
 
     def gradient(self, x, rows, node=-1) -> np.ndarray:
-        """The gradients of `row . value(node)` at `x [n, size]`, a row for each point: [n, size]."""
+        """The gradient of `row . value(node)` at each of `x [n, size]`, each with its row."""
         values = self.values(x)
         slopes = {k: (values[self.nodes[k][1][0]] > 0).astype(float) for k in self.relus}
         lower = {k: np.zeros(slope.shape[-1]) for k, slope in slopes.items()}
         return _backward(self, rows, range(len(self.nodes))[node], slopes, lower)[0]
 
     def magnitudes(self, x) -> list[np.ndarray]:
-        """Sums of absolute values where `values` has sums, at `|x| [size]`: what rounding scales by.
+        """Sums of absolute values where `values` has sums, at `|x| [size]`: rounding scales by it.
 
         No value of any point up to `|x|` is larger, nor is a term in any order of summation.
         """

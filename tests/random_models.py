@@ -22,8 +22,8 @@ def model(draw) -> keras.Model:
     """A built model, pixels to at least two logits.
 
     Args:
-      draw: `st.data().draw` of a test: decides layers, scales and seeds. (Not a strategy of its own:
-        Keras draws seeds of initial weights from Python's random numbers, which strategies must not.)
+      draw: `st.data().draw` of a test: decides layers, scales and seeds. (This is no strategy of
+        its own: Keras draws seeds from Python's random numbers, which strategies must not.)
     """
     drawn = _Drawn(draw)
     shape = draw(st.sampled_from([(4,), (7,), (4, 4, 1), (5, 4, 2), (3, 5, 3), (5, 5, 1)]))
@@ -77,7 +77,7 @@ class _Drawn:
         fits = all(k <= n for k, n in zip(size, x.shape[1:3], strict=True))
         padding = self.one_of("same", "valid") if fits else "same"
         if x.shape[3] == 1 and strides[0] == 1:
-            # Keras's own float32 convolution is wrong where such strides leave one column: oneDNN's.
+            # Keras's own float32 convolution may be wrong where other strides leave one column.
             strides = (1, 1)
         return self.conv(self.draw(st.integers(1, 3)), size, strides, padding)(x)
 
@@ -164,7 +164,7 @@ class _Drawn:
 
 
 def randomise(model: keras.Model, draw) -> None:
-    """Fills the weights: each layer at a scale of its own, signs mixed, in one of four some zeros."""
+    """Fills the weights, each layer at a scale of its own; in one of four some are zero."""
     rng = np.random.default_rng(draw(SEEDS))
     for layer in model._flatten_layers(include_self=False, recursive=True):
         if isinstance(layer, layers.BatchNormalization):

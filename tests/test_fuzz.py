@@ -1,8 +1,8 @@
 """Random networks of every supported layer, of many scales: conversion, transposes and bounds.
 
 A hundred networks are drawn here; `make fuzz` draws two thousand, other ones each time. Points and
-gradients come from NumPy and the matrix oracle. Each comparison allows for rounding alone: a share of
-`magnitudes`, the sums of absolute values where the network has sums.
+gradients come from NumPy and the matrix oracle. Each comparison allows for rounding alone: a share
+of `magnitudes`, the sums of absolute values where the network has sums.
 """
 
 import os
@@ -57,7 +57,7 @@ BALLS = st.sampled_from(
 
 
 def pixels(shape, rng, box):
-    """Images in the box, or in [0, 1]; some of their pixels at its ends, and some images constant."""
+    """Images in the box, or in [0, 1]; some pixels at its ends, some images constant."""
     low, high = box or (0.0, 1.0)
     x = rng.random((IMAGES, *shape))
     x = np.where(rng.random(x.shape) < 0.3, np.round(x), x)
@@ -111,17 +111,15 @@ def explored(net, rng, x, y, eps, norm, box):
 
 
 def found_bounds(structure, weights, region, y, rng):
-    """Every method's bounds of layers, and of margins: {method: {node: (lower, upper)}} and {method: [n, classes]}."""
+    """By method: bounds of every layer, {node: (lower, upper)}, and of the margins, [n, classes]."""
     network = (structure, weights, region)
     duals = {rows: margins(*network, y, rows) for rows in ("every", "needed", "auto")}
     mixed = margins(*network, y, "needed", inner="mixed")
     intervals, elided = interval_margins(*network, y)
     inner = mixed.enclosure.bounds
     classes = structure.output_shape[0]
-    drawn = {
-        k: tf.constant(rng.random((IMAGES, classes, *low.shape[1:])))
-        for k, (low, _) in inner.items()
-    }
+    shapes = {k: (IMAGES, classes, *low.shape[1:]) for k, (low, _) in inner.items()}
+    drawn = {k: tf.constant(rng.random(shape)) for k, shape in shapes.items()}
     layers = {name: found.enclosure.bounds for name, found in duals.items()}
     layers |= {"mixed": inner, "interval": intervals}
     uppers = {name: found.upper for name, found in duals.items()}
