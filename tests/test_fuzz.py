@@ -111,7 +111,7 @@ def explored(net, rng, x, y, eps, norm, box):
 
 
 def found_bounds(structure, weights, region, y, rng):
-    """By method: bounds of every layer, {node: (lower, upper)}, and of the margins, [n, classes]."""
+    """By method: bounds of every layer, {node: (lower, upper)}, and of margins [n, classes]."""
     network = (structure, weights, region)
     duals = {rows: margins(*network, y, rows) for rows in ("every", "needed", "auto")}
     mixed = margins(*network, y, "needed", inner="mixed")

@@ -10,6 +10,7 @@ PROGRAMS = ("train", "eval", "benchmarks")
 LEAVES = {"settings", "backend", "files", "fingerprint", "description", "schedules", "metrics"}
 BELOW_BOUNDS = LEAVES | {"graph"}
 MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
+    "description": {"files"},
     "data": LEAVES,
     "graph": LEAVES,
     "models": BELOW_BOUNDS,
