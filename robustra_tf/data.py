@@ -8,6 +8,8 @@ TensorFlow: a missing folder is known at once.
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -146,9 +148,9 @@ def _tfds(folder: Path, info: Info, split: str, limit: int | None) -> tuple[np.n
             read_config=config,
             decoders={"image": tfds.decode.SkipDecoding()},
         )
-        decoded = encoded.map(
-            lambda image, label: (_decoded(image, info.shape), label), tf.data.AUTOTUNE
-        )
+        first, _ = next(iter(encoded))
+        decode = _decoder(first.numpy(), info.shape)
+        decoded = encoded.map(lambda image, label: (decode(image), label), tf.data.AUTOTUNE)
         # More than there are, for one batch of all; at most so many for any folder.
         images, labels = next(iter(decoded.batch(getattr(info, split))))
         images, labels = images.numpy(), labels.numpy()
@@ -192,22 +194,34 @@ def _check_features(path: Path, info: Info) -> None:
         raise ValueError(f"{path}: expected features of images alone, got {found[0]!r}")
 
 
-def _decoded(encoded: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
-    """The pixels of a PNG or a JPEG whose own header gives it the expected size, uint8 `shape`."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _decoder(first: bytes, shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From an encoded image to its pixels, uint8 `shape`; as PNG or as JPEG, as the first one is.
+
+    An image is decoded only where its header gives it the expected size.
+    """
     import tensorflow as tf
 
     height, width, channels = shape
+    told = f"image: expected a {{}} of {height} x {width} pixels"
 
-    def of_png() -> tf.Tensor:
-        header = tf.io.decode_raw(tf.strings.substr(encoded, 16, 8), tf.int32, little_endian=False)
-        return tf.stack([header[1], header[0]])
+    def of_png(encoded: tf.Tensor) -> tf.Tensor:
+        expected = _PNG + struct.pack(">I4sII", 13, b"IHDR", width, height)
+        header = tf.strings.substr(encoded, 0, len(expected))
+        fits = tf.debugging.assert_equal(header, expected, told.format("PNG"), summarize=1)
+        with tf.control_dependencies([fits]):
+            return tf.io.decode_png(tf.identity(encoded), channels)
 
-    is_png = tf.equal(tf.strings.substr(encoded, 0, 8), b"\x89PNG\r\n\x1a\n")
-    size = tf.cond(is_png, of_png, lambda: tf.image.extract_jpeg_shape(encoded)[:2])
-    fits = tf.debugging.assert_equal(size, (height, width), "image: another size than expected")
-    with tf.control_dependencies([fits]):
-        image = tf.io.decode_image(tf.identity(encoded), channels, expand_animations=False)
-    return tf.ensure_shape(image, shape)
+    def of_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+        size = tf.image.extract_jpeg_shape(encoded)[:2]
+        fits = tf.debugging.assert_equal(size, (height, width), told.format("JPEG"))
+        with tf.control_dependencies([fits]):
+            return tf.io.decode_jpeg(tf.identity(encoded), channels)
+
+    decode = of_png if first.startswith(_PNG) else of_jpeg
+    return lambda encoded: tf.ensure_shape(decode(encoded), shape)
 
 
 class TrainingBatches:
