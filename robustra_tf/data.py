@@ -210,13 +210,14 @@ def _decoder(first: bytes, shape: tuple[int, int, int]) -> Callable[[tf.Tensor],
     def of_png(encoded: tf.Tensor) -> tf.Tensor:
         expected = _PNG + struct.pack(">I4sII", 13, b"IHDR", width, height)
         header = tf.strings.substr(encoded, 0, len(expected))
-        fits = tf.debugging.assert_equal(header, expected, told.format("PNG"), summarize=1)
+        fits = tf.debugging.Assert(tf.equal(header, expected), [told.format("PNG")])
         with tf.control_dependencies([fits]):
             return tf.io.decode_png(tf.identity(encoded), channels)
 
     def of_jpeg(encoded: tf.Tensor) -> tf.Tensor:
         size = tf.image.extract_jpeg_shape(encoded)[:2]
-        fits = tf.debugging.assert_equal(size, (height, width), told.format("JPEG"))
+        as_told = tf.reduce_all(tf.equal(size, (height, width)))
+        fits = tf.debugging.Assert(as_told, [told.format("JPEG")])
         with tf.control_dependencies([fits]):
             return tf.io.decode_jpeg(tf.identity(encoded), channels)
 

@@ -1,7 +1,7 @@
 """Files from anywhere: damaged, lying about their sizes, or carrying code; refused by name.
 
-Every malformed file is written here, byte by byte where a library would not write it. A payload that
-ran would leave a file behind.
+Every malformed file is written here, byte by byte where a library would not write it. A payload
+that ran would leave a file behind.
 """
 
 import io
@@ -83,7 +83,8 @@ def matlab(**changed):
 
 
 def element(kind, content):
-    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
+    padding = 0 if kind == 15 else -len(content) % 8  # 15: compressed
+    return struct.pack("<II", kind, len(content)) + content + bytes(padding)
 
 
 def matrix(name, shape, content):
@@ -104,8 +105,9 @@ def opaque():
 
 def bomb():
     """A field that declares 2^40 entries, in a compressed element of some kilobytes."""
-    inner = matrix("0/weight", (2**20, 2**20), bytes(2**22))
-    return HEADER + element(15, zlib.compress(inner))
+    parts = {name: matrix(name, v.shape, v.tobytes("F")) for name, v in fields().items()}
+    parts["0/weight"] = matrix("0/weight", (2**20, 2**20), bytes(2**22))
+    return HEADER + b"".join(element(15, zlib.compress(part)) for part in parts.values())
 
 
 MATLAB = {
@@ -124,7 +126,7 @@ MATLAB = {
         "'2/weight' is of class 'cell'",
     ),
     "function handle": (opaque(), "expected"),
-    "huge shape": (bomb(), "0/weight"),
+    "huge shape, compressed": (bomb(), "'0/weight' has shape (1048576, 1048576)"),
     "shape without its numbers": (
         HEADER + b"".join(matrix(n, v.shape, b"") for n, v in fields().items()),
         "",
@@ -225,8 +227,8 @@ ARCHIVES = {
     "negative shape": (lambda _: archive({"image.npy": flat((2, -4, -4, 1))}), "'image'"),
     "a directory that lies": (lambda _: lying_directory(), "'index'"),
     "a bomb": (
-        lambda _: archive({"image.npy": flat((1, 2**13, 2**13, 1)) + bytes(2**28)}),
-        "at most",
+        lambda _: archive({"image.npy": flat((1, 2**12, 2**13, 1)) + bytes(2**27)}),
+        "'image': 134217856 bytes, expected at most",
     ),
     "text for numbers": (lambda _: archive({"label.npy": npy(["a", "b"])}), "'label'"),
     "lengths that differ": (lambda _: archive({"label.npy": npy([0, 1, 2])}), "lengths"),
