@@ -221,9 +221,8 @@ def test_references_without_rows_are_among_the_pairs():
     rows = {}
     for name in NETWORKS:
         g = build(NETWORKS[name]())
-        found = side(
-            g.structure, g.weights(), BATCHES["images"](), tf.constant(Y), tf.constant(EPS)
-        )
+        x, y = tf.constant(BATCHES["images"]()), tf.constant(Y)
+        found = side(g.structure, g.weights(), x, y, tf.constant(EPS))
         rows[name] = bool(found.rows.numpy().any())
     assert [name for name, some in rows.items() if not some] == [
         "all dead",

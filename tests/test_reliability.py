@@ -1,4 +1,4 @@
-"""The tables of `docs/reliability.md` name tests that exist; no test is skipped without a reason."""
+"""The tables of `docs/reliability.md` name tests that exist; no test is skipped unexplained."""
 
 import ast
 import re

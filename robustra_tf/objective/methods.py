@@ -199,9 +199,11 @@ def regulariser(region: Ball, bounds: Mapping[int, Interval]) -> tf.Tensor:
     `max(0, tau - mean(w_input) / mean(w)) / tau` against exploding bounds, and
     `max(0, tau - min(r, 1 / r)) / tau` for r the ratio of the sums of |c| over active and over dead
     units, and for r that of their squared deviations, against ReLUs all of one kind. As there, tau
-    is 0.5; the three are means over the layers.
+    is 0.5; the three are means over the layers. 0 for a network without ReLUs.
     """
     width = tf.reduce_mean(region.half_widths)
+    if not bounds:
+        return tf.zeros_like(width)
     terms = []
     for low, high in bounds.values():
         centre, half = 0.5 * (low + high), 0.5 * (high - low)
