@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustra_tf.plots import MOTIVATION, curve, finish
+from robustra_tf.reading import read_json
 
 Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
@@ -45,7 +45,7 @@ def read(folder: Path) -> Run:
       ValueError: a folder that holds no run.
     """
     try:
-        method = json.loads((folder / "config.json").read_text(encoding="utf-8"))["method"]
+        method = read_json(folder / "config.json")["method"]
         rows = _table(folder / "history.csv", ("epoch", "network"))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"RUN must be a workdir of train.main, got {folder}: {error}") from error
@@ -75,7 +75,10 @@ def _table(path: Path, columns: Sequence[str]) -> Rows:
         reader = csv.DictReader(file)
         if missing := set(columns) - set(reader.fieldnames or ()):
             raise ValueError(f"{path.name} has no column {', '.join(sorted(missing))}")
-        return list(reader)
+        try:
+            return list(reader)
+        except csv.Error as error:
+            raise ValueError(f"{path.name}, line {reader.line_num + 1}: {error}") from error
 
 
 def errors(run: Run) -> Figure:

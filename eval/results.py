@@ -13,6 +13,7 @@ from typing import Any
 from eval.config import STAGES
 from eval.ledger import Row, Status
 from robustra_tf.files import write_atomically
+from robustra_tf.reading import read_json
 
 SCHEMA = 1
 NAME = "results.json"
@@ -131,7 +132,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     path = directory / NAME
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no results of a finished evaluation: {error}") from error
     missing = _REQUIRED - set(figures) if isinstance(figures, dict) else _REQUIRED

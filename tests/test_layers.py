@@ -11,6 +11,7 @@ LEAVES = {
     "settings",
     "backend",
     "files",
+    "reading",
     "stopping",
     "fingerprint",
     "description",
@@ -20,6 +21,7 @@ LEAVES = {
 }
 BELOW_BOUNDS = LEAVES | {"graph"}
 MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
+    "description": {"reading"},
     "data": LEAVES,
     "graph": LEAVES,
     "models": BELOW_BOUNDS,

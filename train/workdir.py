@@ -14,6 +14,7 @@ from typing import Any
 from robustra_tf import settings
 from robustra_tf.data import find as find_data
 from robustra_tf.files import InUseError, hold, write_atomically
+from robustra_tf.reading import read_json
 from robustra_tf.settings import SettingError
 from train import config as configs
 from train.config import Config
@@ -103,7 +104,7 @@ def _hold(root: Path) -> None:
 
 def _stored(workdir: Workdir, given: Mapping[str, Any]) -> Config:
     try:
-        stored = json.loads(workdir.config.read_text())
+        stored = read_json(workdir.config)
         if not isinstance(stored, dict) or set(stored) != set(configs.FIELDS):
             raise ValueError("its settings are not this program's")
     except ValueError as error:

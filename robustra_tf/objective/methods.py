@@ -240,6 +240,8 @@ def spread(region: Ball, bounds: Mapping[int, Interval]) -> tf.Tensor:
         values = (region.half_widths, 0.5 * (high - low), centre, active, dead)
         values += tuple(v * kind for v in (size, square) for kind in (active, dead))
         layers.append(tf.stack(Spread(*map(mean, values)), -1))
+    if not layers:
+        return tf.zeros((tf.shape(region.centre)[0], 0, len(Spread._fields)), region.centre.dtype)
     return tf.stack(layers, 1)
 
 
@@ -250,11 +252,13 @@ def regulariser(mean: tf.Tensor) -> tf.Tensor:
     `max(0, tau - mean(w_input) / mean(w)) / tau` against exploding bounds, and
     `max(0, tau - min(r, 1 / r)) / tau` for r the ratio of the sums of |c| over active and over dead
     units, and for r that of their squared deviations, against ReLUs all of one kind. As there, tau
-    is 0.5; the three are means over the layers.
+    is 0.5; the three are means over the layers. 0 for a network without ReLUs.
 
     Args:
       mean: of `spread` over the examples of the batch, [ReLU layers, numbers].
     """
+    if not mean.shape[0]:
+        return tf.zeros((), mean.dtype)
     found = Spread(*tf.unstack(mean, axis=-1))
     # (c - m)^2 summed over one kind of units, m the mean over all; rounding may leave less than 0.
     middle = found.centre
