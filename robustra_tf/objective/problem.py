@@ -226,7 +226,9 @@ def _tangent(mean: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     with tf.GradientTape() as tape:
         tape.watch(mean)
         value = regulariser(mean)
-    return value, tf.stop_gradient(tape.gradient(value, mean))
+    # Of a network without ReLUs it is a constant.
+    slope = tape.gradient(value, mean, unconnected_gradients="zero")
+    return value, tf.stop_gradient(slope)
 
 
 def evaluated(
