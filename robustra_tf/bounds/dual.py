@@ -17,6 +17,7 @@ from robustra_tf.bounds.passing import (
     inside,
     pays_as_matrix,
     settled,
+    taken,
     through,
     window_matrix,
 )
@@ -92,8 +93,13 @@ def chosen_rows(
     node = structure.nodes[index]
     shape = node.op.out_shape
     if isinstance(node.op, Dense):
-        rows = tf.gather(tf.transpose(weights[node.weights[0]]), neuron)
+        rows = taken(tf.transpose(weights[node.weights[0]]), neuron)
         return node.inputs[0], WholeRows(rows, node.op.in_shape)
+    if isinstance(node.op, Windowed):
+        arguments = tuple(weights[i] for i in node.weights)
+        unit = _windows(tf.eye(shape[-1], dtype=weights[0].dtype), shape, (shape[-1],))
+        rows = through(node.op, arguments, unit, Every())
+        return node.inputs[0], rows.with_values(taken(rows.values, neuron % shape[-1]))
     if len(shape) == 3:
         unit = tf.one_hot(neuron % shape[-1], shape[-1], dtype=weights[0].dtype)
         return index, _windows(unit, shape, (-1,))
@@ -127,7 +133,7 @@ def trace(
         node, here = structure.nodes[at], pending.pop(at)
         arguments = tuple(weights[i] for i in node.weights)
         if isinstance(node.op, Relu):
-            slope, error = _aligned(relaxations[at], here, frame)
+            slope, error = frame.align(here, *relaxations[at])
             charge = absolute_sum(here, frame, error)
             total = charge if total is None else total + charge
             below = structure.nodes[node.inputs[0]]
@@ -147,14 +153,6 @@ def trace(
     if total is None:
         total = tf.zeros((), traced.values.dtype)
     return Traced(traced, total)
-
-
-def _aligned(relaxation: Relaxation, rows: Rows, frame: Frame) -> tuple[tf.Tensor, tf.Tensor]:
-    """Slopes and errors, broadcastable to the values of the rows; zero outside the image."""
-    if isinstance(rows, WholeRows):
-        return frame.align(relaxation.slope, rows), frame.align(relaxation.error, rows)
-    both = frame.windows(tf.concat(relaxation, -1), rows.window)
-    return tuple(tf.split(both, 2, -1))
 
 
 def _fused(
@@ -223,7 +221,7 @@ def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
     if ball.norm != "linf":
         return frame.listed(ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm), rows)
     if ball.radius.shape.rank:
-        return absolute_sum(rows, frame, frame.align(ball.radius, rows))
+        return absolute_sum(rows, frame, *frame.align(rows, ball.radius))
     if isinstance(rows, WholeRows):
         rows = cleaned(rows, frame)
         return ball.radius * tf.reduce_sum(tf.abs(rows.flat), -1)

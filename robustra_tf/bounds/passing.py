@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import tensorflow as tf
 
@@ -14,6 +15,9 @@ from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
 from robustra_tf.graph.spatial import Pad2D, Windowed
 from robustra_tf.graph.spread import Tiling, spread
+
+#: The longest table whose gradient is added up by a matrix product.
+SHORT = 128
 
 
 def cleaned(rows: Rows, frame: Frame) -> Rows:
@@ -139,6 +143,30 @@ def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows
     rows = rows.joined
     values = op.transpose(merged(rows.values, len(rows.shape)), *weights)
     return WholeRows(split(values, rows.values, len(rows.shape)), op.in_shape)
+
+
+def taken(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """`table[index]` for an `index` [k] in any order.
+
+    Its gradient adds up the parts of each entry by a matrix product where the table is short;
+    TensorFlow's own adds them one after the other.
+    """
+    count = table.shape[0]
+
+    @tf.custom_gradient
+    def run(table: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            flat = tf.reshape(upstream, (-1, math.prod(table.shape[1:])))
+            if count <= SHORT:
+                which = tf.one_hot(index, count, dtype=flat.dtype)
+                sums = tf.matmul(which, flat, transpose_a=True)
+            else:
+                sums = tf.math.unsorted_segment_sum(flat, index, count)
+            return tf.reshape(sums, table.shape)
+
+        return tf.gather(table, index), gradient
+
+    return run(table)
 
 
 def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:

@@ -134,7 +134,7 @@ def spread_tiles(
 
 
 def correlated(y: tf.Tensor, kernel: tf.Tensor, padding: Padding) -> tf.Tensor:
-    """The convolution of stride 1 of `y` [n, h, w, c] amid zeros with `kernel` [kh, kw, c, filters].
+    """The convolution, stride 1, of `y` [n, h, w, c] amid zeros with `kernel` [kh, kw, c, filters].
 
     Its gradient in `y` is written as such a convolution too. TensorFlow's own takes twice as long
     on a CPU, and would compute that of the zeros as well.
