@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -119,11 +119,13 @@ def trace(
     index: int,
     rows: Rows,
     frame: Frame,
+    visit: Callable[[Rows], Rows] = lambda rows: rows,
 ) -> Traced:
     """Follow `rows` on node `index` backward to the image (Eqn 9).
 
     `nuhat_i = W_i^T nu_{i+1}`, `nu_i = d_i nuhat_i`; at each ReLU the relaxation's error is charged
-    `|nuhat_i| . error_i`. Branches that meet are added.
+    `|nuhat_i| . error_i`. Branches that meet are added. `visit` sees the rows that each convolution
+    leaves and returns those to go on with.
     """
     pending: dict[int, Rows] = {index: rows}
     total = None
@@ -146,6 +148,8 @@ def trace(
                 here = here.with_values(here.values * slope, clean=True)
         else:
             here = through(node.op, arguments, here, frame)
+            if isinstance(node.op, Windowed):
+                here = visit(here)
         here = settled(here, frame)
         for source in node.inputs:
             pending[source] = added(pending.get(source), here, frame)

@@ -145,6 +145,19 @@ def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows
     return WholeRows(split(values, rows.values, len(rows.shape)), op.in_shape)
 
 
+def instead(computed: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """`known`, the value of `computed`, with the gradient of `computed`, which need not be run.
+
+    A compiled function leaves out operations whose value nobody reads.
+    """
+
+    @tf.custom_gradient
+    def run(computed: tf.Tensor) -> Any:
+        return tf.ensure_shape(known, computed.shape), lambda upstream: upstream
+
+    return run(computed)
+
+
 def taken(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """`table[index]` for an `index` [k] in any order.
 
