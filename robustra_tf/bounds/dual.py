@@ -15,8 +15,10 @@ from robustra_tf.bounds.passing import (
     added,
     cleaned,
     inside,
+    past_relu,
     pays_as_matrix,
     settled,
+    shared,
     taken,
     through,
     window_matrix,
@@ -124,8 +126,8 @@ def trace(
     """Follow `rows` on node `index` backward to the image (Eqn 9).
 
     `nuhat_i = W_i^T nu_{i+1}`, `nu_i = d_i nuhat_i`; at each ReLU the relaxation's error is charged
-    `|nuhat_i| . error_i`. Branches that meet are added. `visit` sees the rows that each convolution
-    leaves and returns those to go on with.
+    `|nuhat_i| . error_i`. Branches that meet are added. `visit` sees the rows that each ReLU
+    leaves, and those on the image, and returns the rows to go on with.
     """
     pending: dict[int, Rows] = {index: rows}
     total = None
@@ -135,33 +137,29 @@ def trace(
         node, here = structure.nodes[at], pending.pop(at)
         arguments = tuple(weights[i] for i in node.weights)
         if isinstance(node.op, Relu):
-            slope, error = frame.align(here, *relaxations[at])
-            charge = absolute_sum(here, frame, error)
-            total = charge if total is None else total + charge
-            below = structure.nodes[node.inputs[0]]
+            source = node.inputs[0]
             fused = None
-            if len(structure.consumers[node.inputs[0]]) == 1:
-                fused = _fused(here, frame, slope, below, weights)
+            if shared(here, frame) and len(structure.consumers[source]) == 1:
+                fused = _fused(here, frame, relaxations[at], structure.nodes[source], weights)
             if fused is not None:
-                node, here = below, fused
+                node, (here, charge) = structure.nodes[source], fused
             else:
-                here = here.with_values(here.values * slope, clean=True)
+                here, charge = past_relu(here, frame, relaxations[at], visit)
+            total = charge if total is None else total + charge
         else:
             here = through(node.op, arguments, here, frame)
-            if isinstance(node.op, Windowed):
-                here = visit(here)
         here = settled(here, frame)
         for source in node.inputs:
             pending[source] = added(pending.get(source), here, frame)
-    traced = pending[0]
+    traced = visit(pending[0])
     if total is None:
         total = tf.zeros((), traced.values.dtype)
     return Traced(traced, total)
 
 
 def _fused(
-    rows: Rows, frame: Frame, slope: tf.Tensor, node: Node, weights: Weights
-) -> WindowRows | None:
+    rows: Rows, frame: Frame, relaxation: Relaxation, node: Node, weights: Weights
+) -> tuple[WindowRows, tf.Tensor] | None:
     """Slopes and a convolution in one matrix product, where the rows are the same everywhere.
 
     With `k` the shared row and `S` the matrix of the transposed convolution on one window,
@@ -170,18 +168,19 @@ def _fused(
     large, where convolutions would be many thousand small ones.
     """
     op = node.op
-    shared = isinstance(frame, Every) and isinstance(rows, WindowRows)
-    if not shared or rows.values.shape[:2] != (1, 1) or not isinstance(op, Windowed):
+    if not isinstance(rows, WindowRows) or not isinstance(op, Windowed):
         return None
-    if not pays_as_matrix(rows.window, op):
+    if rows.values.shape[:2] != (1, 1) or not pays_as_matrix(rows.window, op):
         return None
+    slope, error = frame.align(rows, relaxation.slope, relaxation.error)
+    charge = absolute_sum(rows, frame, error)
     window, (height, width) = rows.window.through(op), rows.window.size
     arguments = tuple(weights[i] for i in node.weights)
     reach = window_matrix(rows.window, op, arguments, rows.values.dtype)
     count, taps = rows.values.shape[2], width * op.filters
     reach = tf.reshape(reach, (height, taps, 1, window.size[0], -1))
-    shared = tf.reshape(rows.values, (count, height, taps))
-    shared = tf.transpose(shared, (1, 2, 0))[..., None, None]
+    row = tf.reshape(rows.values, (count, height, taps))
+    row = tf.transpose(row, (1, 2, 0))[..., None, None]
     slope = tf.reshape(slope, (-1, height, taps))
     # A strip of pixel rows is reached from a few rows of the window only: leave out the rest.
     strips = []
@@ -189,7 +188,7 @@ def _fused(
         bottom = min(top + op.strides[0], window.size[0])
         first = max(0, -(-(top - op.size[0] + 1) // op.strides[0]))
         last = min(height, (bottom - 1) // op.strides[0] + 1)
-        product = shared[first:last] * tf.slice(
+        product = row[first:last] * tf.slice(
             reach, (first, 0, 0, top, 0), (last - first, -1, -1, bottom - top, -1)
         )
         product = tf.reshape(product, ((last - first) * taps, -1))
@@ -199,7 +198,7 @@ def _fused(
     values = tf.reshape(
         tf.concat(strips, 2), (-1, rows.window.positions, count, *window.size, op.shape[2])
     )
-    return WindowRows(values, window, clean=False)
+    return WindowRows(values, window, clean=False), charge
 
 
 def fuses(structure: Structure, index: int) -> bool:

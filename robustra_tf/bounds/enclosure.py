@@ -292,7 +292,7 @@ class _Job:
     def every(self, arguments) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The radii of all rows, a slice of the channels at a time: [n, *shape].
 
-        And the rows that every convolution left, as `trace` visits them, where they fit the budget.
+        And the rows that `trace` visits, where they fit the budget.
         """
         batch = arguments[1][0].shape[0] or 1
         count = slices(self.structure, self.index, batch, self.budget, self.itemsize)

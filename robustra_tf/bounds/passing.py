@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from robustra_tf.bounds import tiled
 from robustra_tf.bounds.frames import Chosen, Frame
+from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, split
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
@@ -143,6 +145,52 @@ def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows
     rows = rows.joined
     values = op.transpose(merged(rows.values, len(rows.shape)), *weights)
     return WholeRows(split(values, rows.values, len(rows.shape)), op.in_shape)
+
+
+def shared(rows: Rows, frame: Frame) -> bool:
+    """Whether examples or positions have the same rows, of which one is held."""
+    if isinstance(frame, Chosen):
+        return False
+    positions = 1 if isinstance(rows, WholeRows) else rows.window.positions
+    return rows.values.shape[0] == 1 or 1 == rows.values.shape[1] != positions
+
+
+def past_relu(
+    rows: Rows, frame: Frame, relaxation: Relaxation, visit: Callable[[Rows], Rows]
+) -> tuple[Rows, tf.Tensor]:
+    """`nu = d nuhat` from the rows `nuhat`, and the charge `sum_i |nuhat_i| . error_i`.
+
+    `error = d drop`, so that the charge is `sum_i |nu_i| . drop_i`, and both gradients need `nu`
+    alone: `nuhat` need not be kept, nor computed where `visit` knows `nu`.
+    """
+    if shared(rows, frame):
+        slope, error = frame.align(rows, relaxation.slope, relaxation.error)
+        charge = absolute_sum(rows, frame, error)
+        return visit(rows.with_values(rows.values * slope, clean=True)), charge
+    slope = tf.stop_gradient(relaxation.slope)
+    # 1 in value, 0 for a dead ReLU; with `nu = gain slope nuhat`, its gradient needs no nuhat.
+    gain = relaxation.slope / tf.where(slope > 0, slope, tf.ones_like(slope))
+    slope, drop, gain = frame.align(rows, slope, relaxation.drop, gain)
+    trailing = 3 if isinstance(rows, WindowRows) else len(rows.trailing)
+    lead = rows.values.shape.rank - trailing
+
+    def reduced(parts: tf.Tensor) -> tf.Tensor:
+        return parts if isinstance(frame, Chosen) else tf.reduce_sum(parts, lead - 1, keepdims=True)
+
+    @tf.custom_gradient
+    def run(values: tf.Tensor, drop: tf.Tensor, gain: tf.Tensor) -> Any:
+        nu = visit(rows.with_values(values * slope, clean=True)).values
+
+        def gradient(upstream: tf.Tensor, per_charge: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            column = tf.concat([tf.shape(nu)[:lead], [1] * trailing], 0)
+            signs = tf.sign(nu) * tf.reshape(per_charge, column)
+            total = upstream + signs * drop
+            return total * slope, reduced(signs * nu), reduced(total * nu)
+
+        return (nu, absolute_sum(rows.with_values(nu), frame, drop)), gradient
+
+    nu, charge = run(rows.values, drop, gain)
+    return rows.with_values(nu, clean=True), charge
 
 
 def instead(computed: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
