@@ -130,7 +130,7 @@ def trace(
     leaves, and those on the image, and returns the rows to go on with.
     """
     pending: dict[int, Rows] = {index: rows}
-    total = None
+    charges = []
     for at in range(index, 0, -1):
         if at not in pending:
             continue
@@ -145,15 +145,14 @@ def trace(
                 node, (here, charge) = structure.nodes[source], fused
             else:
                 here, charge = past_relu(here, frame, relaxations[at], visit)
-            total = charge if total is None else total + charge
+            charges.append(charge)
         else:
             here = through(node.op, arguments, here, frame)
         here = settled(here, frame)
         for source in node.inputs:
             pending[source] = added(pending.get(source), here, frame)
     traced = visit(pending[0])
-    if total is None:
-        total = tf.zeros((), traced.values.dtype)
+    total = tf.add_n(charges) if charges else tf.zeros((), traced.values.dtype)
     return Traced(traced, total)
 
 

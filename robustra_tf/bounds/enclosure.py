@@ -282,7 +282,11 @@ class _Job:
     def _reach(self, arguments, start: int, rows: Rows, frame: Frame, *visit) -> tf.Tensor:
         weights, ball, relaxations = arguments
         traced = trace(self.structure, weights, relaxations, start, rows, frame, *visit)
-        return traced.error + support(traced.rows, frame, Ball(*ball, norm=self.norm))
+        reach = support(traced.rows, frame, Ball(*ball, norm=self.norm))
+        if traced.error.shape.rank != 1:
+            return traced.error + reach
+        # As `+`, but its gradient asks for no shapes, for which both would have to be computed.
+        return tf.add_n([traced.error, reach])
 
     @property
     def keeps(self) -> bool:
