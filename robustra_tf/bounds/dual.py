@@ -12,9 +12,9 @@ from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.frames import Every, Frame
 from robustra_tf.bounds.passing import (
     absolute_sum,
+    absolute_sum_inside,
     added,
     cleaned,
-    inside,
     past_relu,
     pays_as_matrix,
     settled,
@@ -193,11 +193,10 @@ def _fused(
         product = tf.reshape(product, ((last - first) * taps, -1))
         part = tf.slice(slope, (0, first, 0), (-1, last - first, -1))
         strip = tf.reshape(part, (-1, (last - first) * taps)) @ product
-        strips.append(tf.reshape(strip, (-1, count, bottom - top, reach.shape[-1])))
-    values = tf.reshape(
-        tf.concat(strips, 2), (-1, rows.window.positions, count, *window.size, op.shape[2])
-    )
-    return WindowRows(values, window, clean=False), charge
+        shape = (-1, rows.window.positions, count, bottom - top, window.size[1], op.shape[2])
+        strips.append(tf.reshape(strip, shape))
+    values = tf.concat(strips, 3)
+    return WindowRows(values, window, clean=False, strips=tuple(strips)), charge
 
 
 def fuses(structure: Structure, index: int) -> bool:
@@ -227,9 +226,7 @@ def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
     if isinstance(rows, WholeRows):
         rows = cleaned(rows, frame)
         return ball.radius * tf.reduce_sum(tf.abs(rows.flat), -1)
-    channels = rows.values.shape[-1]
-    weights = tf.repeat(inside(rows, frame), channels, -1)
-    return ball.radius * absolute_sum(rows, frame, weights)
+    return ball.radius * absolute_sum_inside(rows, frame)
 
 
 def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:

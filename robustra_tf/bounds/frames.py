@@ -35,7 +35,7 @@ class Frame:
         raise NotImplementedError
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
-        """`windows` [positions, kh, kw, c] of every example, broadcastable to `WindowRows`."""
+        """What belongs to each position, [positions, ...], beside the leading axes of windows."""
         raise NotImplementedError
 
     def align(self, rows: Rows, *images: tf.Tensor) -> list[tf.Tensor]:
@@ -61,7 +61,7 @@ class Every(Frame):
         return cut[:, :, None]
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
-        """[1, positions, 1, kh, kw, c]."""
+        """[1, positions, 1, ...]."""
         return windows[None, :, None]
 
     def fill(self, rows: WindowRows) -> tf.Tensor:
@@ -111,7 +111,7 @@ class Chosen(Frame):
         return _picked(flat, self.example * cut.shape[1] + self.position)
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
-        """[rows, kh, kw, c]."""
+        """[rows, ...]."""
         return tf.gather(windows, self.position)
 
     def fill(self, rows: WindowRows) -> tf.Tensor:

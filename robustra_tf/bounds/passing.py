@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds import tiled
 from robustra_tf.bounds.frames import Chosen, Frame
 from robustra_tf.bounds.relu import Relaxation
-from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, split
+from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, regroup, split
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
 from robustra_tf.graph.spatial import Pad2D, Windowed
@@ -253,3 +254,23 @@ def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:
         weights = tf.reshape(weights, (-1, rows.window.positions, 1, size))
         sums = tf.reduce_sum(absolute * weights, -1)
     return frame.listed(sums, rows)
+
+
+def absolute_sum_inside(rows: WindowRows, frame: Frame) -> tf.Tensor:
+    """`sum_j |row_j|` over the pixels in the image, one number per row, as `Frame.listed` has them.
+
+    Windows reach over the border in a few ways only: the sums for each way are one thin matrix
+    product, of which every position takes its own.
+    """
+    channels, total, top = rows.values.shape[-1], 0.0, 0
+    for strip in rows.strips or (rows.values,):
+        height = strip.shape[-3]
+        pixels = rows.window.inside[:, top : top + height].reshape(rows.window.positions, -1)
+        top += height
+        kinds, which = np.unique(pixels, axis=0, return_inverse=True)
+        masks = tf.constant(np.repeat(kinds, channels, -1).T, strip.dtype)
+        absolute = regroup(tf.abs(strip), 3, (masks.shape[0],))
+        sums = tf.matmul(merged(absolute, 1), masks)
+        own = tf.one_hot(which.reshape(-1), len(kinds), dtype=strip.dtype)
+        total += tf.reduce_sum(split(sums, absolute, 1) * frame.constant(own), -1)
+    return frame.listed(total, rows)
