@@ -21,9 +21,9 @@ from robustra_tf.objective.methods import BOX, DEFAULTS, LOSSES, Options, Task
 from robustra_tf.objective.robustra import objective, side
 from robustra_tf.settings import DUAL_METHODS, METHODS
 
-#: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
-#: mnist_small already make matrix products of a thousand rows, and stay near the caches.
-MOST_TOGETHER = 25
+#: Examples whose rows are worked on together. More fill memory, not the machine; fewer repeat the
+#: many small operations on the weights alone, which take as long for one example as for all.
+MOST_TOGETHER = 50
 #: More examples than any batch has.
 UNLIMITED = 2**31 - 1
 
@@ -149,6 +149,10 @@ def gradients(
         xs, ys = tf.gather(x, here), tf.gather(y, here)
         # Outside the tape: nothing flows back to the reference.
         other = _opposite(problem, reference, xs, ys, eps)
+        if other is not None:
+            # One network after the other: their rows are not held at the same time.
+            with tf.control_dependencies([other.base, other.rows]):
+                xs = tf.identity(xs)
         with tf.GradientTape() as tape:
             tape.watch(weights)
             solved = solve(problem, weights, other, xs, ys, eps)
