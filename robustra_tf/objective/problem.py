@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -17,7 +17,16 @@ from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
-from robustra_tf.objective.methods import BOX, DEFAULTS, LOSSES, Options, Task
+from robustra_tf.objective.methods import (
+    ATTACKING,
+    BOX,
+    DEFAULTS,
+    LOSSES,
+    Options,
+    Spread,
+    Task,
+    regulariser,
+)
 from robustra_tf.objective.robustra import objective, side
 from robustra_tf.settings import DUAL_METHODS, METHODS
 
@@ -28,6 +37,7 @@ MOST_TOGETHER = 50
 UNLIMITED = 2**31 - 1
 
 Weights = Sequence[tf.Tensor]
+Seed = tf.Tensor | tuple[int, int]
 
 
 class Problem(NamedTuple):
@@ -58,15 +68,24 @@ class Solved(NamedTuple):
       upper: bounds of `f_t - f_y` over the whole ball by the bound that the method trains on: WK's,
         or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural`.
       measured: further numbers of every example, [n] each.
+      spread, weight: of a regulariser of the batch as a whole, as `methods.Trained` has them.
     """
 
     loss: tf.Tensor
     upper: tf.Tensor | None
     measured: dict[str, tf.Tensor]
+    spread: tf.Tensor | None = None
+    weight: tf.Tensor | float = 0.0
 
 
 def solve(
-    problem: Problem, weights: Weights, reference: Margins | None, x: tf.Tensor, y: tf.Tensor, eps
+    problem: Problem,
+    weights: Weights,
+    reference: Margins | None,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    eps: tf.Tensor,
+    draw: tf.Tensor | None = None,
 ) -> Solved:
     """The loss of every example, the bounds behind it, and measurements of it.
 
@@ -77,6 +96,7 @@ def solve(
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
+      draw: of the attacks' random starts, as `drawn` has it.
     """
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
@@ -85,11 +105,11 @@ def solve(
     if problem.method in LOSSES:
         # A ramp to radius 0 is over from the beginning.
         progress = eps / problem.eps_end if problem.eps_end else tf.ones_like(eps)
-        task = Task(problem.structure, weights, x, y, eps, progress)
+        task = Task(problem.structure, weights, x, y, eps, progress, draw)
         trained = LOSSES[problem.method](task, problem.options)
         error = robust_error(trained.upper, y)
         measured = _floats({"clean_error": wrong, "robust_error": error})
-        return Solved(trained.loss, trained.upper, measured)
+        return Solved(trained.loss, trained.upper, measured, trained.spread, trained.weight)
     f = problem.side(problem.structure, weights, x, y, eps)
     found = objective(f, reference, eps)
     measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
@@ -130,50 +150,83 @@ def gradients(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
+    seed: Seed = (0, 0),
 ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
     """The gradient of the mean loss in every weight, and the mean of every measurement.
 
     The batch is worked on `together` examples at a time and the gradients are added up, so that
     memory does not grow with the batch; a last, smaller piece is filled up by examples of weight 0.
+    The result does not depend on `together`: random starts belong to their examples, and where a
+    regulariser looks at the whole batch, every piece follows the chain rule through what it adds
+    to the regulariser's arguments.
 
     Args:
       problem, weights, x, y, eps: as `solve` takes them.
       reference: the reference's weights, or None.
       together: examples at a time.
+      seed: integers [2], of the attacks' random starts: equal seeds give equal losses.
     """
     index, share, pieces, alone = _split(x, together)
-    weights = list(weights)
+    weights, draw = list(weights), _drawn(problem, x, seed)
+    regularised = problem.method in LOSSES and bool(problem.options.regulariser)
 
-    def piece(i: tf.Tensor | int) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        here, part = tf.gather(index, i), tf.gather(share, i)
-        xs, ys = tf.gather(x, here), tf.gather(y, here)
-        # Outside the tape: nothing flows back to the reference.
-        other = _opposite(problem, reference, xs, ys, eps)
-        if other is not None:
-            # One network after the other: their rows are not held at the same time.
-            with tf.control_dependencies([other.base, other.rows]):
-                xs = tf.identity(xs)
+    def mean_of_spread(solved: Solved, i: tf.Tensor | int) -> tf.Tensor:
+        return tf.tensordot(tf.gather(share, i), solved.spread, 1)
+
+    def piece(i: tf.Tensor | int, whole: tf.Tensor | None = None):
+        arguments = _piece(problem, reference, x, y, eps, draw, tf.gather(index, i))
+        part = tf.gather(share, i)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            solved = solve(problem, weights, other, xs, ys, eps)
-            total = tf.reduce_sum(solved.loss * part)
+            solved = solve(problem, weights, *arguments)
+            loss, total = solved.loss, tf.reduce_sum(solved.loss * part)
+            if regularised:
+                mine = mean_of_spread(solved, i)
+                value, slope = _tangent(mine if whole is None else whole)
+                total += solved.weight * tf.reduce_sum(slope * mine)
+                loss += solved.weight * value
         found = tape.gradient(total, weights, unconnected_gradients="zero")
-        measured = solved.measured | {"loss": tf.cast(solved.loss, tf.float32)}
+        measured = solved.measured | {"loss": tf.cast(loss, tf.float32)}
         part = tf.cast(part, tf.float32)
         return found, {k: tf.reduce_sum(v * part) for k, v in measured.items()}
 
     if alone:
         return piece(0)
-    # Starting from zeros, the piece is traced once, not once before the loop and once within.
+
+    def added(work: Callable, start: Any) -> Any:
+        # Starting from zeros, the work is traced once, not once before the loop and once within.
+        return tf.while_loop(
+            lambda i, _: i < pieces,
+            lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, work(i))),
+            (tf.constant(0), start),
+            parallel_iterations=1,
+            maximum_iterations=pieces,
+        )[1]
+
+    def spread(i: tf.Tensor) -> tf.Tensor:
+        arguments = _piece(problem, reference, x, y, eps, draw, tf.gather(index, i))
+        return mean_of_spread(solve(problem, weights, *arguments), i)
+
+    whole = None
+    if regularised:
+        shape = (len(problem.structure.relus), len(Spread._fields))
+        # Once it has faded, what it is a function of is of no account.
+        whole = tf.cond(
+            eps < problem.eps_end,
+            lambda: added(spread, tf.zeros(shape, x.dtype)),
+            lambda: tf.ones(shape, x.dtype),
+        )
     nothing = ([tf.zeros_like(w) for w in weights], dict.fromkeys(names(problem), tf.zeros(())))
-    _, total = tf.while_loop(
-        lambda i, _: i < pieces,
-        lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, piece(i))),
-        (tf.constant(0), nothing),
-        parallel_iterations=1,
-        maximum_iterations=pieces,
-    )
-    return total
+    return added(lambda i: piece(i, whole), nothing)
+
+
+def _tangent(mean: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The regulariser at the mean of a batch's spread, and its slope there: both constants."""
+    mean = tf.stop_gradient(mean)
+    with tf.GradientTape() as tape:
+        tape.watch(mean)
+        value = regulariser(mean)
+    return value, tf.stop_gradient(tape.gradient(value, mean))
 
 
 def evaluated(
@@ -184,20 +237,25 @@ def evaluated(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
+    seed: Seed = (0, 0),
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The losses [n], the clean errors [n] and the bounds `Solved.upper` [n, classes] of a batch.
 
     What `natural` has trained, without a bound of its own, is bounded by intervals.
 
+    A regulariser, which has faded at the radius that is evaluated, is not among the losses.
+
     Args: as `gradients` takes them; no gradient is taken.
     """
     index, _, _, alone = _split(x, together)
+    draw = _drawn(problem, x, seed)
 
     def piece(here: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        xs, ys = tf.gather(x, here), tf.gather(y, here)
-        found = solve(problem, weights, _opposite(problem, reference, xs, ys, eps), xs, ys, eps)
+        arguments = _piece(problem, reference, x, y, eps, draw, here)
+        found = solve(problem, weights, *arguments)
         upper = found.upper
         if upper is None:
+            _, xs, ys, *_ = arguments
             region = ball(xs, eps, box=BOX)
             upper = interval_margins(problem.structure, weights, region, ys)[1]
         return found.loss, found.measured["clean_error"], upper
@@ -235,11 +293,28 @@ def _split(x: tf.Tensor, together: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
     return index, tf.reshape(share, (pieces, size)), pieces, alone
 
 
-def _opposite(problem: Problem, reference: Weights | None, x, y, eps) -> Margins | None:
-    """The reference's dual on a piece, without what only its own gradient would need."""
-    if reference is None:
+def _drawn(problem: Problem, x: tf.Tensor, seed: Seed) -> tf.Tensor | None:
+    """Random starts for the whole batch: an example's does not depend on its piece."""
+    if problem.method not in ATTACKING:
         return None
-    return problem.side(problem.reference, reference, x, y, eps)._replace(enclosure=None)
+    return tf.random.stateless_uniform(tf.shape(x), tf.cast(seed, tf.int32), dtype=x.dtype)
+
+
+def _piece(problem: Problem, reference: Weights | None, x, y, eps, draw, here: tf.Tensor) -> tuple:
+    """What `solve` takes after the weights, for the examples `here` of a batch.
+
+    Of the reference's dual it is without what only the reference's own gradient would need. No tape
+    should watch this: nothing flows back to the reference.
+    """
+    x, y = tf.gather(x, here), tf.gather(y, here)
+    draw = None if draw is None else tf.gather(draw, here)
+    other = None
+    if reference is not None:
+        other = problem.side(problem.reference, reference, x, y, eps)._replace(enclosure=None)
+        # One network after the other: their rows are not held at the same time.
+        with tf.control_dependencies([other.base, other.rows]):
+            x = tf.identity(x)
+    return other, x, y, eps, draw
 
 
 def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
@@ -272,13 +347,22 @@ def names(problem: Problem) -> list[str]:
     return found
 
 
-def examples_together(problem: Problem, memory_mb: float) -> int:
-    """How many examples fit `memory_mb`, at least 1; at most `MOST_TOGETHER` with inner rows."""
-    if problem.method == "natural" or problem.method in LOSSES:
-        return UNLIMITED
-    inner = problem.inner != "interval"
-    fitting = int(max(1, memory_mb * 2**20 // example_bytes(problem.structure, inner)))
-    return min(MOST_TOGETHER, fitting) if inner else fitting
+def examples_together(problem: Problem, memory_mb: float, microbatch: int = 0) -> int:
+    """How many examples of a batch are worked on at a time, at least 1.
+
+    As many as fit `memory_mb`, at most `MOST_TOGETHER` with inner rows; without rows, all.
+
+    Args:
+      problem: what is computed for them.
+      memory_mb: MiB that their rows may take.
+      microbatch: at most so many; 0 for no limit of its own.
+    """
+    found = UNLIMITED
+    if problem.method in DUAL_METHODS:
+        inner = problem.inner != "interval"
+        found = int(max(1, memory_mb * 2**20 // example_bytes(problem.structure, inner)))
+        found = min(MOST_TOGETHER, found) if inner else found
+    return min(found, microbatch) if microbatch else found
 
 
 def pose(
