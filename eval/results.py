@@ -18,7 +18,7 @@ SCHEMA = 1
 NAME = "results.json"
 _PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
 _REQUIRED = {"schema", "model", "source", "n", "undecided", "seconds", "date", "weights_sha256"}
-_SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype")
+_SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype", "sound")
 ERRORS = {
     "clean_error": "clean error",
     "pgd_error": "PGD error (lower bound of the robust error)",

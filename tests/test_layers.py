@@ -27,7 +27,8 @@ MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
     "attacks": BELOW_BOUNDS | {"bounds"},
     "exact": BELOW_BOUNDS | {"bounds", "attacks"},
     "objective": BELOW_BOUNDS | {"bounds"},
-    "certificates": BELOW_BOUNDS | {"bounds", "objective"},
+    "proofs": BELOW_BOUNDS,
+    "certificates": BELOW_BOUNDS | {"bounds", "objective", "proofs"},
     "certified": BELOW_BOUNDS | {"bounds", "objective"},
     "export": BELOW_BOUNDS | {"bounds", "objective", "certificates"},
 }

@@ -33,9 +33,19 @@ def checkpoints(folder):
     return [p.name for p in folder.checkpoints.glob("*") if "." not in p.name]
 
 
+def size(folder):
+    """Bytes of the history, which grows at the end of a pass."""
+    return folder.history.stat().st_size if folder.history.exists() else 0
+
+
 def doom(life, folder, draw, kind):
     """Waits for a random moment of a life."""
     before, start = set(checkpoints(folder)), time.monotonic()
+    if kind == "recorded":
+        rows = size(folder)
+        while size(folder) <= rows and not life.ended():
+            time.sleep(0.0005)
+        return
     if kind == "any":
         patience = draw.uniform(0.1, 2.0)
         while time.monotonic() < start + patience and not life.ended():
@@ -56,7 +66,7 @@ def doom(life, folder, draw, kind):
 def killed(nursery, root, flags, kills):
     """A run that is killed so often, and how: (position before, whether within a checkpoint)."""
     draw, folder = random.Random(7), Workdir(root)
-    kinds, deaths = ["any", "between", "writing", "writing"], []
+    kinds, deaths = ["writing", "recorded", "between", "writing", "any"], []
     while len(deaths) < kills:
         life = nursery.start(root, resume=True, **flags)
         doom(life, folder, draw, kinds[len(deaths) % len(kinds)])

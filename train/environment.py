@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 
 from absl import logging
 
@@ -25,8 +27,23 @@ def prepare(deterministic: bool, verbose: bool = False) -> None:
 def make_deterministic() -> None:
     """Has every operation give the same bits whenever it is given the same."""
     import tensorflow as tf
+    from tensorflow.python.ops import gen_math_ops
 
     tf.config.experimental.enable_op_determinism()
-    # The arithmetic optimizer turns chains of additions into AddN, whose order of summation depends
-    # on which of its inputs happens to be free for reuse: the last bit then depends on timing.
+    # AddN begins with whichever of its inputs happens to be free for reuse: the last bit of a sum
+    # of three depends on timing. The arithmetic optimizer turns chains of additions into such sums,
+    # and the gradient of what is used three times is one: nothing public says how it is added.
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    gen_math_ops.add_n = in_pairs(gen_math_ops.add_n)
+
+
+def in_pairs(add_n: Callable) -> Callable:
+    """The sum of tensors by sums of two, whose order does not matter: (a + b) + c, and so on."""
+
+    def summed(inputs, name=None):
+        inputs = list(inputs)
+        if len(inputs) < 3:
+            return add_n(inputs, name)
+        return functools.reduce(lambda total, value: add_n([total, value]), inputs)
+
+    return summed

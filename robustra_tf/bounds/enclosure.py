@@ -98,7 +98,7 @@ def enclose(
     ends: list[Interval] = []
     bounds: dict[int, tuple[tf.Tensor, tf.Tensor]] = {}
     relaxations: dict[int, Relaxation] = {}
-    exact = _interval_exact(structure) if ball.norm == "linf" else frozenset()
+    exact = interval_exact(structure) if ball.norm == "linf" else frozenset()
     for index, node in enumerate(structure.nodes):
         if isinstance(node.op, Input):
             values.append(ball.centre)
@@ -109,7 +109,7 @@ def enclose(
                 radius = widths[below]
             else:
                 known = None if rows == "every" else (values[below], widths[below])
-                radius = _radius(network, ball, relaxations, below, known, rows, budget)
+                radius = row_radius(network, ball, relaxations, below, known, rows, budget)
             bounds[index] = (values[below] - radius, values[below] + radius)
             if inner == "mixed":
                 bounds[index] = intersection(bounds[index], ends[below])
@@ -147,7 +147,7 @@ def relaxed(
 
 
 @functools.lru_cache(maxsize=64)
-def _interval_exact(structure: Structure) -> frozenset[int]:
+def interval_exact(structure: Structure) -> frozenset[int]:
     """The affine nodes for which intervals equal the dual: at most one matrix from the image.
 
     `|A B| = |A| |B|` when one of the two only scales, so a chain with a single proper matrix loses
@@ -161,7 +161,7 @@ def _interval_exact(structure: Structure) -> frozenset[int]:
     return frozenset(i for i, count in matrices.items() if count <= 1)
 
 
-def _radius(
+def row_radius(
     network: tuple[Structure, list[tf.Tensor]],
     ball: Ball,
     relaxations: dict[int, Relaxation],
