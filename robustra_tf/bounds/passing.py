@@ -161,10 +161,10 @@ def past_relu(
 ) -> tuple[Rows, tf.Tensor]:
     """`nu = d nuhat` from the rows `nuhat`, and the charge `sum_i |nuhat_i| . error_i`.
 
-    `error = d drop`, so that the charge is `sum_i |nu_i| . drop_i`, and both gradients need `nu`
+    Where `error = d drop`, the charge is `sum_i |nu_i| . drop_i`, and both gradients need `nu`
     alone: `nuhat` need not be kept, nor computed where `visit` knows `nu`.
     """
-    if shared(rows, frame):
+    if relaxation.drop is None or shared(rows, frame):
         slope, error = frame.align(rows, relaxation.slope, relaxation.error)
         charge = absolute_sum(rows, frame, error)
         return visit(rows.with_values(rows.values * slope, clean=True)), charge
