@@ -123,7 +123,7 @@ def _compiled(structure: Structure, norm: str, box: Box | None, method: str, row
             found = margins(*network, y, rows, inner=inner)
             margin = -found.upper
             for index in structure.relus:
-                slope, error = found.enclosure.relaxations[index]
+                slope, error, _ = found.enclosure.relaxations[index]
                 bands.append((*found.enclosure.bounds[index], slope, 2 * error))
         else:
             bounds = enclose(*network, rows, inner=inner).bounds

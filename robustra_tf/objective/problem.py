@@ -30,9 +30,9 @@ from robustra_tf.objective.methods import (
 from robustra_tf.objective.robustra import objective, side
 from robustra_tf.settings import DUAL_METHODS, METHODS
 
-#: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
-#: mnist_small already make matrix products of a thousand rows, and stay near the caches.
-MOST_TOGETHER = 25
+#: Examples whose rows are worked on together. More fill memory, not the machine; fewer repeat the
+#: many small operations on the weights alone, which take as long for one example as for all.
+MOST_TOGETHER = 50
 #: More examples than any batch has.
 UNLIMITED = 2**31 - 1
 
@@ -313,6 +313,9 @@ def _piece(problem: Problem, reference: Weights | None, x, y, eps, draw, here: t
     other = None
     if reference is not None:
         other = problem.side(problem.reference, reference, x, y, eps)._replace(enclosure=None)
+        # One network after the other: their rows are not held at the same time.
+        with tf.control_dependencies([other.base, other.rows]):
+            x = tf.identity(x)
     return other, x, y, eps, draw
 
 
