@@ -238,8 +238,11 @@ def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:
         return tf.reduce_sum(tf.abs(rows), -1)
     if norm == "l1":
         return tf.reduce_max(tf.abs(rows), -1)
-    square = tf.reduce_sum(tf.square(rows), -1)
-    # The gradient of a norm at zero is taken to be zero.
+    return root(tf.reduce_sum(tf.square(rows), -1))
+
+
+def root(square: tf.Tensor) -> tf.Tensor:
+    """`sqrt(square)`, with the gradient 0 at 0."""
     zero = square <= 0
     return tf.where(
         zero, tf.zeros_like(square), tf.sqrt(tf.where(zero, tf.ones_like(square), square))
