@@ -20,6 +20,8 @@ Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
 #: Columns of certified errors, and the bounds that they are by; a run has one of them.
 CERTIFIED = {"test_lp_error": "LP", "test_interval_error": "intervals"}
+#: How the columns end that rest on random projections, in a run that trains on them.
+ESTIMATE = "_estimate"
 TIGHTNESS = ("infeasible", "tight", "loose")
 #: Columns of a motivation run's CSV: `epoch` from 1; PGD errors of f and g as fractions; and the
 #: errors of g on examples that attack f, and of f on examples that attack g.
@@ -109,7 +111,10 @@ def errors(run: Run) -> Figure:
     for name, rows in run.networks.items():
         color = _COLORS[name]
         for axes, train in ((robust, "robust_error"), (clean, "clean_error")):
-            _curve(axes, rows, train, 100, color=color, label=f"{name}, training images")
+            style = {"color": color, "label": f"{name}, training images"}
+            _curve(axes, rows, train, 100, **style)
+            style["label"] += ", estimated"
+            _curve(axes, rows, f"{train}{ESTIMATE}", 100, **style)
         style = {"color": color, "linestyle": ":", "linewidth": 2}
         for column, bound in CERTIFIED.items():
             _curve(robust, rows, column, 100, label=f"{name}, test images, {bound}", **style)
@@ -155,6 +160,7 @@ def motivation(rows: Rows) -> Figure:
 def _tightness(axes: Axes, name: str, rows: Rows) -> None:
     for column in TIGHTNESS:
         _curve(axes, rows, column, 100, label=column)
+        _curve(axes, rows, f"{column}{ESTIMATE}", 100, label=f"{column}, estimated")
     axes.set(title=f"Constraint at t = 0, training of {name}", ylabel="% of targets", ylim=(0, 102))
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.stats
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import ball

@@ -21,6 +21,9 @@ from train.step import TrainStep
 from train.summaries import Summaries
 from train.workdir import Workdir
 
+#: TensorFlow's seeds are signed.
+SEED_BITS = 2**31 - 1
+
 
 def run(config: Config, workdir: Workdir) -> None:
     """Trains the pair of `config` in `workdir`, going on from the newest checkpoint there.
@@ -67,8 +70,8 @@ def make_networks(config: Config) -> tuple[Network, ...]:
     seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
     built = [models.build(config.model, seed=int(seed), init=config.init) for seed in seeds]
     return tuple(
-        _network(config, name, model, reference)
-        for name, model, reference in zip(names, built, reversed(built), strict=True)
+        _network(config, name, model, reference, int(seed) & SEED_BITS)
+        for name, model, reference, seed in zip(names, built, reversed(built), seeds, strict=True)
     )
 
 
@@ -96,7 +99,9 @@ def _make_deterministic() -> None:
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
-def _network(config: Config, name: str, model: keras.Model, reference: keras.Model) -> Network:
+def _network(
+    config: Config, name: str, model: keras.Model, reference: keras.Model, seed: int
+) -> Network:
     optimizer = _optimizer(config)
     step = TrainStep(
         model,
@@ -109,6 +114,9 @@ def _network(config: Config, name: str, model: keras.Model, reference: keras.Mod
         inner=config.inner,
         options=Options(**{name: getattr(config, name) for name in Options._fields}),
         eps_end=config.eps_end,
+        norm=config.norm,
+        projection=config.projection,
+        seed=seed,
     )
     return Network(name, model, optimizer, step)
 
@@ -126,6 +134,8 @@ def _heading(config: Config, networks: tuple[Network, ...], done: int) -> str:
         f"each) on {config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
         f"{config.eps:g} in pixels; run in {config.workdir}"
     )
+    if config.projection:
+        text += f"; inner ranges are estimates by {config.projection} projections"
     if done:
         text += f"; resumed after epoch {done // len(networks)}, pass {done}"
     return text

@@ -48,9 +48,14 @@ class TrainStep:
       inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
       options: of the losses by intervals.
       eps_end: the radius at the end of the ramp, in pixels, by which these losses fade.
+      norm: of the ball; by intervals `linf` alone.
+      projection: estimate the inner ranges of `robustra` and `wong` by so many random vectors, new
+        ones in every step; 0 bounds them. The metrics that rest on them are called estimates.
+      seed: of the random vectors, together with the optimizer's count of steps.
 
     Raises:
-      ValueError: an unknown method, or a reference that is missing or not wanted.
+      ValueError: an unknown method, a reference that is missing or not wanted, or a norm or a
+        projection that the method does not take.
     """
 
     def __init__(
@@ -65,6 +70,9 @@ class TrainStep:
         inner: str = "dual",
         options: Options = DEFAULTS,
         eps_end: float = 1.0,
+        norm: str = "linf",
+        projection: int = 0,
+        seed: int = 0,
     ):
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
         self._problem, self._graph, self._reference = pose(
@@ -76,9 +84,11 @@ class TrainStep:
             inner=inner,
             options=options,
             eps_end=eps_end,
+            norm=norm,
+            projection=projection,
         )
         self._together = examples_together(self._problem, memory_mb)
-        self._optimizer = optimizer
+        self._optimizer, self._seed = optimizer, seed
         self._clip_norm, self._weight_decay = clip_norm, weight_decay
         self._variables = model.trainable_variables
         self._places = trained_places(model, self._graph.variables)
@@ -101,7 +111,10 @@ class TrainStep:
         self.traces += 1
         weights = self._graph.weights()
         reference = None if self._reference is None else self._reference.weights()
-        found, metrics = gradients(self._problem, weights, reference, x, y, eps, self._together)
+        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
+        found, metrics = gradients(
+            self._problem, weights, reference, x, y, eps, self._together, seed
+        )
         found, norm = regularised(
             [found[i] for i in self._places],
             [weights[i] for i in self._places],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from robustra_tf.objective.problem import ESTIMATED
 from train.mutual import Pass
 from train.workdir import Workdir
 
@@ -25,6 +26,7 @@ TAGS = {
     "test_interval_error": "test/interval_error",
     "test_clean_error": "test/clean_error",
 }
+TAGS |= {f"{name}_estimate": f"{TAGS[name]}_estimate" for name in ESTIMATED if name in TAGS}
 
 
 class Summaries:

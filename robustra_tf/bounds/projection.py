@@ -33,6 +33,7 @@ from robustra_tf.bounds.median import absolute_median
 from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Add, Input, Relu
+from robustra_tf.settings import PROJECTED_NORMS
 
 #: Copies of every random vector that are alive at once in a gradient.
 _KEPT = 3
@@ -52,6 +53,21 @@ class Projection(NamedTuple):
     def fold(self, number: int) -> Projection:
         """Vectors of the same number that are independent of these and of other `number`s."""
         return Projection(self.size, tf.random.experimental.stateless_fold_in(self.seed, number))
+
+
+def check_projection(size: int, norm: str) -> None:
+    """Refuses a number of random vectors (0: none) that makes no sense for the norm of the ball.
+
+    Raises:
+      ValueError: a negative number, or any for `l1`.
+    """
+    if size < 0:
+        raise ValueError(f"projection must be at least 0, got {size}")
+    if size and norm not in PROJECTED_NORMS:
+        raise ValueError(
+            f"projection must be 0 for norm {norm!r}, whose dual norm, the largest entry, no "
+            f"projection estimates, got {size}"
+        )
 
 
 class Estimate(NamedTuple):
@@ -111,13 +127,9 @@ def estimate(
     Raises:
       ValueError: the `l1` ball, or no projections.
     """
-    if ball.norm == "l1":
-        raise ValueError(
-            "norm must be linf or l2 for projections, got 'l1': no projection estimates its dual "
-            "norm, the largest entry"
-        )
     if projection.size < 1:
         raise ValueError(f"projection must be at least 1, got {projection.size}")
+    check_projection(projection.size, ball.norm)
     network = (structure, list(weights))
     projected = _projected(structure, projection.size)
     passed = _passed(structure, projection.size)

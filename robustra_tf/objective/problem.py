@@ -13,13 +13,19 @@ from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import Margins
+from robustra_tf.bounds.projection import (
+    MarginEstimate,
+    Projection,
+    check_projection,
+    vector_bytes,
+)
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
 from robustra_tf.objective.methods import BOX, DEFAULTS, LOSSES, Options, Task
-from robustra_tf.objective.robustra import objective, side
-from robustra_tf.settings import DUAL_METHODS, METHODS
+from robustra_tf.objective.robustra import Objective, objective, side
+from robustra_tf.settings import DUAL_METHODS, METHODS, NORMS
 
 #: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
 #: mnist_small already make matrix products of a thousand rows, and stay near the caches.
@@ -27,13 +33,19 @@ MOST_TOGETHER = 25
 #: More examples than any batch has.
 UNLIMITED = 2**31 - 1
 
+#: What a step measures that claims something of the bounds it used; losses, eta and t0, which are
+#: minimised or chosen, claim nothing.
+ESTIMATED = ("robust_error", "wk_error", "unstable", "infeasible", "tight", "loose")
+
 Weights = Sequence[tf.Tensor]
 
 
 class Problem(NamedTuple):
     """What a step minimises: a method for `structure`, with the reference's structure if any.
 
-    `eps_end` is the radius at the end of the ramp, in pixels.
+    `eps_end` is the radius at the end of the ramp, in pixels; `norm` that of the ball for
+    `robustra` and `wong`, whose inner ranges are estimated by `projection` random vectors where
+    that is not 0.
     """
 
     structure: Structure
@@ -44,10 +56,19 @@ class Problem(NamedTuple):
     inner: str = "dual"
     options: Options = DEFAULTS
     eps_end: float = 1.0
+    norm: str = "linf"
+    projection: int = 0
 
-    def side(self, structure: Structure, weights: Weights, x, y, eps) -> Margins:
+    def side(
+        self, structure: Structure, weights: Weights, x, y, eps, vectors: Projection | None
+    ) -> Margins | MarginEstimate:
         """One network's dual on a batch, as the problem wants it computed."""
-        return side(structure, weights, x, y, eps, self.rows, self.budget, self.inner)
+        how = (self.rows, self.budget, self.inner, self.norm)
+        return side(structure, weights, x, y, eps, *how, vectors)
+
+    def vectors(self, seed: tf.Tensor | None, network: int) -> Projection | None:
+        """The random vectors of network 0, the trained one, or 1, the reference; None without."""
+        return Projection(self.projection, seed).fold(network) if self.projection else None
 
 
 class Solved(NamedTuple):
@@ -56,7 +77,8 @@ class Solved(NamedTuple):
     Attributes:
       loss: of every example, [n].
       upper: bounds of `f_t - f_y` over the whole ball by the bound that the method trains on: WK's,
-        or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural`.
+        or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural` and
+        for projections, which bound nothing.
       measured: further numbers of every example, [n] each.
     """
 
@@ -66,7 +88,13 @@ class Solved(NamedTuple):
 
 
 def solve(
-    problem: Problem, weights: Weights, reference: Margins | None, x: tf.Tensor, y: tf.Tensor, eps
+    problem: Problem,
+    weights: Weights,
+    reference: Margins | MarginEstimate | None,
+    x: tf.Tensor,
+    y: tf.Tensor,
+    eps: tf.Tensor,
+    seed: tf.Tensor | None = None,
 ) -> Solved:
     """The loss of every example, the bounds behind it, and measurements of it.
 
@@ -77,6 +105,7 @@ def solve(
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
+      seed: of the random vectors, int32 [2]; projections alone need one.
     """
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
@@ -90,12 +119,14 @@ def solve(
         error = robust_error(trained.upper, y)
         measured = _floats({"clean_error": wrong, "robust_error": error})
         return Solved(trained.loss, trained.upper, measured)
-    f = problem.side(problem.structure, weights, x, y, eps)
-    found = objective(f, reference, eps)
+    f = problem.side(problem.structure, weights, x, y, eps, problem.vectors(seed, 0))
+    found = objective(f, reference, eps, problem.norm)
+    bounded = isinstance(found, Objective)
+    ranges = f.enclosure.bounds if bounded else f.inner.ranges
     measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
     measured["wk_error"] = robust_error(found.wk, y)
     for k, index in enumerate(problem.structure.relus):
-        crossing = tf.cast(unstable(*f.enclosure.bounds[index]), x.dtype)
+        crossing = tf.cast(unstable(*ranges[index]), x.dtype)
         measured[f"unstable/{k + 1}"] = tf.reduce_mean(crossing, tf.range(1, tf.rank(crossing)))
     if problem.method == "robustra":
         targets = {
@@ -115,7 +146,16 @@ def solve(
         cheap = interval_margins(problem.structure, weights, region, y)[1]
         loss = (1.0 - share) * loss + share * robust_cross_entropy(cheap, y)
         measured["interval_error"] = robust_error(cheap, y)
-    return Solved(loss, found.wk, _floats(measured))
+    if not bounded:
+        measured = {called(problem, name): value for name, value in measured.items()}
+    return Solved(loss, found.wk if bounded else None, _floats(measured))
+
+
+def called(problem: Problem, name: str) -> str:
+    """What a measurement of a step is called: an estimate where it rests on projections."""
+    name, slash, layer = name.partition("/")
+    estimated = problem.projection and name in ESTIMATED
+    return f"{name}{'_estimate' if estimated else ''}{slash}{layer}"
 
 
 def _floats(measured: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -130,6 +170,7 @@ def gradients(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
+    seed: tf.Tensor | None = None,
 ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
     """The gradient of the mean loss in every weight, and the mean of every measurement.
 
@@ -140,6 +181,7 @@ def gradients(
       problem, weights, x, y, eps: as `solve` takes them.
       reference: the reference's weights, or None.
       together: examples at a time.
+      seed: of the random vectors, int32 [2], which all pieces share; projections alone need one.
     """
     index, share, pieces, alone = _split(x, together)
     weights = list(weights)
@@ -148,10 +190,10 @@ def gradients(
         here, part = tf.gather(index, i), tf.gather(share, i)
         xs, ys = tf.gather(x, here), tf.gather(y, here)
         # Outside the tape: nothing flows back to the reference.
-        other = _opposite(problem, reference, xs, ys, eps)
+        other = _opposite(problem, reference, xs, ys, eps, seed)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            solved = solve(problem, weights, other, xs, ys, eps)
+            solved = solve(problem, weights, other, xs, ys, eps, seed)
             total = tf.reduce_sum(solved.loss * part)
         found = tape.gradient(total, weights, unconnected_gradients="zero")
         measured = solved.measured | {"loss": tf.cast(solved.loss, tf.float32)}
@@ -183,10 +225,12 @@ def evaluated(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The losses [n], the clean errors [n] and the bounds `Solved.upper` [n, classes] of a batch.
 
-    What `natural` has trained, without a bound of its own, is bounded by intervals.
+    What `natural` has trained, without a bound of its own, is bounded by intervals; what
+    projections have, by exact inner bounds.
 
     Args: as `gradients` takes them; no gradient is taken.
     """
+    problem = problem._replace(projection=0)
     index, _, _, alone = _split(x, together)
 
     def piece(here: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -194,7 +238,7 @@ def evaluated(
         found = solve(problem, weights, _opposite(problem, reference, xs, ys, eps), xs, ys, eps)
         upper = found.upper
         if upper is None:
-            region = ball(xs, eps, box=BOX)
+            region = ball(xs, eps, problem.norm, BOX)
             upper = interval_margins(problem.structure, weights, region, ys)[1]
         return found.loss, found.measured["clean_error"], upper
 
@@ -231,11 +275,14 @@ def _split(x: tf.Tensor, together: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
     return index, tf.reshape(share, (pieces, size)), pieces, alone
 
 
-def _opposite(problem: Problem, reference: Weights | None, x, y, eps) -> Margins | None:
-    """The reference's dual on a piece, without what only its own gradient would need."""
+def _opposite(
+    problem: Problem, reference: Weights | None, x, y, eps, seed: tf.Tensor | None = None
+) -> Margins | MarginEstimate | None:
+    """The reference's dual on a piece."""
     if reference is None:
         return None
-    return problem.side(problem.reference, reference, x, y, eps)._replace(enclosure=None)
+    vectors = problem.vectors(seed, 1)
+    return problem.side(problem.reference, reference, x, y, eps, vectors)
 
 
 def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
@@ -265,7 +312,7 @@ def names(problem: Problem) -> list[str]:
         found.append("interval_error")
     if problem.method == "robustra":
         found += ["eta", "t0", "infeasible", "tight", "loose"]
-    return found
+    return [called(problem, name) for name in found]
 
 
 def examples_together(problem: Problem, memory_mb: float) -> int:
@@ -273,7 +320,10 @@ def examples_together(problem: Problem, memory_mb: float) -> int:
     if problem.method == "natural" or problem.method in LOSSES:
         return UNLIMITED
     inner = problem.inner != "interval"
-    fitting = int(max(1, memory_mb * 2**20 // example_bytes(problem.structure, inner)))
+    needed = example_bytes(problem.structure, inner and not problem.projection)
+    if problem.projection:
+        needed += vector_bytes(problem.structure, problem.projection)
+    fitting = int(max(1, memory_mb * 2**20 // needed))
     return min(MOST_TOGETHER, fitting) if inner else fitting
 
 
@@ -285,10 +335,21 @@ def pose(
     `how` are the further fields of `Problem`.
 
     Raises:
-      ValueError: an unknown method, or a reference that is missing or not wanted.
+      ValueError: an unknown method, a reference that is missing or not wanted, or a norm or a
+        projection that the method does not take.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    norm, projection = how.get("norm", "linf"), how.get("projection", 0)
+    norms = ("linf",) if method in LOSSES else NORMS
+    if norm not in norms:
+        raise ValueError(f"norm must be one of {', '.join(norms)}, got {norm!r}")
+    check_projection(projection, norm)
+    if projection and (method not in DUAL_METHODS or how.get("inner", "dual") != "dual"):
+        raise ValueError(
+            f"projection must be 0 for method {method!r} with inner bounds by "
+            f"{how.get('inner', 'dual')!r}, got {projection}"
+        )
     if (reference is not None) != (method == "robustra"):
         wanted = "a model" if method == "robustra" else "None"
         raise ValueError(f"reference must be {wanted} for method {method!r}, got {reference}")
