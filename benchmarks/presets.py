@@ -1,7 +1,7 @@
 """The paper's recipes, some steps of each: `python -m benchmarks.presets --steps=20`.
 
-Every recipe runs in a process of its own, at the radius and the learning rate of its first epoch and
-on its training images: what `train.main --preset=NAME` begins with. Rows are written as they come.
+Every recipe runs in a process of its own, at the radius and the learning rate of its first epoch
+and on its training images: what `train.main --preset=NAME` begins with. Rows come as they are done.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def measure(config: Config) -> dict[str, Any]:
     """Take the steps in this process.
 
     Returns:
-      The recipe's size and radius (in pixels); `first_step_s`, which compiles, and the median
-      `ms_per_step` of the others; the peak memory of the process; `loss_first` and `loss_last`, means
-      over the first and the last tenth of the steps, and whether every loss was finite.
+      The recipe's projections and radius (in pixels); `first_step_s`, which compiles, and the
+      median `ms_per_step` of the others; the peak memory of the process; `loss_first` and
+      `loss_last`, means over the first and the last tenth of the steps, and whether all are finite.
     """
     import tensorflow as tf
 
