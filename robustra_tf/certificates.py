@@ -34,6 +34,9 @@ class Certificate:
       norm: the norm of the ball.
       box: the interval that every pixel keeps to, or None.
       method: the bound that proved it.
+
+    Raises:
+      TypeError: margins that are no array of bounds, such as estimates by projections.
     """
 
     margin_lower: np.ndarray
@@ -43,6 +46,11 @@ class Certificate:
     norm: str
     box: Box | None
     method: str
+
+    def __post_init__(self):
+        if not isinstance(self.margin_lower, np.ndarray):
+            kind = type(self.margin_lower).__name__
+            raise TypeError(f"margin_lower must be an array of lower bounds, got {kind}")
 
     @property
     def worst_margin(self) -> np.ndarray:

@@ -17,6 +17,7 @@ from robustra_tf.bounds.enclosure import Enclosure, enclose
 from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.median import absolute_median
 from robustra_tf.bounds.projection import Estimate, Projection, estimate, margin_estimates
+from robustra_tf.certificates import Certificate
 from robustra_tf.graph import build
 from robustra_tf.objective.problem import pose, solve
 from robustra_tf.objective.robustra import (
@@ -401,8 +402,16 @@ def test_nothing_that_certifies_can_project():
                 users.add(path.relative_to(ROOT / "robustra_tf").as_posix())
     assert users - allowed == set()
     model = nets.dense()
+    x = nets.images(model, 1)
     with pytest.raises(TypeError, match="projection"):
-        certify(model, nets.images(model, 1), [0], EPS, projection=50)
+        certify(model, x, [0], EPS, projection=50)
+    network = build(model)
+    region, vectors = ball(tf.constant(x), EPS), Projection(4, SEED)
+    found = margin_estimates(
+        network.structure, network.weights(), region, tf.constant([0]), vectors
+    )
+    with pytest.raises(TypeError, match="array of lower bounds, got MarginEstimate"):
+        Certificate(found, np.array([0]), np.array([0]), EPS, "linf", None, "dual")
 
 
 def test_what_cannot_be_projected_is_refused():

@@ -17,7 +17,7 @@ from train.step import TrainStep
 SETTINGS = {
     "dataset": "digits",
     "norm": "l2",
-    "projection": 20,
+    "projection": 8,
     "eps": 0.05,
     "epochs": 2,
     "eps_warmup_epochs": 1,
@@ -57,7 +57,7 @@ def test_tensorboard_and_the_log_say_estimate(trained):
     assert {"train/robust_error_estimate", "train/robust_error_wk_estimate"} <= tags
     assert {"tightness/loose_estimate", "unstable_estimate/2", "reference/t0"} <= tags
     assert not {"train/robust_error", "train/robust_error_wk", "tightness/loose"} & tags
-    assert "estimates by 20 projections" in lines[0]
+    assert "estimates by 8 projections" in lines[0]
     passes = [line for line in lines if line.startswith("epoch")]
     assert len(passes) == 4
     assert all("robust error estimate" in line for line in passes)
