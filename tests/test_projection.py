@@ -273,8 +273,7 @@ class Posed:
         return solve(self.problem, weights, reference, self.x, self.y, self.eps, vectors)
 
 
-@pytest.mark.parametrize("name", ["two_conv", "residual"])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(("name", "norm"), [("two_conv", "linf"), ("residual", "l2")])
 def test_gradient_with_projections_is_the_slope(rng, name, norm):
     """Central differences of WK's loss; for Robustra's the slack variable would have to be held."""
     posed = Posed(name, norm, "wong")
@@ -372,7 +371,7 @@ def test_what_is_projected_is_of_no_bounds_type():
 
 
 def test_layer_with_projections_gives_an_estimate_by_steps():
-    layer = DualObjective(nets.two_conv(2), nets.two_conv(12), eps=EPS, projection=10, seed=1)
+    layer = DualObjective(nets.dense(2), nets.dense(12), eps=EPS, projection=4, seed=1)
     x, y = nets.images(layer.f, 2), np.array([0, 1])
     found, again, other = (layer(x, y, step=k) for k in (0, 0, 1))
     assert isinstance(found, ObjectiveEstimate)
@@ -382,7 +381,7 @@ def test_layer_with_projections_gives_an_estimate_by_steps():
     terms = layer.diagnostics(x, y, step=0)
     assert all(name.endswith("_estimate") for name in terms)
     assert_close(terms["literal_estimate"], terms["h_estimate"], 1e-4)
-    with pytest.raises(ValueError, match="step must be a number with projection=10, got None"):
+    with pytest.raises(ValueError, match="step must be a number with projection=4, got None"):
         layer(x, y)
     with pytest.raises(ValueError, match="step must be None with projection=0, got 3"):
         DualObjective(layer.f, eps=EPS)(x, y, step=3)
