@@ -22,6 +22,8 @@ Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
 #: Columns of certified errors, and the bounds that they are by; a run has one of them.
 CERTIFIED = {"test_lp_error": "LP", "test_interval_error": "intervals"}
+#: How the columns end that rest on random projections, in a run that trains on them.
+ESTIMATE = "_estimate"
 TIGHTNESS = ("infeasible", "tight", "loose")
 _DASHES = dict(zip(NETWORKS, ("-", "--"), strict=True))
 _COLORS = dict(zip(NETWORKS, ("C0", "C1"), strict=True))
@@ -88,7 +90,10 @@ def errors(run: Run) -> Figure:
     for name, rows in run.networks.items():
         color = _COLORS[name]
         for axes, train in ((robust, "robust_error"), (clean, "clean_error")):
-            curve(axes, rows, train, 100, color=color, label=f"{name}, training images")
+            style = {"color": color, "label": f"{name}, training images"}
+            curve(axes, rows, train, 100, **style)
+            style["label"] += ", estimated"
+            curve(axes, rows, f"{train}{ESTIMATE}", 100, **style)
         style = {"color": color, "linestyle": ":", "linewidth": 2}
         for column, bound in CERTIFIED.items():
             curve(robust, rows, column, 100, label=f"{name}, test images, {bound}", **style)
@@ -121,6 +126,7 @@ def reference(run: Run) -> Figure:
 def _tightness(axes: Axes, name: str, rows: Rows) -> None:
     for column in TIGHTNESS:
         curve(axes, rows, column, 100, label=column)
+        curve(axes, rows, f"{column}{ESTIMATE}", 100, label=f"{column}, estimated")
     axes.set(title=f"Constraint at t = 0, training of {name}", ylabel="% of targets", ylim=(0, 102))
 
 

@@ -40,6 +40,9 @@ class Certificate:
       method: the bound that proved it.
       mode: what its numbers take account of: `float32` or `float64`, no rounding, computed in that
         type; `sound`, rounding of the bound and of the model's own float32 forward pass.
+
+    Raises:
+      TypeError: margins that are no array of bounds, such as estimates by projections.
     """
 
     margin_lower: np.ndarray
@@ -50,6 +53,11 @@ class Certificate:
     box: Box | None
     method: str
     mode: str
+
+    def __post_init__(self):
+        if not isinstance(self.margin_lower, np.ndarray):
+            kind = type(self.margin_lower).__name__
+            raise TypeError(f"margin_lower must be an array of lower bounds, got {kind}")
 
     @property
     def worst_margin(self) -> np.ndarray:

@@ -18,7 +18,7 @@ from robustra_tf.objective.problem import (
     trained_places,
 )
 from robustra_tf.schedules import epsilon_within
-from robustra_tf.settings import DEFAULT_MEMORY_MB, DUAL_METHODS, INNER
+from robustra_tf.settings import DEFAULT_MEMORY_MB, DUAL_METHODS, INNER, largest_radius
 
 #: What `compile` takes of Keras's that a method brings itself.
 _BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -53,13 +53,14 @@ class CertifiedModel(keras.Model):
     Args:
       model: a built Keras model of supported layers, image to logits.
       method: `robustra`, `wong`, `ibp`, `crown_ibp`, `mtl_ibp`, `sabr` or `natural`.
-      eps: radius of the `linf` ball in pixels, above 0 and at most 1.
+      eps: radius of the ball in pixels, above 0 and at most the diameter of the images in [0, 1].
       reference: the fixed model in whose adversarial space `robustra` bounds the attack.
       inner: where `robustra` and `wong` take the bounds of inner layers from: `dual`, `interval`
         or `mixed`.
       options: of the methods by intervals.
       memory_mb: MiB that the rows of one piece of a batch may take.
       name: of the model.
+      norm: of the ball, `linf`, `l2` or `l1`; by intervals `linf` alone.
 
     Raises:
       ValueError: an argument out of its range, by name; a reference that is missing or not wanted.
@@ -76,18 +77,21 @@ class CertifiedModel(keras.Model):
         options: Options = DEFAULTS,
         memory_mb: float = DEFAULT_MEMORY_MB,
         name: str | None = None,
+        norm: str = "linf",
     ):
         super().__init__(name=name)
-        if not 0 < eps <= 1:
-            raise ValueError(f"eps must be above 0 and at most 1, in pixels, got {eps!r}")
         if inner not in INNER:
             raise ValueError(f"inner must be one of {', '.join(INNER)}, got {inner!r}")
         if not memory_mb > 0:
             raise ValueError(f"memory_mb must be above 0, got {memory_mb!r}")
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
         how = {"budget": budget, "inner": inner, "options": options, "eps_end": float(eps)}
+        how["norm"] = norm
         # Graphs hide the reference from Keras: its weights are neither trained nor saved here.
         self._problem, self._graph, self._reference = pose(model, reference, method, **how)
+        largest = largest_radius(norm, self._graph.structure.input_shape)
+        if not 0 < eps <= largest:
+            raise ValueError(f"eps must be above 0 and at most {largest:g}, in pixels, got {eps!r}")
         self._together = examples_together(self._problem, memory_mb)
         self.network, self.method, self.eps = model, method, float(eps)
         self.radius = self.add_weight(

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 NORMS = ("linf", "l2", "l1")
+# Those whose dual norms random projections estimate.
+PROJECTED_NORMS = ("linf", "l2")
 # Methods of training: on WK's dual, on interval bounds, and without any bound.
 DUAL_METHODS = ("robustra", "wong")
 INTERVAL_METHODS = ("ibp", "crown_ibp", "mtl_ibp", "sabr")

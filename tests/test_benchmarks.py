@@ -9,11 +9,23 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from benchmarks import export_step, flops, harness, lp, options, profile, scaling, step, subjects
+from benchmarks import (
+    export_step,
+    flops,
+    harness,
+    lp,
+    options,
+    presets,
+    profile,
+    scaling,
+    step,
+    subjects,
+)
 from robustra_tf import models
 from robustra_tf.graph import build
 from robustra_tf.graph.ops import Dense
 from robustra_tf.graph.spatial import Windowed
+from robustra_tf.settings import SettingError
 from tests import nets
 from train.pure import PureStep
 
@@ -332,3 +344,17 @@ def test_a_text_that_is_no_module_is_refused():
 def test_an_export_needs_a_folder():
     with pytest.raises(SystemExit):
         options.parse(export_step.Config, "text", [])
+
+
+@pytest.mark.oracle
+def test_recipes_are_measured_as_training_begins_them(shared, monkeypatch):
+    """Two steps of the smallest recipe, on two images each; a wrong flag is refused in one line."""
+    monkeypatch.setenv("ROBUSTRA_SHARED", str(shared))
+    found = presets.measure(presets.Config(preset="mnist_small_0.1", steps=2, batch=2))
+    assert (found["preset"], found["projection"], found["batch"]) == ("mnist_small_0.1", 0, 2)
+    assert (found["steps"], found["eps"], found["finite"]) == (2, 0.01, True)
+    assert found["loss_first"] != found["loss_last"]
+    assert found["first_step_s"] > 1e-3 * found["ms_per_step"] > 0
+    assert found["peak_memory_mb"] > 100
+    with pytest.raises(SettingError, match="--steps: expected at least 2"):
+        presets.Config(steps=1)

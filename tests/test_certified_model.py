@@ -54,6 +54,16 @@ def test_fit_takes_the_steps_of_the_programs(method):
         assert logs["certified_accuracy"] == [pytest.approx(1 - error, abs=1e-6)]
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_other_norms_are_certified_as_certify_does(norm):
+    model, x = nets.dense(2), nets.images(nets.dense(), COUNT, seed=4)
+    certified = rt.CertifiedModel(model, "wong", RADIUS, norm=norm)
+    certified.compile(keras.optimizers.Adam(0.01))
+    found = certified.evaluate(x, Y, verbose=0, return_dict=True)
+    expected = rt.certify(model, x, Y, RADIUS, norm=norm, box=None).certified.mean()
+    assert found["certified_accuracy"] == pytest.approx(expected)
+
+
 @pytest.fixture(scope="module")
 def judged():
     """A network, images of two classes, the network's own labels for them, and a radius."""
@@ -144,6 +154,8 @@ def test_frozen_layers_and_their_places():
         ({"reference": "model"}, "reference must be None for method 'ibp'"),
         ({"eps": 0.0}, "eps must be above 0 and at most 1, in pixels, got 0.0"),
         ({"eps": 8}, "eps must be above 0 and at most 1, in pixels, got 8"),
+        ({"norm": "l2"}, "norm must be one of linf, got 'l2'"),
+        ({"norm": "l2", "method": "wong", "eps": 8}, "at most 2.23607, in pixels, got 8"),
         ({"inner": "best"}, "inner must be one of dual, interval, mixed, got 'best'"),
         ({"memory_mb": 0}, "memory_mb must be above 0, got 0"),
     ],

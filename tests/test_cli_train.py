@@ -47,7 +47,13 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--devices=CPU:0,CPU:1", ["--devices", "none with --schedule=alternating", "CPU:0,CPU:1"]),
         ("--split_gpu_mb=9", ["--split_gpu_mb", "none with --schedule=alternating", "9"]),
         ("--microbatch=-1", ["--microbatch", "at least 0", "-1"]),
-        ("--norm=l7", ["--norm", "linf", "l7"]),
+        ("--norm=l7", ["--norm", "linf, l2, l1", "l7"]),
+        ("--norm=l2 --method=ibp", ["--norm", "one of linf,", "l2"]),
+        ("--norm=l2 --interval_share=0.1", ["--interval_share", "0 with --norm=l2", "0.1"]),
+        ("--projection=-1", ["--projection", "at least 0", "-1"]),
+        ("--projection=50 --norm=l1", ["--projection", "0 with --norm=l1", "50"]),
+        ("--projection=50 --method=natural", ["--projection", "0 with --method=natural", "50"]),
+        ("--projection=50 --inner=mixed", ["--projection", "0 with --inner=mixed", "50"]),
         ("--optimizer=rmsprop", ["--optimizer", "adam", "sgd", "rmsprop"]),
         ("--epochs=5 --eps_warmup_epochs=6", ["--epochs", "at least 6", "eps_warmup_epochs", "5"]),
         ("--epochs=0 --eps_warmup_epochs=0", ["--epochs", "at least 1", "0"]),
@@ -130,6 +136,39 @@ def test_a_recipe_is_a_valid_configuration_that_flags_go_before(name):
     assert (changed.limit_train, changed.lr, changed.epochs) == (70, 0.5, recipe["epochs"])
 
 
+def test_the_recipes_have_every_row_of_table_2():
+    """Five architectures at two radii each; the larger three with projections."""
+    rows = {(recipe["model"], recipe["eps"]) for recipe in presets.PAPER.values()}
+    mnist, cifar10 = (0.1, 0.3), (2 / 255, 8 / 255)
+    assert rows == {(name, eps) for name in ("mnist_small", "mnist_large") for eps in mnist} | {
+        (f"cifar10_{size}", eps) for size in ("small", "large", "resnet") for eps in cifar10
+    }
+    assert len(presets.PAPER) == 10
+    assert {"mnist_small_0.1", "mnist_large_0.3", "cifar10_resnet_8_255"} < set(presets.PAPER)
+    for name, recipe in presets.PAPER.items():
+        config = resolve({"preset": name})
+        small = config.model.endswith("small")
+        assert config.projection == (0 if small else 50)
+        assert config.limit_test == (1000 if small else 0)
+        assert config == dataclasses.replace(
+            resolve({"dataset": config.dataset, "model": config.model, "eps": config.eps}),
+            preset=name,
+            workdir=f"runs/{name}",
+            projection=config.projection,
+            limit_test=config.limit_test,
+        )
+        assert recipe["method"] == "robustra"
+
+
+def test_a_recipes_values_are_all_in_the_configuration(tmp_path, shared):
+    given = {"preset": "mnist_large_0.3", "workdir": str(tmp_path / "a")}
+    _, folder = workdir.open_run(given | {"data_dir": str(shared / "tfds")}, False)
+    written = json.loads(folder.config.read_text())
+    recipe = presets.NAMED["mnist_large_0.3"]
+    assert recipe.items() <= written.items()
+    assert set(written) == set(configs.FIELDS)
+
+
 def test_recipes_are_listed_as_flags(tmp_path):
     done = _run("--list_presets", cwd=tmp_path)
     assert done.returncode == 0
@@ -139,7 +178,7 @@ def test_recipes_are_listed_as_flags(tmp_path):
     assert {key: str(value) for key, value in presets.NAMED["mnist_0.3_best"].items()} == given
     refused = _run("--preset=best", cwd=tmp_path)
     assert refused.returncode == 2
-    assert "--preset: expected one of mnist_0.1_best" in refused.stderr
+    assert "--preset: expected one of mnist_small_0.1" in refused.stderr
 
 
 def test_a_radius_below_the_presets_start_begins_at_itself():

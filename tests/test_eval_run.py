@@ -80,6 +80,30 @@ def test_the_box_can_only_help_the_bound(finished, saved, tmp_path):
     assert "pgd_error" not in figures
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("l2", 0.15), ("l1", 0.3)])
+def test_other_norms_are_attacked_and_bounded(network, saved, tmp_path, norm, eps):
+    stages = ["clean", "pgd", "lp", "crown", "alpha", *(["milp"] if norm == "l1" else [])]
+    figures = evaluate(saved, tmp_path / "out", norm=norm, eps=eps, stages=stages, attack_steps=10)
+    assert (figures["norm"], figures["eps"]) == (norm, eps)
+    errors = [figures[f"{name}_error"] for name in ("clean", "pgd", "alpha", "crown", "lp")]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[1] <= errors[2] <= errors[-1] < 1
+    images, labels = data.load("digits", "test", COUNT)
+    certificate = certify(network, images, labels, eps, norm=norm, box=None)
+    assert figures["lp_error"] == (~certificate.certified).mean()
+    if norm == "l1":
+        assert figures["pgd_error"] <= figures["milp_error_upper"] <= figures["alpha_error"]
+
+
+def test_a_projection_is_refused(tmp_path):
+    """What is evaluated is certified by exact bounds or not at all."""
+    command = [sys.executable, "-m", "eval.main", "--projection=50", f"--out={tmp_path / 'out'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "projection" in done.stderr
+
+
 def test_bounds_decide_in_their_order_and_none_undoes_another(network, saved, tmp_path):
     """Each later stage has at most the errors of the one before; alone it has its own bound's."""
     order = ["ibp", "lp", "crown", "alpha", "milp"]

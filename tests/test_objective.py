@@ -228,9 +228,9 @@ def test_choice_of_eta(rng):
         assert found.positive[at] == len(oracles.transitions(nuhat[at], qhat[at]))
         row = nuhat[at] + found.eta[at].numpy() * qhat[at]
         clear = np.abs(row) > 1e-12
-        np.testing.assert_array_equal(found.sign[at].numpy()[clear], np.sign(row)[clear])
+        np.testing.assert_array_equal(found.worst[at].numpy()[clear], np.sign(row)[clear])
         if found.positive[at]:
-            assert (found.sign[at].numpy() == 0).any(), "the chosen coordinate has no sign"
+            assert (found.worst[at].numpy() == 0).any(), "the chosen coordinate has no sign"
     np.testing.assert_array_equal(found.positive.numpy()[0, [0, 2]], 0)
     assert found.positive[1, 0] == 30
     assert found.positive[1, 1] == 1

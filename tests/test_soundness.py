@@ -113,7 +113,8 @@ STRUCTURES = st.one_of(dense_structures(), convolutional_structures(), residual_
 SCALES = st.sampled_from([0.3, 1.0, 3.0])
 SEEDS = st.integers(0, 2**32 - 1)
 RADII = st.sampled_from([0.0, 0.01, 0.1, 0.5])
-BALLS = st.sampled_from([("linf", None), ("linf", (0.0, 1.0)), ("l2", None), ("l1", None)])
+NORMS, BOXES = ("linf", "l2", "l1"), (None, (0.0, 1.0))
+BALLS = st.sampled_from(list(itertools.product(NORMS, BOXES)))
 
 
 def explored(net, rng, x, y, eps, norm, box):
@@ -169,19 +170,20 @@ def test_no_point_beats_a_bound(structure, seed, scale, eps, balls):
 
 
 @MODEST
-@given(STRUCTURES, SEEDS, SCALES, RADII)
-def test_no_point_of_the_reference_space_beats_equation_8(structure, seed, scale, eps):
+@given(STRUCTURES, SEEDS, SCALES, RADII, st.sampled_from(NORMS))
+def test_no_point_of_the_reference_space_beats_equation_8(structure, seed, scale, eps, norm):
     """For every `eta >= 0` and `t`: `h_c(eta) >= max c.f` over sampled `c.g >= t`."""
     rng = np.random.default_rng(seed)
     f, g = Drawn(structure, rng, scale), Drawn(structure, rng, 1.0)
     x, y = pixels(structure, rng), int(rng.integers(CLASSES))
     labels, radius = tf.constant([y]), tf.constant(eps, tf.float64)
     sides = [
-        side(structure, drawn.weights, tf.constant(x[None]), labels, radius) for drawn in (f, g)
+        side(structure, drawn.weights, tf.constant(x[None]), labels, radius, norm=norm)
+        for drawn in (f, g)
     ]
-    chosen = objective(*sides, radius)
+    chosen = objective(*sides, radius, norm)
 
-    paths = [explored(drawn.net, rng, x.ravel(), y, eps, "linf", None) for drawn in (f, g)]
+    paths = [explored(drawn.net, rng, x.ravel(), y, eps, norm, None) for drawn in (f, g)]
     points = np.concatenate(paths)
     gains = [(value - value[:, [y]]) for value in (f.net.logits(points), g.net.logits(points))]
     slack = SLACK * (1.0 + max(np.abs(gain).max() for gain in gains))
@@ -196,7 +198,8 @@ def test_no_point_of_the_reference_space_beats_equation_8(structure, seed, scale
     for t in (*thresholds, chosen.t0[0].numpy(), rng.normal(size=CLASSES)):
         for eta in etas:
             eta = np.broadcast_to(eta, CLASSES)
-            bound = literal(*sides, radius, tf.constant(eta[None]), tf.constant(t[None])).numpy()
+            chosen_by_hand = tf.constant(eta[None]), tf.constant(t[None])
+            bound = literal(*sides, radius, *chosen_by_hand, norm).numpy()
             assert (attacked(t) <= bound[0] + slack * (1 + eta.max()))[others].all()
     assert (attacked(chosen.t0[0].numpy()) <= chosen.h[0].numpy() + slack)[others].all()
     assert (chosen.h <= chosen.wk + slack).numpy().all()

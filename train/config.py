@@ -15,6 +15,8 @@ from robustra_tf.settings import (
     INNER,
     INTERVAL_METHODS,
     METHODS,
+    NORMS,
+    PROJECTED_NORMS,
     SettingError,
 )
 from train import devices, presets
@@ -23,7 +25,6 @@ RAMPS = ("epoch", "step")
 LR_SCHEDULES = ("halving", "cosine")
 SCHEDULES = ("alternating", "parallel")
 OPTIMIZERS = ("adam", "sgd")
-NORMS = ("linf",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Config:
     devices: str | None  # of the parallel schedule: f's and g's
     split_gpu_mb: int  # of each half of a single GPU; 0: whole
     norm: str
+    projection: int  # of robustra and wong; 0: exact bounds of inner layers
     eps: float
     eps_train_ratio: float  # training goes up to this times eps
     eps_start: float
@@ -152,7 +154,8 @@ def _check(config: Config) -> None:
     settings.one_of("ramp", config.ramp, RAMPS)
     settings.one_of("init", config.init, INITS)
     settings.one_of("lr_schedule", config.lr_schedule, LR_SCHEDULES)
-    settings.one_of("norm", config.norm, NORMS)
+    settings.one_of("norm", config.norm, NORMS[:1] if config.method in INTERVAL_METHODS else NORMS)
+    _check_projection(config)
     settings.one_of("optimizer", config.optimizer, OPTIMIZERS)
     settings.radius("eps", config.eps, config.norm, info.shape)
     settings.within("eps_start", config.eps_start, 0, config.eps, unit="(eps)")
@@ -164,6 +167,8 @@ def _check(config: Config) -> None:
     settings.within("batch_size", config.batch_size, 1)
     for name in ("share", "clean_share", "interval_share"):
         settings.within(name, getattr(config, name), 0, 1)
+    if config.interval_share and config.norm != "linf":
+        raise SettingError("interval_share", f"0 with --norm={config.norm}", config.interval_share)
     settings.within("attack_steps", config.attack_steps, 1)
     settings.within("regulariser", config.regulariser, 0)
     settings.within("lr", config.lr, 0, open_low=True)
@@ -191,3 +196,18 @@ def _check_schedule(config: Config) -> None:
     for name in ("devices", "split_gpu_mb"):
         if value := getattr(config, name):
             raise SettingError(name, f"none with --schedule={config.schedule}", value)
+
+
+def _check_projection(config: Config) -> None:
+    settings.within("projection", config.projection, 0, unit="(0: exact)")
+    if not config.projection:
+        return
+    if config.norm not in PROJECTED_NORMS:
+        expected = f"0 with --norm={config.norm}, whose dual norm no projection estimates"
+    elif config.method not in DUAL_METHODS:
+        expected = f"0 with --method={config.method}"
+    elif config.inner != "dual":
+        expected = f"0 with --inner={config.inner}"
+    else:
+        return
+    raise SettingError("projection", expected, config.projection)

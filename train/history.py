@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from robustra_tf.files import write_atomically
+from robustra_tf.objective.problem import ESTIMATED
 from train.mutual import Pass
 
 METRICS = (
@@ -25,8 +26,10 @@ METRICS = (
     "loose",
     "grad_norm",
 )
+#: What is recorded instead where a run rests on projections.
+ESTIMATES = tuple(f"{name}_estimate" for name in ESTIMATED if name in METRICS)
 TESTS = ("test_lp_error", "test_interval_error", "test_clean_error")
-COLUMNS = ("epoch", "network", "eps", "lr", *METRICS, *TESTS)
+COLUMNS = ("epoch", "network", "eps", "lr", *METRICS, *ESTIMATES, *TESTS)
 
 
 class History:

@@ -91,9 +91,10 @@ class _Bar:
 
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {k: metrics[k] for k in ("loss", "robust_error", "clean_error") if k in metrics}
+    wanted = ("loss", "robust_error", "robust_error_estimate", "clean_error")
+    return {k: metrics[k] for k in wanted if k in metrics}
 
 
 def _words(name: str, value: float) -> str:
-    text = f"{value:.2%}" if name.endswith("error") else f"{value:.4f}"
+    text = f"{value:.2%}" if "error" in name else f"{value:.4f}"
     return f"{name.replace('_', ' ')} {text}"

@@ -183,6 +183,8 @@ def _network(
             inner=config.inner,
             options=Options(**{name: getattr(config, name) for name in Options._fields}),
             eps_end=config.eps_end,
+            norm=config.norm,
+            projection=config.projection,
             device=device,
         )
     return Network(name, model, optimizer, step, device, snapshot)
@@ -195,6 +197,8 @@ def _heading(config: Config, networks: tuple[Network, ...], saved: Saved | None)
         f"each) on {config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
         f"{config.eps:g} in pixels; run in {config.workdir}"
     )
+    if config.projection:
+        text += f"; inner ranges are estimates by {config.projection} projections"
     if saved:
         epoch, step = saved.position.passes // len(networks), saved.position.step
         text += f"; resumed after epoch {epoch}, pass {saved.position.passes}, step {step}"

@@ -66,11 +66,15 @@ class TrainStep:
       inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
       options: of the losses by intervals.
       eps_end: the radius at the end of the ramp, in pixels, by which these losses fade.
+      norm: of the ball; by intervals `linf` alone.
+      projection: estimate the inner ranges of `robustra` and `wong` by so many random vectors, new
+        ones for every seed; 0 bounds them. The metrics that rest on them are called estimates.
       device: that every operation is placed on, where the variables are too; None leaves it to
         TensorFlow.
 
     Raises:
-      ValueError: an unknown method, or a reference that is missing or not wanted.
+      ValueError: an unknown method, a reference that is missing or not wanted, or a norm or a
+        projection that the method does not take.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class TrainStep:
         inner: str = "dual",
         options: Options = DEFAULTS,
         eps_end: float = 1.0,
+        norm: str = "linf",
+        projection: int = 0,
         device: str | None = None,
     ):
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
@@ -98,6 +104,8 @@ class TrainStep:
             inner=inner,
             options=options,
             eps_end=eps_end,
+            norm=norm,
+            projection=projection,
         )
         self._together = examples_together(self._problem, memory_mb, microbatch)
         self._optimizer, self._device = optimizer, device
@@ -118,7 +126,7 @@ class TrainStep:
           x: images [n, *shape] in pixels, `n` static.
           y: labels [n], integers.
           eps: radius in pixels, a scalar tensor.
-          seed: integers [2], of the attacks' random starts.
+          seed: integers [2], of the attacks' random starts and of projections.
         """
         eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
         return self._step(x, tf.cast(y, tf.int32), eps, seed)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import tensorflow as tf
 
 from robustra_tf.files import sync
+from robustra_tf.objective.problem import ESTIMATED
 from train.mutual import Pass
 from train.workdir import Workdir
 
@@ -34,6 +35,7 @@ TAGS = {
     "test_interval_error": "test/interval_error",
     "test_clean_error": "test/clean_error",
 }
+TAGS |= {f"{name}_estimate": f"{TAGS[name]}_estimate" for name in ESTIMATED if name in TAGS}
 
 
 class Summaries:

@@ -238,9 +238,13 @@ def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:
     # In units of the largest entry: the square of a small one would underflow to zero, and the
     # bound would lose it.
     largest = tf.stop_gradient(tf.reduce_max(tf.abs(rows), -1))
-    # The gradient of a norm at zero is taken to be zero.
-    zero = largest <= 0
-    unit = tf.where(zero, tf.ones_like(largest), largest)
-    square = tf.reduce_sum(tf.square(rows / unit[..., None]), -1)
-    root = tf.sqrt(tf.where(zero, tf.ones_like(square), square))
-    return tf.where(zero, tf.zeros_like(root), unit * root)
+    unit = tf.where(largest <= 0, tf.ones_like(largest), largest)
+    return unit * root(tf.reduce_sum(tf.square(rows / unit[..., None]), -1))
+
+
+def root(square: tf.Tensor) -> tf.Tensor:
+    """`sqrt(square)`, with the gradient 0 at 0."""
+    zero = square <= 0
+    return tf.where(
+        zero, tf.zeros_like(square), tf.sqrt(tf.where(zero, tf.ones_like(square), square))
+    )

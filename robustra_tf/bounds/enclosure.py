@@ -148,10 +148,10 @@ def relaxed(
 
 @functools.lru_cache(maxsize=64)
 def interval_exact(structure: Structure) -> frozenset[int]:
-    """The affine nodes for which intervals equal the dual: at most one matrix from the image.
+    """The affine nodes with at most one matrix between them and the image.
 
-    `|A B| = |A| |B|` when one of the two only scales, so a chain with a single proper matrix loses
-    nothing to interval arithmetic.
+    Over the `linf` ball intervals equal the dual there: `|A B| = |A| |B|` when one of the two only
+    scales, so a chain with a single proper matrix loses nothing to interval arithmetic.
     """
     matrices = {0: 0}
     for index, node in enumerate(structure.nodes[1:], start=1):
@@ -159,6 +159,28 @@ def interval_exact(structure: Structure) -> frozenset[int]:
             continue
         matrices[index] = matrices[node.inputs[0]] + (not node.op.diagonal)
     return frozenset(i for i, count in matrices.items() if count <= 1)
+
+
+def exact_radius(
+    network: tuple[Structure, list[tf.Tensor]],
+    ball: Ball,
+    relaxations: dict[int, Relaxation],
+    index: int,
+    budget: float,
+) -> tf.Tensor:
+    """The radius of every neuron of a node, [n, *shape], for the given relaxations below it.
+
+    By intervals where they equal the dual, else by the rows of all neurons.
+    """
+    structure, weights = network
+    if ball.norm == "linf" and index in interval_exact(structure):
+        node = structure.nodes[index]
+        widths = [
+            ball.half_widths if i == 0 else exact_radius(network, ball, {}, i, budget)
+            for i in node.inputs
+        ]
+        return half_widths(node, weights, *widths)
+    return row_radius(network, ball, relaxations, index, None, "every", budget)
 
 
 def row_radius(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ from robustra_tf.bounds.dual import Weights, differences, support, trace
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, Enclosure, enclose
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.passing import as_whole
+from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows
 from robustra_tf.graph.graph import Structure
 
@@ -57,11 +59,30 @@ def margins(
       rows, budget, inner: as `enclose` takes them.
     """
     enclosure = enclose(structure, weights, ball, rows, budget, inner)
+    terms = last_pass(structure, weights, ball, y, enclosure.relaxations, enclosure.centre)
+    return Margins(*terms, enclosure)
+
+
+def last_pass(
+    structure: Structure,
+    weights: Weights,
+    ball: Ball,
+    y: tf.Tensor,
+    relaxations: Mapping[int, Relaxation],
+    centre: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`base`, `support` and `rows` of `Margins`, from the relaxations of every ReLU.
+
+    Args:
+      structure, weights, ball, y: as `margins` takes them.
+      relaxations: of every ReLU node.
+      centre: the relaxed network's output at the centre of the ball, [n, classes].
+    """
     classes = structure.output_shape[0]
     c = differences(y, classes, ball.centre.dtype)
     last = len(structure.nodes) - 1
     start: Rows = WholeRows(c, (classes,))
-    traced = trace(structure, weights, enclosure.relaxations, last, start, Every())
-    base = tf.linalg.matvec(c, enclosure.centre) + traced.error
+    traced = trace(structure, weights, relaxations, last, start, Every())
+    base = tf.linalg.matvec(c, centre) + traced.error
     whole = as_whole(traced.rows, Every())
-    return Margins(base, support(whole, Every(), ball), whole.flat, enclosure)
+    return base, support(whole, Every(), ball), whole.flat

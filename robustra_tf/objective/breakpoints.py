@@ -1,34 +1,56 @@
-"""The slack variable eta and the threshold t0, in closed form (section 5.4, `linf`)."""
+"""The slack variable eta and the threshold t0, in closed form (section 5.4).
+
+`eta` is the smallest `eta >= 0` at which `gamma(eta) = d/deta ||nuhat + eta qhat||_*` reaches the
+middle of its range; for the `linf` ball the paper's median of its transitions. Where `gamma` jumps,
+it is taken to be the mean of both sides, as the paper's `sgn(0) = 0` has it.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
+
+from robustra_tf.bounds.dual import dual_norm, root
 
 #: Coordinates of `qhat` up to this size count as having no transition, as the authors have it.
 NO_TRANSITION = 1e-7
+#: What is smaller than so many units in the last place of what it was computed from is rounding.
+ROUNDING = 8
 
 
 class Slack(NamedTuple):
-    """The median transition of `gamma(eta) = sum_j sgn(nuhat_j + eta qhat_j) qhat_j`.
+    """Where `gamma` reaches the middle of its range.
 
     Attributes:
-      eta: the lower median of the positive transitions, 0 where there is none; [...].
-      sign: `sgn(nuhat + eta qhat)`, 0 at the chosen coordinate; [..., n].
-      positive: how many transitions are positive; integers [...].
+      eta: the slack variable, [...].
+      worst: `s`, a subgradient of `||.||_*` at `nuhat + eta qhat`: the perturbation in the unit
+        ball that is worst for this combination, so that `gamma(eta) = s . qhat`; [..., n].
+      positive: for `linf`, how many transitions are positive; else whether eta is. Integers [...].
     """
 
     eta: tf.Tensor
-    sign: tf.Tensor
+    worst: tf.Tensor
     positive: tf.Tensor
 
 
-def choose(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
-    """`eta_med` for every leading entry of `nuhat` and `qhat`, both [..., n].
+def choose(nuhat: tf.Tensor, qhat: tf.Tensor, norm: str = "linf") -> Slack:
+    """`eta` for every leading entry of `nuhat` and `qhat`, both [..., n].
 
-    A transition lies where `nuhat_j + eta qhat_j` changes sign, at `-nuhat_j / qhat_j`. The lower
-    median is an actual transition: of `m` sorted positive ones, number `(m - 1) // 2`.
+    Args:
+      nuhat, qhat: the rows of f and of g on the image.
+      norm: of the ball: `linf`, `l2` or `l1`.
+    """
+    return {"linf": _median, "l2": _angle, "l1": _envelope}[norm](nuhat, qhat)
+
+
+def _median(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
+    """The lower median of the positive transitions, 0 where there is none.
+
+    `gamma(eta) = sum_j sgn(nuhat_j + eta qhat_j) qhat_j` has a transition where a term changes its
+    sign, at `-nuhat_j / qhat_j`. Of `m` sorted positive ones, the lower median is number
+    `(m - 1) // 2`, an actual transition.
     """
     moving = tf.abs(qhat) > NO_TRANSITION
     transition = tf.where(moving, -nuhat / tf.where(moving, qhat, tf.ones_like(qhat)), -1.0)
@@ -45,6 +67,148 @@ def choose(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
     exact = tf.sign(qhat) * tf.sign(eta[..., None] - transition)
     sign = tf.where(moving, exact, tf.sign(nuhat + eta[..., None] * qhat))
     return Slack(eta, sign, positive)
+
+
+def _angle(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
+    """`l2`: `gamma` is `||qhat||` times the cosine of the angle between `qhat` and the combination.
+
+    The cosine rises from `c`, that of `nuhat`, to 1, and is `(1 + c) / 2` at
+    `eta = ||nuhat|| / ||qhat|| ((1 + c) sqrt((1 + c) / (3 + c)) - c)`. Rows of one direction have a
+    constant `gamma`; for opposite ones it jumps from -1 to 1 where they cancel.
+    """
+    size, other = (dual_norm(row, "l2") for row in (nuhat, qhat))
+    moving = tf.logical_and(size > 0, other > 0)
+    one = tf.ones_like(size)
+    toward = qhat / tf.where(other > 0, other, one)[..., None]
+    along = tf.reduce_sum(nuhat * toward, -1)
+    across = nuhat - along[..., None] * toward
+    height = dual_norm(across, "l2")
+    parallel = height <= ROUNDING * _ulp(nuhat) * size
+    across = tf.where(parallel[..., None], tf.zeros_like(across), across)
+    across /= tf.where(parallel, one, height)[..., None]
+    cosine = tf.clip_by_value(along / tf.where(size > 0, size, one), -1.0, 1.0)
+    cosine = tf.where(parallel, tf.sign(cosine), cosine)
+    distance = (1.0 + cosine) * tf.sqrt((1.0 + cosine) / (3.0 + cosine)) - cosine
+    still = tf.logical_or(~moving, cosine >= 1.0)
+    eta = tf.where(still, tf.zeros_like(size), distance * size / tf.where(other > 0, other, one))
+    middle = 0.5 * (1.0 + cosine)[..., None] * toward
+    middle += (0.5 * tf.sqrt((1.0 - cosine) * (3.0 + cosine)))[..., None] * across
+    worst = tf.where(moving[..., None], middle, nuhat / tf.where(size > 0, size, one)[..., None])
+    return Slack(eta, worst, tf.cast(eta > 0, tf.int32))
+
+
+class _Line(NamedTuple):
+    """Of each row, a line `intercept + slope eta` below `max_j |nuhat_j + eta qhat_j|`.
+
+    It is `sign (nuhat_j + eta qhat_j)` for j = `place`; [...] each.
+    """
+
+    intercept: tf.Tensor
+    slope: tf.Tensor
+    place: tf.Tensor
+    sign: tf.Tensor
+
+
+def _envelope(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
+    """`l1`: `max_j |nuhat_j + eta qhat_j|` is the upper envelope of lines, `gamma` its slope.
+
+    Two lines are kept, one with a slope below the middle and one with a slope of at least that; a
+    line above where they meet takes the place of the one on its side, until there is none.
+    """
+    first, last = _first_line(nuhat, qhat), _last_line(nuhat, qhat)
+    middle = 0.5 * (first.slope + last.slope)
+    still = first.slope >= middle
+
+    def meeting(low: _Line, high: _Line) -> tf.Tensor:
+        steeper = tf.where(still, tf.ones_like(middle), high.slope - low.slope)
+        found = (low.intercept - high.intercept) / steeper
+        return tf.where(still, tf.zeros_like(found), tf.maximum(found, 0.0))
+
+    def advance(low: _Line, high: _Line, _) -> tuple[_Line, _Line, tf.Tensor]:
+        eta = meeting(low, high)
+        row = nuhat + eta[..., None] * qhat
+        line = _line(nuhat, qhat, tf.argmax(tf.abs(row), -1, tf.int32), row)
+        top, known = (part.intercept + eta * part.slope for part in (line, low))
+        scale = tf.abs(low.intercept) + eta * tf.abs(low.slope)
+        above = tf.logical_and(~still, top - known > ROUNDING * _ulp(nuhat) * scale)
+        flat = line.slope < middle
+        low = _replaced(low, line, tf.logical_and(above, flat))
+        high = _replaced(high, line, tf.logical_and(above, ~flat))
+        return low, high, above
+
+    low, high, _ = tf.while_loop(
+        lambda _, __, open_: tf.reduce_any(open_),
+        advance,
+        (first, last, ~still),
+        # Each line enters once.
+        maximum_iterations=2 * nuhat.shape[-1],
+    )
+    eta = meeting(low, high)
+    sides = [
+        line.sign[..., None] * tf.one_hot(line.place, nuhat.shape[-1], dtype=nuhat.dtype)
+        for line in (low, high)
+    ]
+    # Of a constant slope there is one line, and at 0 no direction where all of nuhat is 0.
+    alone = tf.where(first.intercept[..., None] > 0, sides[0], tf.zeros_like(sides[0]))
+    worst = tf.where(still[..., None], alone, 0.5 * (sides[0] + sides[1]))
+    return Slack(eta, worst, tf.cast(eta > 0, tf.int32))
+
+
+def _line(nuhat: tf.Tensor, qhat: tf.Tensor, place: tf.Tensor, row: tf.Tensor) -> _Line:
+    """The line of the coordinate `place`, with the sign that it has in `row`."""
+    rank = nuhat.shape.rank - 1
+    a, b, here = (tf.gather(part, place, batch_dims=rank) for part in (nuhat, qhat, row))
+    sign = tf.where(here < 0, -tf.ones_like(here), tf.ones_like(here))
+    return _Line(sign * a, sign * b, place, sign)
+
+
+def _first_line(nuhat: tf.Tensor, qhat: tf.Tensor) -> _Line:
+    """The line just right of 0: of the largest entries of `nuhat`, the one that rises most."""
+    largest = tf.reduce_max(tf.abs(nuhat), -1, keepdims=True)
+    rise = tf.where(tf.equal(nuhat, 0), tf.abs(qhat), tf.sign(nuhat) * qhat)
+    place = _argmax(rise, tf.abs(nuhat) >= largest)
+    return _line(nuhat, qhat, place, tf.where(tf.equal(nuhat, 0), qhat, nuhat))
+
+
+def _last_line(nuhat: tf.Tensor, qhat: tf.Tensor) -> _Line:
+    """The line towards infinity: of the largest entries of `qhat`, the one that is highest."""
+    steepest = tf.reduce_max(tf.abs(qhat), -1, keepdims=True)
+    place = _argmax(tf.sign(qhat) * nuhat, tf.abs(qhat) >= steepest)
+    return _line(nuhat, qhat, place, qhat)
+
+
+def _argmax(values: tf.Tensor, allowed: tf.Tensor) -> tf.Tensor:
+    return tf.argmax(tf.where(allowed, values, values.dtype.min), -1, tf.int32)
+
+
+def _replaced(old: _Line, new: _Line, where: tf.Tensor) -> _Line:
+    return _Line(*(tf.where(where, b, a) for a, b in zip(old, new, strict=True)))
+
+
+def _ulp(values: tf.Tensor) -> float:
+    return float(np.finfo(values.dtype.as_numpy_dtype).eps)
+
+
+def combined_norm(nuhat: tf.Tensor, shift: tf.Tensor, norm: str) -> tf.Tensor:
+    """`||nuhat + shift||_*` [...], with the subgradient that `Slack.worst` is at a transition.
+
+    There, coordinates cancel or two of them are largest but for rounding, whose sign would stand
+    for the slope: cancelled ones are taken as 0, and the largest ones to be equal.
+    """
+    row, ulp = nuhat + shift, _ulp(nuhat)
+    cancelled = tf.abs(row) <= 2 * ulp * tf.abs(shift)
+    row = tf.where(cancelled, tf.zeros_like(row), row)
+    if norm == "linf":
+        return dual_norm(row, norm)
+    reach = tf.abs(nuhat) + tf.abs(shift)
+    if norm == "l2":
+        square = tf.reduce_sum(tf.square(row), -1)
+        rounding = ROUNDING * ulp * dual_norm(reach, norm)
+        return root(tf.where(square <= tf.square(rounding), tf.zeros_like(square), square))
+    size = tf.abs(row)
+    gap = tf.reduce_max(size, -1, keepdims=True) - size
+    ties = tf.cast(gap <= ROUNDING * ulp * tf.reduce_max(reach, -1, keepdims=True), row.dtype)
+    return tf.reduce_sum(size * tf.stop_gradient(ties), -1) / tf.reduce_sum(ties, -1)
 
 
 class Tightness(NamedTuple):
@@ -69,12 +233,21 @@ class Tightness(NamedTuple):
         return tf.logical_and(self.left >= 0, self.right > 0)
 
 
-def tightness(nuhat: tf.Tensor, qhat: tf.Tensor, eps: tf.Tensor, offset: tf.Tensor) -> Tightness:
+def tightness(
+    nuhat: tf.Tensor, qhat: tf.Tensor, eps: tf.Tensor, offset: tf.Tensor, norm: str = "linf"
+) -> Tightness:
     """The limits of `G` for `nuhat`, `qhat` [..., n] and `C = offset` [...].
 
     Just right of 0, a coordinate with `nuhat_j = 0` has the sign of `qhat_j`.
     """
-    left = tf.where(tf.equal(nuhat, 0), tf.abs(qhat), tf.sign(nuhat) * qhat)
-    return Tightness(
-        eps * tf.reduce_sum(left, -1) + offset, eps * tf.reduce_sum(tf.abs(qhat), -1) + offset
-    )
+    rightmost = dual_norm(qhat, norm)
+    if norm == "linf":
+        terms = tf.where(tf.equal(nuhat, 0), tf.abs(qhat), tf.sign(nuhat) * qhat)
+        first = tf.reduce_sum(terms, -1)
+    elif norm == "l2":
+        size = dual_norm(nuhat, norm)
+        along = tf.reduce_sum(nuhat * qhat, -1) / tf.where(size > 0, size, tf.ones_like(size))
+        first = tf.where(size > 0, along, rightmost)
+    else:
+        first = _first_line(nuhat, qhat).slope
+    return Tightness(eps * first + offset, eps * rightmost + offset)

@@ -13,6 +13,12 @@ from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import Margins
+from robustra_tf.bounds.projection import (
+    MarginEstimate,
+    Projection,
+    check_projection,
+    vector_bytes,
+)
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
@@ -27,14 +33,18 @@ from robustra_tf.objective.methods import (
     Task,
     regulariser,
 )
-from robustra_tf.objective.robustra import objective, side
-from robustra_tf.settings import DUAL_METHODS, METHODS
+from robustra_tf.objective.robustra import Objective, objective, side
+from robustra_tf.settings import DUAL_METHODS, METHODS, NORMS
 
 #: Examples whose rows are worked on together. More fill memory, not the machine; fewer repeat the
 #: many small operations on the weights alone, which take as long for one example as for all.
 MOST_TOGETHER = 50
 #: More examples than any batch has.
 UNLIMITED = 2**31 - 1
+
+#: What a step measures that claims something of the bounds it used; losses, eta and t0, which are
+#: minimised or chosen, claim nothing.
+ESTIMATED = ("robust_error", "wk_error", "unstable", "infeasible", "tight", "loose")
 
 Weights = Sequence[tf.Tensor]
 Seed = tf.Tensor | tuple[int, int]
@@ -43,7 +53,9 @@ Seed = tf.Tensor | tuple[int, int]
 class Problem(NamedTuple):
     """What a step minimises: a method for `structure`, with the reference's structure if any.
 
-    `eps_end` is the radius at the end of the ramp, in pixels.
+    `eps_end` is the radius at the end of the ramp, in pixels; `norm` that of the ball for
+    `robustra` and `wong`, whose inner ranges are estimated by `projection` random vectors where
+    that is not 0.
     """
 
     structure: Structure
@@ -54,10 +66,19 @@ class Problem(NamedTuple):
     inner: str = "dual"
     options: Options = DEFAULTS
     eps_end: float = 1.0
+    norm: str = "linf"
+    projection: int = 0
 
-    def side(self, structure: Structure, weights: Weights, x, y, eps) -> Margins:
+    def side(
+        self, structure: Structure, weights: Weights, x, y, eps, vectors: Projection | None
+    ) -> Margins | MarginEstimate:
         """One network's dual on a batch, as the problem wants it computed."""
-        return side(structure, weights, x, y, eps, self.rows, self.budget, self.inner)
+        how = (self.rows, self.budget, self.inner, self.norm)
+        return side(structure, weights, x, y, eps, *how, vectors)
+
+    def vectors(self, seed: tf.Tensor | None, network: int) -> Projection | None:
+        """The random vectors of network 0, the trained one, or 1, the reference; None without."""
+        return Projection(self.projection, seed).fold(network) if self.projection else None
 
 
 class Solved(NamedTuple):
@@ -66,7 +87,8 @@ class Solved(NamedTuple):
     Attributes:
       loss: of every example, [n].
       upper: bounds of `f_t - f_y` over the whole ball by the bound that the method trains on: WK's,
-        or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural`.
+        or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural` and
+        for projections, which bound nothing.
       measured: further numbers of every example, [n] each.
       spread, weight: of a regulariser of the batch as a whole, as `methods.Trained` has them.
     """
@@ -81,11 +103,12 @@ class Solved(NamedTuple):
 def solve(
     problem: Problem,
     weights: Weights,
-    reference: Margins | None,
+    reference: Margins | MarginEstimate | None,
     x: tf.Tensor,
     y: tf.Tensor,
     eps: tf.Tensor,
     draw: tf.Tensor | None = None,
+    seed: Seed | None = None,
 ) -> Solved:
     """The loss of every example, the bounds behind it, and measurements of it.
 
@@ -96,7 +119,8 @@ def solve(
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
-      draw: of the attacks' random starts, as `drawn` has it.
+      draw: of the attacks' random starts, uniform in [0, 1), as `x`; methods that attack need one.
+      seed: of the random vectors, int32 [2]; projections alone need one.
     """
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
@@ -110,12 +134,14 @@ def solve(
         error = robust_error(trained.upper, y)
         measured = _floats({"clean_error": wrong, "robust_error": error})
         return Solved(trained.loss, trained.upper, measured, trained.spread, trained.weight)
-    f = problem.side(problem.structure, weights, x, y, eps)
-    found = objective(f, reference, eps)
+    f = problem.side(problem.structure, weights, x, y, eps, problem.vectors(seed, 0))
+    found = objective(f, reference, eps, problem.norm)
+    bounded = isinstance(found, Objective)
+    ranges = f.enclosure.bounds if bounded else f.inner.ranges
     measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
     measured["wk_error"] = robust_error(found.wk, y)
     for k, index in enumerate(problem.structure.relus):
-        crossing = tf.cast(unstable(*f.enclosure.bounds[index]), x.dtype)
+        crossing = tf.cast(unstable(*ranges[index]), x.dtype)
         measured[f"unstable/{k + 1}"] = tf.reduce_mean(crossing, tf.range(1, tf.rank(crossing)))
     if problem.method == "robustra":
         targets = {
@@ -135,7 +161,16 @@ def solve(
         cheap = interval_margins(problem.structure, weights, region, y)[1]
         loss = (1.0 - share) * loss + share * robust_cross_entropy(cheap, y)
         measured["interval_error"] = robust_error(cheap, y)
-    return Solved(loss, found.wk, _floats(measured))
+    if not bounded:
+        measured = {called(problem, name): value for name, value in measured.items()}
+    return Solved(loss, found.wk if bounded else None, _floats(measured))
+
+
+def called(problem: Problem, name: str) -> str:
+    """What a measurement of a step is called: an estimate where it rests on projections."""
+    name, slash, layer = name.partition("/")
+    estimated = problem.projection and name in ESTIMATED
+    return f"{name}{'_estimate' if estimated else ''}{slash}{layer}"
 
 
 def _floats(measured: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -164,7 +199,8 @@ def gradients(
       problem, weights, x, y, eps: as `solve` takes them.
       reference: the reference's weights, or None.
       together: examples at a time.
-      seed: integers [2], of the attacks' random starts: equal seeds give equal losses.
+      seed: integers [2], of the attacks' random starts and of the random vectors, which all pieces
+        share: equal seeds give equal losses.
     """
     index, share, pieces, alone = _split(x, together)
     weights, draw = list(weights), _drawn(problem, x, seed)
@@ -174,7 +210,7 @@ def gradients(
         return tf.tensordot(tf.gather(share, i), solved.spread, 1)
 
     def piece(i: tf.Tensor | int, whole: tf.Tensor | None = None):
-        arguments = _piece(problem, reference, x, y, eps, draw, tf.gather(index, i))
+        arguments = _piece(problem, reference, x, y, eps, draw, seed, tf.gather(index, i))
         part = tf.gather(share, i)
         with tf.GradientTape() as tape:
             tape.watch(weights)
@@ -204,7 +240,7 @@ def gradients(
         )[1]
 
     def spread(i: tf.Tensor) -> tf.Tensor:
-        arguments = _piece(problem, reference, x, y, eps, draw, tf.gather(index, i))
+        arguments = _piece(problem, reference, x, y, eps, draw, seed, tf.gather(index, i))
         return mean_of_spread(solve(problem, weights, *arguments), i)
 
     whole = None
@@ -243,22 +279,24 @@ def evaluated(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The losses [n], the clean errors [n] and the bounds `Solved.upper` [n, classes] of a batch.
 
-    What `natural` has trained, without a bound of its own, is bounded by intervals.
+    What `natural` has trained, without a bound of its own, is bounded by intervals; what
+    projections have, by exact inner bounds.
 
     A regulariser, which has faded at the radius that is evaluated, is not among the losses.
 
     Args: as `gradients` takes them; no gradient is taken.
     """
+    problem = problem._replace(projection=0)
     index, _, _, alone = _split(x, together)
     draw = _drawn(problem, x, seed)
 
     def piece(here: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        arguments = _piece(problem, reference, x, y, eps, draw, here)
+        arguments = _piece(problem, reference, x, y, eps, draw, seed, here)
         found = solve(problem, weights, *arguments)
         upper = found.upper
         if upper is None:
             _, xs, ys, *_ = arguments
-            region = ball(xs, eps, box=BOX)
+            region = ball(xs, eps, problem.norm, BOX)
             upper = interval_margins(problem.structure, weights, region, ys)[1]
         return found.loss, found.measured["clean_error"], upper
 
@@ -302,7 +340,9 @@ def _drawn(problem: Problem, x: tf.Tensor, seed: Seed) -> tf.Tensor | None:
     return tf.random.stateless_uniform(tf.shape(x), tf.cast(seed, tf.int32), dtype=x.dtype)
 
 
-def _piece(problem: Problem, reference: Weights | None, x, y, eps, draw, here: tf.Tensor) -> tuple:
+def _piece(
+    problem: Problem, reference: Weights | None, x, y, eps, draw, seed: Seed, here: tf.Tensor
+) -> tuple:
     """What `solve` takes after the weights, for the examples `here` of a batch.
 
     Of the reference's dual it is without what only the reference's own gradient would need. No tape
@@ -312,11 +352,14 @@ def _piece(problem: Problem, reference: Weights | None, x, y, eps, draw, here: t
     draw = None if draw is None else tf.gather(draw, here)
     other = None
     if reference is not None:
-        other = problem.side(problem.reference, reference, x, y, eps)._replace(enclosure=None)
+        vectors = problem.vectors(seed, 1)
+        other = problem.side(problem.reference, reference, x, y, eps, vectors)
+        if isinstance(other, Margins):
+            other = other._replace(enclosure=None)
         # One network after the other: their rows are not held at the same time.
         with tf.control_dependencies([other.base, other.rows]):
             x = tf.identity(x)
-    return other, x, y, eps, draw
+    return other, x, y, eps, draw, seed
 
 
 def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
@@ -346,7 +389,7 @@ def names(problem: Problem) -> list[str]:
         found.append("interval_error")
     if problem.method == "robustra":
         found += ["eta", "t0", "infeasible", "tight", "loose"]
-    return found
+    return [called(problem, name) for name in found]
 
 
 def examples_together(problem: Problem, memory_mb: float, microbatch: int = 0) -> int:
@@ -356,13 +399,16 @@ def examples_together(problem: Problem, memory_mb: float, microbatch: int = 0) -
 
     Args:
       problem: what is computed for them.
-      memory_mb: MiB that their rows may take.
+      memory_mb: MiB that their rows and random vectors may take.
       microbatch: at most so many; 0 for no limit of its own.
     """
     found = UNLIMITED
     if problem.method in DUAL_METHODS:
         inner = problem.inner != "interval"
-        found = int(max(1, memory_mb * 2**20 // example_bytes(problem.structure, inner)))
+        needed = example_bytes(problem.structure, inner and not problem.projection)
+        if problem.projection:
+            needed += vector_bytes(problem.structure, problem.projection)
+        found = int(max(1, memory_mb * 2**20 // needed))
         found = min(MOST_TOGETHER, found) if inner else found
     return min(found, microbatch) if microbatch else found
 
@@ -375,10 +421,21 @@ def pose(
     `how` are the further fields of `Problem`.
 
     Raises:
-      ValueError: an unknown method, or a reference that is missing or not wanted.
+      ValueError: an unknown method, a reference that is missing or not wanted, or a norm or a
+        projection that the method does not take.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    norm, projection = how.get("norm", "linf"), how.get("projection", 0)
+    norms = ("linf",) if method in LOSSES else NORMS
+    if norm not in norms:
+        raise ValueError(f"norm must be one of {', '.join(norms)}, got {norm!r}")
+    check_projection(projection, norm)
+    if projection and (method not in DUAL_METHODS or how.get("inner", "dual") != "dual"):
+        raise ValueError(
+            f"projection must be 0 for method {method!r} with inner bounds by "
+            f"{how.get('inner', 'dual')!r}, got {projection}"
+        )
     if (reference is not None) != (method == "robustra"):
         wanted = "a model" if method == "robustra" else "None"
         raise ValueError(f"reference must be {wanted} for method {method!r}, got {reference}")

@@ -5,29 +5,46 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import as_scalar, ball
-from robustra_tf.bounds.dual import Weights, dual_norm
+from robustra_tf.bounds.dual import Weights
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.margins import Margins, margins
+from robustra_tf.bounds.projection import (
+    MarginEstimate,
+    Projection,
+    check_projection,
+    margin_estimates,
+)
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Structure
-from robustra_tf.objective.breakpoints import Tightness, choose, tightness
+from robustra_tf.objective.breakpoints import Tightness, choose, combined_norm, tightness
+from robustra_tf.settings import NORMS
 
 
 class Objective(NamedTuple):
     """Upper bounds of `f_t - f_y` for every target; entry `y` of each is 0. All [n, classes].
 
     Attributes:
-      h: over the reference space, `h_c(eta_med)` with `t = t0` (Eqn 8), by its tangent form.
+      h: over the reference space, `h_c(eta)` with `t = t0` (Eqn 8), by its tangent form.
       wk: over the whole ball, `U_f(c)`.
-      eta: the slack variable `eta_med`.
+      eta: the slack variable, `eta_med` for `linf`.
       t0: the threshold of the reference space (Eqn 10).
-      positive: how many transitions were positive, integers.
+      positive: as `Slack` has it, integers.
       tightness: of the constraint with t = 0.
     """
+
+    h: tf.Tensor
+    wk: tf.Tensor
+    eta: tf.Tensor
+    t0: tf.Tensor
+    positive: tf.Tensor
+    tightness: Tightness
+
+
+class ObjectiveEstimate(NamedTuple):
+    """The numbers of `Objective` where inner ranges are estimates: they bound nothing."""
 
     h: tf.Tensor
     wk: tf.Tensor
@@ -46,55 +63,75 @@ def side(
     rows: str = "auto",
     budget: float = DEFAULT_BUDGET,
     inner: str = "dual",
-) -> Margins:
-    """One network's share of the objective: its dual over the `linf` ball without a box.
+    norm: str = "linf",
+    projection: Projection | None = None,
+) -> Margins | MarginEstimate:
+    """One network's share of the objective: its dual over the ball without a box.
 
     Args:
       structure, weights: the network.
       x: images [n, *shape] in pixels.
       y: labels, integers [n].
       eps: radius in pixels, a scalar tensor.
-      rows, budget, inner: as `enclose` takes them.
+      rows, budget, inner: as `enclose` takes them; without a projection.
+      norm: of the ball.
+      projection: the random vectors that inner ranges are estimated by; None bounds them.
     """
-    return margins(structure, weights, ball(x, eps), y, rows, budget, inner)
+    region = ball(x, eps, norm)
+    if projection is not None:
+        return margin_estimates(structure, weights, region, y, projection, budget)
+    return margins(structure, weights, region, y, rows, budget, inner)
 
 
-def objective(f: Margins, g: Margins | None, eps: tf.Tensor) -> Objective:
+def objective(
+    f: Margins | MarginEstimate,
+    g: Margins | MarginEstimate | None,
+    eps: tf.Tensor,
+    norm: str = "linf",
+) -> Objective | ObjectiveEstimate:
     """Combine both networks' duals; without `g` the bound is WK's.
 
-    With `s = sgn(nuhat_1 + eta_med qhat_1)` the tangent of `h_c(eta) + eta t0` at `eta_med` has
-    the intercept `h_c = x . nuhat_1 + eps s . nuhat_1 + R_f`, which equals Eqn 8 at `t = t0`:
-    WK's bound with the worst perturbation replaced by `eps s`. `eta_med`, `t0` and `s` are
-    constants for the gradient, and nothing flows back to `g`.
+    With `s` the perturbation that is worst for `nuhat_1 + eta qhat_1`, the tangent of
+    `h_c(eta) + eta t0` at `eta` has the intercept `h_c = x . nuhat_1 + eps s . nuhat_1 + R_f`. It
+    equals Eqn 8 at `t = t0`: WK's bound with the worst perturbation replaced by `eps s`. `eta`,
+    `t0` and `s` are constants for the gradient, and nothing flows back to `g`.
+
+    Returns:
+      An `Objective` where both are bounds, else an `ObjectiveEstimate`.
     """
-    zeros = tf.zeros_like(f.base)
+    estimated = any(isinstance(one, MarginEstimate) for one in (f, g))
+    kind = ObjectiveEstimate if estimated else Objective
+    zeros, wk = tf.zeros_like(f.base), f.base + f.support
     if g is None:
         count = tf.zeros_like(f.base, tf.int32)
-        return Objective(f.upper, f.upper, zeros, zeros, count, Tightness(zeros, zeros))
+        return kind(wk, wk, zeros, zeros, count, Tightness(zeros, zeros))
     eps = as_scalar(eps, f.base.dtype)
     nuhat = tf.stop_gradient(f.rows)
     qhat, offset = tf.stop_gradient(g.rows), tf.stop_gradient(g.base)
-    slack = choose(nuhat, qhat)
-    sign = tf.stop_gradient(slack.sign)
-    t0 = eps * tf.reduce_sum(sign * qhat, -1) + offset
-    h = f.base + eps * tf.reduce_sum(sign * f.rows, -1)
+    slack = choose(nuhat, qhat, norm)
+    worst = tf.stop_gradient(slack.worst)
+    t0 = eps * tf.reduce_sum(worst * qhat, -1) + offset
+    h = f.base + eps * tf.reduce_sum(worst * f.rows, -1)
     eta = tf.stop_gradient(slack.eta)
-    return Objective(h, f.upper, eta, t0, slack.positive, tightness(nuhat, qhat, eps, offset))
+    return kind(h, wk, eta, t0, slack.positive, tightness(nuhat, qhat, eps, offset, norm))
 
 
-def literal(f: Margins, g: Margins, eps: tf.Tensor, eta: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
+def literal(
+    f: Margins | MarginEstimate,
+    g: Margins | MarginEstimate,
+    eps: tf.Tensor,
+    eta: tf.Tensor,
+    t: tf.Tensor,
+    norm: str = "linf",
+) -> tf.Tensor:
     """Eqn 8 as it stands, for any `eta >= 0` and any `t` [n, classes]: the definition of `h`.
 
-    `x . (nuhat_1 + eta qhat_1) + eps ||nuhat_1 + eta qhat_1||_1 + R_f + eta R_g - eta t`, sound for
-    every choice of the two by weak duality.
+    `x . (nuhat_1 + eta qhat_1) + eps ||nuhat_1 + eta qhat_1||_* + R_f + eta R_g - eta t`, sound for
+    every choice of the two by weak duality where `f` and `g` are bounds.
     """
     eps = as_scalar(eps, f.base.dtype)
     shift = eta[..., None] * tf.stop_gradient(g.rows)
-    row = f.rows + shift
-    # At a transition the two cancel up to rounding, whose sign would stand for the slope of |.|
-    # there; section 5.4 takes it as 0.
-    cancelled = tf.abs(row) <= 2 * np.finfo(row.dtype.as_numpy_dtype).eps * tf.abs(shift)
-    perturbed = dual_norm(tf.where(cancelled, tf.zeros_like(row), row), "linf")
+    perturbed = combined_norm(f.rows, shift, norm)
     return f.base + eta * tf.stop_gradient(g.base) + eps * perturbed - eta * t
 
 
@@ -104,15 +141,21 @@ class DualObjective(keras.layers.Layer):
     Compiled once by `tf.function`; `eps` is a tensor, so that a schedule does not retrace. The
     gradient reaches the variables of `f` alone.
 
+    With `projection=k` the inner ranges of large layers are estimated by k random vectors. A call
+    then gives an `ObjectiveEstimate`, whose `h` is to be minimised and proves nothing.
+
     Args:
       f: the trained model, image to logits.
       g: the reference model, or None for WK's bound.
       eps: radius in pixels where a call gives none.
-      norm: `linf`, the norm for which `eta` has the paper's closed form.
+      norm: of the ball, `linf`, `l2` or `l1`.
       memory_mb: MiB that one slice of rows may take.
+      projection: how many random vectors, 0 for exact inner bounds.
+      seed: of the random vectors, together with the `step` that a call gives.
 
     Raises:
-      ValueError: another norm, models whose classes or inputs differ, or an unsupported layer.
+      ValueError: a norm or a projection out of its range, models whose classes or inputs differ, or
+        an unsupported layer.
     """
 
     def __init__(
@@ -122,12 +165,16 @@ class DualObjective(keras.layers.Layer):
         eps: float | None = None,
         norm: str = "linf",
         memory_mb: int = DEFAULT_BUDGET // 2**20,
+        projection: int = 0,
+        seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if norm != "linf":
-            raise ValueError(f"norm must be 'linf' for the objective, got {norm!r}")
-        self.f, self.g, self.eps = f, g, eps
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        check_projection(projection, norm)
+        self.f, self.g, self.eps, self.norm, self.projection = f, g, eps, norm, projection
+        self._seed = seed
         self._graphs = [build(model) for model in (f, g) if model is not None]
         shapes = [(s.structure.input_shape, s.structure.output_shape) for s in self._graphs]
         if len(set(shapes)) > 1:
@@ -137,40 +184,76 @@ class DualObjective(keras.layers.Layer):
         self._compiled_terms = tf.function(self._terms, autograph=False)
         self.built = True
 
-    def call(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor | None = None) -> tf.Tensor:
-        """`h` [n, classes] of images `x` [n, *shape], in pixels, and labels `y` [n]."""
-        return self._compiled(*self._arguments(x, y, eps)).h
+    def call(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        eps: tf.Tensor | None = None,
+        step: int | tf.Tensor | None = None,
+    ) -> tf.Tensor | ObjectiveEstimate:
+        """`h` [n, classes] of images `x` [n, *shape], in pixels, and labels `y` [n].
+
+        Args:
+          x, y: the images and labels.
+          eps: radius in pixels.
+          step: number of the random vectors, which are the same for the same step; projections
+            alone need one.
+        """
+        found = self._compiled(*self._arguments(x, y, eps, step))
+        return found if self.projection else found.h
 
     def diagnostics(
-        self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor | None = None
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        eps: tf.Tensor | None = None,
+        step: int | tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """`h`, `literal`, `wk`, `eta`, `t0`, `grad_left`, `grad_right`: [n, classes] each.
 
         `literal` is Eqn 8 at `eta`, `t0`; `grad_left` and `grad_right` are the limits of the slope
-        at t = 0 that tell infeasible, tight and loose constraints apart.
+        at t = 0 that tell infeasible, tight and loose constraints apart. Of projections, every name
+        ends in `_estimate`.
         """
-        return self._compiled_terms(*self._arguments(x, y, eps))
+        terms = self._compiled_terms(*self._arguments(x, y, eps, step))
+        ending = "_estimate" if self.projection else ""
+        return {f"{name}{ending}": term for name, term in terms.items()}
 
-    def _arguments(self, x, y, eps) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _arguments(self, x, y, eps, step) -> tuple[tf.Tensor, ...]:
         eps = self.eps if eps is None else eps
         if eps is None:
             raise ValueError("eps must be given to the layer or to the call, got None for both")
+        if (step is not None) != bool(self.projection):
+            wanted = "a number" if self.projection else "None"
+            raise ValueError(f"step must be {wanted} with projection={self.projection}, got {step}")
         x = tf.convert_to_tensor(x)
-        return x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype)
+        number = 0 if step is None else step
+        seed = tf.stack([tf.cast(part, tf.int32) for part in (self._seed, number)])
+        return x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype), seed
 
-    def _sides(self, x, y, eps) -> list[Margins]:
+    def _sides(self, x, y, eps, seed) -> list[Margins | MarginEstimate]:
         return [
-            side(graph.structure, graph.weights(x.dtype), x, y, eps, "every", self._budget)
-            for graph in self._graphs
+            side(
+                graph.structure,
+                graph.weights(x.dtype),
+                x,
+                y,
+                eps,
+                "every",
+                self._budget,
+                norm=self.norm,
+                projection=Projection(self.projection, seed).fold(k) if self.projection else None,
+            )
+            for k, graph in enumerate(self._graphs)
         ]
 
-    def _evaluate(self, x, y, eps) -> Objective:
-        sides = self._sides(x, y, eps)
-        return objective(sides[0], sides[1] if len(sides) > 1 else None, eps)
+    def _evaluate(self, x, y, eps, seed) -> Objective | ObjectiveEstimate:
+        sides = self._sides(x, y, eps, seed)
+        return objective(sides[0], sides[1] if len(sides) > 1 else None, eps, self.norm)
 
-    def _terms(self, x, y, eps) -> dict[str, tf.Tensor]:
-        sides = self._sides(x, y, eps)
-        found = objective(sides[0], sides[1] if len(sides) > 1 else None, eps)
+    def _terms(self, x, y, eps, seed) -> dict[str, tf.Tensor]:
+        sides = self._sides(x, y, eps, seed)
+        found = objective(sides[0], sides[1] if len(sides) > 1 else None, eps, self.norm)
         terms = {
             "h": found.h,
             "wk": found.wk,
@@ -180,5 +263,5 @@ class DualObjective(keras.layers.Layer):
             "grad_right": found.tightness.right,
         }
         reference = sides[-1]
-        terms["literal"] = literal(sides[0], reference, eps, found.eta, found.t0)
+        terms["literal"] = literal(sides[0], reference, eps, found.eta, found.t0, self.norm)
         return terms

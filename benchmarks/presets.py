@@ -1,0 +1,94 @@
+"""The paper's recipes, some steps of each: `python -m benchmarks.presets --steps=20`.
+
+Every recipe runs in a process of its own, at the radius and the learning rate of its first epoch
+and on its training images: what `train.main --preset=NAME` begins with. Rows come as they are done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+import time
+from typing import Any
+
+from benchmarks import harness, options, subjects
+from robustra_tf import settings
+from train import presets
+from train.config import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which recipes, and for how long."""
+
+    preset: str | None = options.option(None, "one recipe, here; absent: all", tuple(presets.PAPER))
+    steps: int = options.option(20, "steps of f against a fixed g")
+    batch: int | None = options.option(None, "examples a step; default: the recipe's")
+    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+
+    def __post_init__(self):
+        settings.within("steps", self.steps, 2)
+        if self.batch is not None:
+            settings.within("batch", self.batch, 1)
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Take the steps in this process.
+
+    Returns:
+      The recipe's projections and radius (in pixels); `first_step_s`, which compiles, and the
+      median `ms_per_step` of the others; the peak memory of the process; `loss_first` and
+      `loss_last`, means over the first and the last tenth of the steps, and whether all are finite.
+    """
+    import tensorflow as tf
+
+    from robustra_tf import data
+    from train.run import make_networks
+
+    given = {"preset": config.preset, "batch_size": config.batch, "data_dir": _data(config)}
+    run = resolve(given)
+    images = data.load(run.dataset, "train", config.steps * run.batch_size, run.data_dir)
+    batches = data.TrainingBatches(images, run.batch_size, run.seed, run.augment)
+    step, eps = make_networks(run)[0].step, tf.constant(run.eps_start, tf.float32)
+    losses, seconds = [], []
+    for x, y in batches.epoch(0):
+        start = time.perf_counter()
+        losses.append(float(step(x, y, eps)["loss"]))
+        seconds.append(time.perf_counter() - start)
+    tenth = max(1, len(losses) // 10)
+    return {
+        "preset": config.preset,
+        "projection": run.projection,
+        "eps": run.eps_start,
+        "batch": run.batch_size,
+        "steps": len(losses),
+        "first_step_s": seconds[0],
+        "ms_per_step": 1e3 * statistics.median(seconds[1:]),
+        "peak_memory_mb": harness.peak_memory_mb(),
+        "loss_first": statistics.fmean(losses[:tenth]),
+        "loss_last": statistics.fmean(losses[-tenth:]),
+        "finite": all(map(math.isfinite, losses)),
+    }
+
+
+def _data(config: Config) -> str | None:
+    folder = subjects.shared_folder()
+    if config.data_dir is None and folder is not None and (folder / "tfds").is_dir():
+        return str(folder / "tfds")
+    return config.data_dir
+
+
+def main(config: Config) -> None:
+    """Measure one recipe here, or each in a process of its own; a row of JSON each."""
+    if config.preset is not None:
+        print(json.dumps(measure(config)))
+        return
+    for name in presets.PAPER:
+        flags = dataclasses.asdict(config) | {"preset": name}
+        print(json.dumps(harness.fresh("benchmarks.presets", flags)), flush=True)
+
+
+if __name__ == "__main__":
+    main(options.parse(Config, __doc__))
