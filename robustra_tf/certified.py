@@ -10,13 +10,8 @@ import tensorflow as tf
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.metrics import certified
 from robustra_tf.objective.methods import DEFAULTS, Options
-from robustra_tf.objective.problem import (
-    evaluated,
-    examples_together,
-    gradients,
-    pose,
-    trained_places,
-)
+from robustra_tf.objective.pieces import evaluated, examples_together, gradients
+from robustra_tf.objective.problem import pose, trained_places
 from robustra_tf.schedules import epsilon_within
 from robustra_tf.settings import DEFAULT_MEMORY_MB, DUAL_METHODS, INNER, largest_radius
 

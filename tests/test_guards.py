@@ -19,7 +19,8 @@ from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.relu import relax
 from robustra_tf.graph import build
 from robustra_tf.objective.methods import Options, regulariser, spread
-from robustra_tf.objective.problem import Problem, gradients, names
+from robustra_tf.objective.pieces import gradients
+from robustra_tf.objective.problem import Problem, names
 from robustra_tf.objective.robustra import DualObjective, objective, side
 from robustra_tf.settings import INTERVAL_METHODS, METHODS
 from tests import nets, oracle_nets, oracles

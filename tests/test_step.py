@@ -10,7 +10,8 @@ from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.graph import build
 from robustra_tf.objective.losses import robust_cross_entropy, robust_error
 from robustra_tf.objective.methods import Options
-from robustra_tf.objective.problem import examples_together, gradients, pose
+from robustra_tf.objective.pieces import examples_together, gradients
+from robustra_tf.objective.problem import pose
 from robustra_tf.objective.robustra import objective, side
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
-from robustra_tf.objective.problem import gradients, pose, trained_places
+from robustra_tf.objective.pieces import gradients
+from robustra_tf.objective.problem import pose, trained_places
 from train import rules
 from train.step import regularised
 

@@ -9,14 +9,8 @@ import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.objective.methods import DEFAULTS, Options
-from robustra_tf.objective.problem import (
-    Seed,
-    Weights,
-    examples_together,
-    gradients,
-    pose,
-    trained_places,
-)
+from robustra_tf.objective.pieces import examples_together, gradients
+from robustra_tf.objective.problem import Seed, Weights, pose, trained_places
 from robustra_tf.settings import DEFAULT_MEMORY_MB
 
 
