@@ -6,7 +6,11 @@ RUN_DIR ?= runs/digits
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: train test bench lint format clean
+# Two processes of one thread each; a file's tests stay together, for they share what they made.
+PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n 2
+FUZZ_GRAPHS ?= 2000
+
+.PHONY: train test fuzz bench lint format clean
 
 train: $(VENV)/.train
 	mkdir -p $(dir $(RUN_DIR))
@@ -17,7 +21,10 @@ train: $(VENV)/.train
 	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)"
 
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) --dist loadfile --cov --cov-report=
+
+fuzz: $(VENV)/.dev
+	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) $(PYTEST) --dist load tests/test_fuzz.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,7 +42,7 @@ bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks.scaling
 
 clean:
-	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) .coverage .pytest_cache .hypothesis .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

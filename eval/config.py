@@ -13,6 +13,8 @@ from robustra_tf.settings import SettingError
 
 # In the order in which they run, whatever order they are asked for in.
 STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
+# Bounds that take no account of rounding.
+UNSOUND = ("crown", "alpha", "milp")
 DTYPES = ("float32", "float64")
 LOSSES = ("margin", "cross_entropy")
 SOLVERS = ("branch", "highs", "gurobi")
@@ -31,6 +33,7 @@ class Config:
       lp_box: whether the LP bound is over the ball cut to `box` too, not the ball alone.
       stages: of `STAGES`, always with `clean`, whose predictions the others need.
       first: position of the first example in the split.
+      sound: whether bounds are sound: for real numbers and for the float32 forward pass.
       limit: so many examples from `first` on, or None for all.
       eps_sweep: further radii, increasing, for which PGD and the LP bound are run.
       time_limit: seconds that `milp` may take for an example, over all targets.
@@ -55,6 +58,7 @@ class Config:
     stages: tuple[str, ...]
     batch_size: int
     dtype: str
+    sound: bool
     attack_loss: str
     attack_steps: int
     attack_restarts: int
@@ -85,7 +89,7 @@ DEFAULTS: dict[str, Any] = {
     "lp_box": False,
     "stages": ("clean", "lp"),
     "batch_size": 20,
-    "dtype": "float32",
+    "sound": False,
     "attack_loss": "margin",
     "attack_steps": 40,
     "attack_restarts": 2,
@@ -116,6 +120,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
         raise SettingError("saved_model", "either --saved_model or --weights with --model", source)
     trained = _settings_of(given["saved_model"]) if "saved_model" in given else {}
     values = DEFAULTS | trained | given
+    values.setdefault("dtype", "float64" if values["sound"] else "float32")
     for name in ("dataset", "eps"):
         if name not in values:
             raise SettingError(name, _missing(name), None)
@@ -194,6 +199,11 @@ def _check(config: Config) -> None:
         raise SettingError("lp_box", f"false with --norm={config.norm}", True)
     settings.within("batch_size", config.batch_size, 1)
     settings.one_of("dtype", config.dtype, DTYPES)
+    if config.sound and config.dtype != "float64":
+        raise SettingError("dtype", "float64 with --sound", config.dtype)
+    unsound = [name for name in UNSOUND if name in config.stages]
+    if config.sound and unsound:
+        raise SettingError("stages", f"no {', '.join(UNSOUND)} with --sound", unsound[0])
     settings.one_of("attack_loss", config.attack_loss, LOSSES)
     settings.within("attack_steps", config.attack_steps, 1)
     settings.within("attack_restarts", config.attack_restarts, 1)

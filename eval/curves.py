@@ -1,20 +1,22 @@
 """Draws the curves of training: `python -m eval.curves --out=FILE.png RUN...`.
 
 Every RUN is a workdir of `train.main`; what is drawn stands in its `config.json` and `history.csv`.
-The report draws Figures 1, 3 and 4 of the paper with the functions below.
+The report draws Figures 3 and 4 of the paper with the functions below.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from robustra_tf.plots import MOTIVATION, curve, finish
+from robustra_tf.reading import read_json
 
 Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
@@ -23,15 +25,6 @@ CERTIFIED = {"test_lp_error": "LP", "test_interval_error": "intervals"}
 #: How the columns end that rest on random projections, in a run that trains on them.
 ESTIMATE = "_estimate"
 TIGHTNESS = ("infeasible", "tight", "loose")
-#: Columns of a motivation run's CSV: `epoch` from 1; PGD errors of f and g as fractions; and the
-#: errors of g on examples that attack f, and of f on examples that attack g.
-MOTIVATION = (
-    "epoch",
-    "pgd_error_f",
-    "pgd_error_g",
-    "transfer_error_f_to_g",
-    "transfer_error_g_to_f",
-)
 _DASHES = dict(zip(NETWORKS, ("-", "--"), strict=True))
 _COLORS = dict(zip(NETWORKS, ("C0", "C1"), strict=True))
 
@@ -54,7 +47,7 @@ def read(folder: Path) -> Run:
       ValueError: a folder that holds no run.
     """
     try:
-        method = json.loads((folder / "config.json").read_text(encoding="utf-8"))["method"]
+        method = read_json(folder / "config.json")["method"]
         rows = _table(folder / "history.csv", ("epoch", "network"))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"RUN must be a workdir of train.main, got {folder}: {error}") from error
@@ -84,24 +77,10 @@ def _table(path: Path, columns: Sequence[str]) -> Rows:
         reader = csv.DictReader(file)
         if missing := set(columns) - set(reader.fieldnames or ()):
             raise ValueError(f"{path.name} has no column {', '.join(sorted(missing))}")
-        return list(reader)
-
-
-def _curve(axes: Axes, rows: Rows, column: str, scale: float, **style) -> None:
-    points = [(int(r["epoch"]), scale * float(r[column])) for r in rows if r.get(column)]
-    if points:
-        # Of one epoch there is no line to see.
-        marker = "o" if len(points) == 1 else None
-        axes.plot(*zip(*points, strict=True), marker=marker, **style)
-
-
-def _finish(panels: Iterable[Axes]) -> None:
-    for axes in panels:
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize=9)
+        try:
+            return list(reader)
+        except csv.Error as error:
+            raise ValueError(f"{path.name}, line {reader.line_num + 1}: {error}") from error
 
 
 def errors(run: Run) -> Figure:
@@ -112,20 +91,20 @@ def errors(run: Run) -> Figure:
         color = _COLORS[name]
         for axes, train in ((robust, "robust_error"), (clean, "clean_error")):
             style = {"color": color, "label": f"{name}, training images"}
-            _curve(axes, rows, train, 100, **style)
+            curve(axes, rows, train, 100, **style)
             style["label"] += ", estimated"
-            _curve(axes, rows, f"{train}{ESTIMATE}", 100, **style)
+            curve(axes, rows, f"{train}{ESTIMATE}", 100, **style)
         style = {"color": color, "linestyle": ":", "linewidth": 2}
         for column, bound in CERTIFIED.items():
-            _curve(robust, rows, column, 100, label=f"{name}, test images, {bound}", **style)
-        _curve(clean, rows, "test_clean_error", 100, label=f"{name}, test images", **style)
+            curve(robust, rows, column, 100, label=f"{name}, test images, {bound}", **style)
+        curve(clean, rows, "test_clean_error", 100, label=f"{name}, test images", **style)
     robust.set(title="Robust error by bounds (on training images the method's own)")
     robust.title.set_fontsize(10.5)
     clean.set(title="Clean error")
     clean.title.set_fontsize(10.5)
     for axes in (robust, clean):
         axes.set(ylabel="error in %", ylim=(0, None))
-    _finish((robust, clean))
+    finish((robust, clean))
     return figure
 
 
@@ -134,33 +113,20 @@ def reference(run: Run) -> Figure:
     figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
     threshold, *panels = figure.subplots(1, 1 + len(NETWORKS))
     for name, rows in run.networks.items():
-        _curve(threshold, rows, "t0", 1, color=_COLORS[name], label=f"training of {name}")
+        curve(threshold, rows, "t0", 1, color=_COLORS[name], label=f"training of {name}")
     threshold.set(
         title="Threshold t of the reference space", ylabel="mean t0 (difference of logits)"
     )
     for axes, (name, rows) in zip(panels, run.networks.items(), strict=True):
         _tightness(axes, name, rows)
-    _finish((threshold, *panels))
-    return figure
-
-
-def motivation(rows: Rows) -> Figure:
-    """Figure 1: PGD error of f and g, and of each on the other's adversarial examples."""
-    figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    labels = ("PGD error of f", "PGD error of g", "g on attacks of f", "f on attacks of g")
-    styles = (("C0", "-"), ("C1", "-"), ("C0", ":"), ("C1", ":"))
-    for column, label, (color, dash) in zip(MOTIVATION[1:], labels, styles, strict=True):
-        _curve(axes, rows, column, 100, label=label, color=color, linestyle=dash)
-    axes.set(title="Attacks and how they transfer", ylabel="error in %", ylim=(0, None))
-    _finish((axes,))
+    finish((threshold, *panels))
     return figure
 
 
 def _tightness(axes: Axes, name: str, rows: Rows) -> None:
     for column in TIGHTNESS:
-        _curve(axes, rows, column, 100, label=column)
-        _curve(axes, rows, f"{column}{ESTIMATE}", 100, label=f"{column}, estimated")
+        curve(axes, rows, column, 100, label=column)
+        curve(axes, rows, f"{column}{ESTIMATE}", 100, label=f"{column}, estimated")
     axes.set(title=f"Constraint at t = 0, training of {name}", ylabel="% of targets", ylim=(0, 102))
 
 
@@ -172,14 +138,14 @@ def compare(runs: Sequence[Run]) -> Figure:
         for name, rows in networks.items():
             style = {"color": f"C{position % 10}", "linestyle": _DASHES[name]}
             for column, bound in CERTIFIED.items():
-                _curve(certified, rows, column, 100, label=f"{method}, {name}, {bound}", **style)
+                curve(certified, rows, column, 100, label=f"{method}, {name}, {bound}", **style)
     certified.set(title="Certified error on test images", ylabel="%", ylim=(0, 102))
     pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if run.method == "robustra"]
     for name, rows in (pairs[0] if pairs else {}).items():
-        _curve(threshold, rows, "t0", 1, linestyle=_DASHES[name], color="C0", label=name)
+        curve(threshold, rows, "t0", 1, linestyle=_DASHES[name], color="C0", label=name)
     threshold.set(title="Threshold t of the reference space", ylabel="mean t0")
     _tightness(tightness, NETWORKS[0], pairs[0][NETWORKS[0]] if pairs else [])
-    _finish((certified, threshold, tightness))
+    finish((certified, threshold, tightness))
     return figure
 
 

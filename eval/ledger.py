@@ -13,11 +13,14 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustra_tf.files import write_atomically
+from robustra_tf.reading import read_json
 
 NAME = "ledger.csv"
 IDENTITY_NAME = "ledger.json"
@@ -75,17 +78,43 @@ class Row:
         """The row of such text; `ValueError` where it is not one."""
         if len(cells) != len(FIELDS):
             raise ValueError(f"expected {len(FIELDS)} fields, got {len(cells)}")
-        index, label, predicted, status, stage, margin, target, seconds = cells
-        return Row(
-            int(index),
-            int(label),
-            int(predicted),
-            Status(status),
-            stage,
-            float(margin) if margin else None,
-            int(target) if target else None,
-            float(seconds),
-        )
+        read = {name: _READERS[name](name, cell) for name, cell in zip(FIELDS, cells, strict=True)}
+        return Row(**read)
+
+
+def _count(name: str, cell: str) -> int:
+    # Not int(cell), which reads "1_0" and digits of other scripts too.
+    if not re.fullmatch("[0-9]{1,18}", cell):
+        raise ValueError(f"{name}: expected an integer of at least 0, got {cell[:40]!r}")
+    return int(cell)
+
+
+def _number(name: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if math.isnan(value):
+        raise ValueError(f"{name}: expected a number, got {cell[:40]!r}")
+    return value
+
+
+def _status(name: str, cell: str) -> Status:
+    if cell not in list(Status):
+        raise ValueError(f"{name}: expected one of {', '.join(Status)}, got {cell[:40]!r}")
+    return Status(cell)
+
+
+_READERS: dict[str, Callable[[str, str], Any]] = {
+    "index": _count,
+    "label": _count,
+    "predicted": _count,
+    "status": _status,
+    "stage": lambda _, cell: cell,
+    "margin_lower": lambda name, cell: _number(name, cell) if cell else None,
+    "worst_target": lambda name, cell: _count(name, cell) if cell else None,
+    "seconds": _number,
+}
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Row))
@@ -128,13 +157,17 @@ def read(directory: Path) -> Stored:
         raise LedgerError(f"{path}: not text: {error}") from error
     if lines and lines[0] + "\n" != _HEADER:
         raise LedgerError(f"{path}, line 1: expected {_HEADER.strip()}, got {lines[0]}")
-    rows = {}
-    for number, cells in enumerate(csv.reader(lines[1:]), start=2):
-        try:
+    rows: dict[int, Row] = {}
+    table = csv.reader(lines, strict=True)
+    try:
+        next(table, None)
+        for cells in table:
             row = Row.parse(cells)
-        except ValueError as error:
-            raise LedgerError(f"{path}, line {number}: {error}") from error
-        rows[row.index] = row
+            if about["finished"] and row.index in rows:
+                raise ValueError(f"index: {row.index} was there before; expected a row an example")
+            rows[row.index] = row
+    except (ValueError, csv.Error) as error:
+        raise LedgerError(f"{path}, line {table.line_num}: {error}") from error
     return Stored(about["identity"], rows, dict(about["seconds"]), about["finished"], len(whole))
 
 
@@ -205,6 +238,7 @@ class Ledger:
         stored = check(directory, identity, resume)
         self.rows: dict[int, Row] = stored.rows if stored else {}
         self.seconds: dict[str, float] = stored.seconds if stored else {}
+        self._next_about = 0.0
         if stored is None:
             self._write_about(finished=False)
         if stored is None or stored.size == 0:
@@ -222,18 +256,23 @@ class Ledger:
             self._file.flush()
             self.rows[row.index] = row
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self._write_about(finished=False)
+        # Waits for the disk, which quick examples need not: a crash loses a second of the account.
+        if time.monotonic() >= self._next_about:
+            self._next_about = time.monotonic() + 1.0
+            self._write_about(finished=False)
 
     def finish(self) -> None:
         """Rewrites the file with one row an example, in their order, and closes it."""
-        self.close()
+        self._file.close()
         lines = [",".join(self.rows[index].cells()) + "\n" for index in sorted(self.rows)]
         write_atomically(self._path, _HEADER + "".join(lines))
         self._write_about(finished=True)
 
     def close(self) -> None:
         """Closes the file; what was recorded can be continued."""
-        self._file.close()
+        if not self._file.closed:
+            self._file.close()
+            self._write_about(finished=False)
 
     def _write_about(self, finished: bool) -> None:
         about = {"identity": self._identity, "seconds": self.seconds, "finished": finished}
@@ -252,10 +291,13 @@ def _read_about(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         raise LedgerError(f"{directory / NAME}: whose ledger it is cannot be told: no {path}")
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        about = {name: about[name] for name in ("identity", "seconds", "finished")}
-    except (ValueError, TypeError, KeyError) as error:
-        raise LedgerError(f"{path}: damaged: {error!r}") from error
-    if not isinstance(about["identity"], dict) or not isinstance(about["seconds"], dict):
-        raise LedgerError(f"{path}: damaged: expected objects")
-    return about
+        about = read_json(path)
+    except ValueError as error:
+        raise LedgerError(str(error)) from error
+    for name, kind in (("identity", dict), ("seconds", dict), ("finished", bool)):
+        if not isinstance(about, dict) or not isinstance(about.get(name), kind):
+            raise LedgerError(f"{path}: damaged: {name!r}: expected {kind.__name__}")
+    for stage, spent in about["seconds"].items():
+        if not isinstance(spent, int | float) or not math.isfinite(spent):
+            raise LedgerError(f"{path}: damaged: 'seconds' of {stage!r}: expected a number")
+    return {name: about[name] for name in ("identity", "seconds", "finished")}

@@ -14,13 +14,9 @@ from absl import app, flags, logging
 from eval import config as configs
 from robustra_tf import data, settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
+from robustra_tf.stopping import Exit, Stop, Stopped
 
 FLAGS = flags.FLAGS
-# Exit codes: an evaluation that broke off, a command that cannot be run as it stands, and one that
-# the user stopped.
-FAILED = 1
-BAD_USAGE = 2
-INTERRUPTED = 130
 
 
 def _define() -> None:
@@ -43,7 +39,8 @@ def _define() -> None:
     yes_no("lp_box", None, "cut the ball to the box in the LP bound too: tighter than the paper's")
     flags.DEFINE_list("stages", None, f"of {','.join(configs.STAGES)}; default: clean,lp")
     whole("batch_size", None, f"examples at a time in lp; default: {default['batch_size']}")
-    text("dtype", None, f"of the bounds: {', '.join(configs.DTYPES)}; default: {default['dtype']}")
+    text("dtype", None, f"of the bounds: {', '.join(configs.DTYPES)}; default: float32")
+    yes_no("sound", None, "subtract rounding from ibp and lp: true in real numbers and in float32")
     text("attack_loss", None, f"{', '.join(configs.LOSSES)}; default: {default['attack_loss']}")
     whole("attack_steps", None, f"of each restart; default: {default['attack_steps']}")
     whole("attack_restarts", None, f"default: {default['attack_restarts']}")
@@ -66,6 +63,11 @@ def main(argv) -> int:
     # The first is read by TensorFlow at its import, the second by TensorFlow Datasets.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
+    with Stop(_say) as stop:
+        return _evaluate(config, stop)
+
+
+def _evaluate(config: configs.Config, stop: Stop) -> Exit:
     try:
         require_tensorflow_backend()
         from eval import milp, run
@@ -74,19 +76,24 @@ def main(argv) -> int:
     except (ValueError, OSError, BackendError) as error:
         return _refuse(error)
     try:
-        run.evaluate(evaluation)
-    except KeyboardInterrupt:
-        print("eval.main: stopped; --resume goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except (milp.StageError, OSError) as error:  # Such as a full disk.
-        _refuse(error)
-        return FAILED
-    return 0
+        run.evaluate(evaluation, stop)
+    except (Stopped, milp.StageError, OSError) as error:
+        # Ctrl-C reaches the workers too, which may break off before anything is looked at.
+        if stop.requested:
+            _say("stopped; --resume goes on from here")
+            return Exit.STOPPED
+        _say(str(error))  # Such as a full disk.
+        return Exit.FAILED
+    return Exit.DONE
 
 
-def _refuse(error: Exception) -> int:
-    print(f"eval.main: {' '.join(str(error).split())}", file=sys.stderr)
-    return BAD_USAGE
+def _refuse(error: Exception) -> Exit:
+    _say(str(error))
+    return Exit.BAD_USAGE
+
+
+def _say(line: str) -> None:
+    print(f"eval.main: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def _parse(argv):

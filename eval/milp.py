@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 
@@ -76,6 +79,11 @@ class Milp:
                 for job in wait(waiting, return_when=FIRST_COMPLETED).done:
                     batch = waiting.pop(job)
                     yield decisions(batch, _answer(job, int(batch.indices[0])))
+        except BaseException:
+            # Nobody waits for what they are at: of a worker, nothing is recorded in any case.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -131,9 +139,17 @@ _worker = _Worker()
 
 def _begin(config: Config, weights_sha256: str) -> None:
     """Begins a worker; the network is read with the first example, where errors are told."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the evaluation's to answer
+    threading.Thread(target=_end_with, args=[multiprocessing.parent_process()], daemon=True).start()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     _worker.config, _worker.weights_sha256 = config, weights_sha256
+
+
+def _end_with(evaluation: multiprocessing.process.BaseProcess) -> None:
+    """Ends this process as soon as the evaluation's has ended, however it did."""
+    evaluation.join()
+    os._exit(1)
 
 
 def _verify(image: np.ndarray, label: int) -> Verdict:

@@ -6,7 +6,7 @@ directory and from the history of the run that trained the network. `eval.main` 
 write the page at their end; the command writes it anew, for other options:
 
 * `--run=WORKDIR`: the training run, where it does not lie beside the SavedModel;
-* `--motivation=CSV`: a run whose networks attack each other, columns `curves.MOTIVATION`;
+* `--motivation=CSV`: a run whose networks attack each other, columns `plots.MOTIVATION`;
 * `--data_dir=DIR`: where the images are read from again.
 """
 
@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 from eval import curves, figures, gallery, published, results, sweep, witnesses
 from eval.cascade import Examples
 from eval.ledger import Status, Stored, read
+from robustra_tf import plots
 from robustra_tf.files import write_atomically
 
 NAME = "report.html"
@@ -97,7 +98,7 @@ def build(
         "motivation": None,
     }
     if attacked is not None:
-        drawn = curves.motivation(attacked)
+        drawn = plots.motivation(attacked)
         content["motivation"] = _picture("motivation", "PGD and transfer errors by epoch", drawn)
     _save([value for value in content.values() if isinstance(value, Picture)], out / FOLDER)
     environment = jinja2.Environment(

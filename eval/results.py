@@ -13,12 +13,13 @@ from typing import Any
 from eval.config import STAGES
 from eval.ledger import Row, Status
 from robustra_tf.files import write_atomically
+from robustra_tf.reading import read_json
 
 SCHEMA = 1
 NAME = "results.json"
 _PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
 _REQUIRED = {"schema", "model", "source", "n", "undecided", "seconds", "date", "weights_sha256"}
-_SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype")
+_SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype", "sound")
 ERRORS = {
     "clean_error": "clean error",
     "pgd_error": "PGD error (lower bound of the robust error)",
@@ -131,7 +132,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     path = directory / NAME
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = read_json(path)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no results of a finished evaluation: {error}") from error
     missing = _REQUIRED - set(figures) if isinstance(figures, dict) else _REQUIRED

@@ -17,6 +17,8 @@ from eval.ledger import Ledger, check
 from eval.progress import Progress
 from eval.witnesses import Witnesses
 from robustra_tf import fingerprint, graph
+from robustra_tf.files import hold
+from robustra_tf.stopping import NEVER, Stop
 
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how
 # many processes, and the radii of a sweep, which have ledgers of their own.
@@ -37,7 +39,8 @@ def prepare(config: Config) -> Evaluation:
     """Loads and checks the network and the examples, and opens the ledger.
 
     Raises:
-      ValueError, OSError: something is missing, damaged or does not fit; the text says what.
+      ValueError, OSError: something is missing, damaged, does not fit or is in use by another
+        process; the text says what.
     """
     model = inputs.load_network(config)
     dataset = inputs.load_examples(config)
@@ -45,6 +48,7 @@ def prepare(config: Config) -> Evaluation:
     images, labels = dataset
     identity = _identity(config, model, images, labels)
     config.out.mkdir(exist_ok=True)
+    hold(config.out)
     # Before the first ledger is opened, which may begin it anew.
     for eps in config.eps_sweep:
         folder = sweep.directory(config.out, eps)
@@ -56,14 +60,18 @@ def prepare(config: Config) -> Evaluation:
     return Evaluation(config, model, cascade.Examples(indices, images, labels), identity, ledger)
 
 
-def evaluate(evaluation: Evaluation) -> dict[str, Any]:
-    """Runs the stages, writes the results and prints them; returns the content of results.json."""
+def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
+    """Runs the stages, writes the results and prints them; returns the content of results.json.
+
+    Raises:
+      Stopped: `stop` asked for it; everything that was decided is recorded.
+    """
     config, model, examples, identity, ledger = evaluation
     kept = Witnesses(config.out, identity, model, config.resume)
     made = stages.make(config, model)
     progress = Progress(ledger.rows.values())
     try:
-        cascade.run(made, examples, ledger, progress, kept.keep)
+        cascade.run(made, examples, ledger, _until(stop, progress), kept.keep)
     finally:
         progress.close()
         ledger.close()
@@ -72,12 +80,22 @@ def evaluate(evaluation: Evaluation) -> dict[str, Any]:
     figures = results.results(identity, model.name, source, ledger.rows.values(), ledger.seconds)
     path = results.write(figures, config.out)
     print(f"{results.table(figures)}\nresults in {path}", flush=True)
-    _sweep(evaluation, made)
+    _sweep(evaluation, made, stop)
     print(f"report in {report.build(config.out, examples=examples)}", flush=True)
     return figures
 
 
-def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage]) -> None:
+def _until(stop: Stop, progress: Progress) -> cascade.Watch:
+    """Shows progress, and stops where a batch is recorded and the next one is not begun."""
+
+    def watch(*told) -> None:
+        progress(*told)
+        stop.check()
+
+    return watch
+
+
+def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> None:
     """Runs PGD and the LP bound at the further radii, with what the stages have compiled."""
     config, model, examples, identity, ledger = evaluation
     if not config.eps_sweep:
@@ -89,11 +107,11 @@ def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage]) -> None:
     have |= {s.name: s for s in stages.make(dataclasses.replace(config, stages=wanted), model)}
     bars: list[Progress] = []
 
-    def watch(eps: float, ledger: Ledger) -> Progress:
+    def watch(eps: float, ledger: Ledger) -> cascade.Watch:
         for bar in bars:
             bar.close()
         bars[:] = [Progress(ledger.rows.values(), f"eps {eps:g}, ")]
-        return bars[0]
+        return _until(stop, bars[0])
 
     try:
         points = sweep.run(

@@ -109,7 +109,8 @@ class Bound(_Batched):
         super().__init__(config, model)
 
     def _decide(self, batch: Examples) -> Decisions:
-        certificate = self._exact(batch) if self._config.eps == 0 else self._bound(batch)
+        exact = self._config.eps == 0 and not self._config.sound
+        certificate = self._exact(batch) if exact else self._bound(batch)
         # Without what filled the batch up.
         n = len(batch)
         status = _where(certificate.certified[:n], Status.VERIFIED)
@@ -132,6 +133,7 @@ class Bound(_Batched):
             method=METHODS[self.name],
             batch_size=self.batch_size,
             dtype=config.dtype,
+            sound=config.sound,
         )
 
     def _exact(self, batch: Examples) -> Certificate:
@@ -139,7 +141,8 @@ class Bound(_Batched):
         logits = predict(self._model, batch.images)
         margins = np.take_along_axis(logits, batch.labels[:, None], axis=1) - logits
         predicted = logits.argmax(axis=1)
-        return Certificate(margins, batch.labels, predicted, 0.0, self._config.norm, None, "exact")
+        norm = self._config.norm
+        return Certificate(margins, batch.labels, predicted, 0.0, norm, None, "exact", "float32")
 
 
 def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:

@@ -163,7 +163,7 @@ def read(out: Path, identity: Mapping[str, Any]) -> list[Point]:
             Point(**{f: int(r[f]) if f == "n" else float(r[f]) for f in Point._fields})
             for r in rows
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise ValueError(f"{path}: damaged: {error!r}") from error
 
 

@@ -21,6 +21,7 @@ import robustra_tf as rt
 from eval.cascade import Decisions
 from eval.ledger import Status, evaluation_id
 from robustra_tf.files import write_atomically
+from robustra_tf.reading import Field, read_arrays
 
 NAME = "witnesses.npz"
 #: So many are kept of each stage.
@@ -40,6 +41,12 @@ class Witness:
 
 
 _NAMES = tuple(field.name for field in dataclasses.fields(Witness))
+_WHOSE = {"evaluation": Field("U", 0)}
+_FIELDS = {"stage": Field("U", 1)}
+_FIELDS |= dict.fromkeys(("index", "label", "predicted"), Field("iu", 1))
+_FIELDS |= dict.fromkeys(("image", "adversarial"), Field("f", 4))
+#: Bytes of a file: a dozen images a stage take some megabytes at most.
+LARGEST = 64 * 2**20
 
 
 class Witnesses:
@@ -135,10 +142,13 @@ def read(directory: Path, identity: Mapping[str, Any]) -> list[Witness]:
     if not path.is_file():
         return []
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["evaluation"]) != evaluation_id(identity):
-                return []
-            columns = {name: file[name] for name in _NAMES}
+        if str(read_arrays(path, _WHOSE, LARGEST)["evaluation"]) != evaluation_id(identity):
+            return []
+        columns = read_arrays(path, _FIELDS, LARGEST)
+        if len({len(column) for column in columns.values()}) != 1:
+            raise ValueError("its fields are of different lengths")
+        if (columns["index"] < 0).any():
+            raise ValueError("field 'index': expected at least 0, got a negative one")
         inside = rt.attacks.contained(
             columns["image"],
             columns["adversarial"],
@@ -146,8 +156,9 @@ def read(directory: Path, identity: Mapping[str, Any]) -> list[Witness]:
             identity["norm"],
             identity["box"],
         )
-    except Exception as error:  # Whatever a damaged archive leads to.
-        raise ValueError(f"{path}: damaged: {error!r}") from error
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if str(path) in text else f"{path}: damaged: {text}") from error
     return [
         Witness(
             str(columns["stage"][i]),

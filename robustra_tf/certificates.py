@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf import proofs
 from robustra_tf.bounds.balls import NORMS, Box, ball
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import ROWS, enclose
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.sound import outward_ball, sound_interval_margins, sound_margins
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.settings import INNER
 
 METHODS = ("dual", "interval", "crown", "alpha")
+SOUND_METHODS = ("dual", "interval")
 DTYPES = ("float32", "float64")
 
 
@@ -34,6 +38,8 @@ class Certificate:
       norm: the norm of the ball.
       box: the interval that every pixel keeps to, or None.
       method: the bound that proved it.
+      mode: what its numbers take account of: `float32` or `float64`, no rounding, computed in that
+        type; `sound`, rounding of the bound and of the model's own float32 forward pass.
 
     Raises:
       TypeError: margins that are no array of bounds, such as estimates by projections.
@@ -46,6 +52,7 @@ class Certificate:
     norm: str
     box: Box | None
     method: str
+    mode: str
 
     def __post_init__(self):
         if not isinstance(self.margin_lower, np.ndarray):
@@ -83,7 +90,7 @@ class Certificate:
         share = certified / max(n, 1)
         lines = [
             f"{n} images, {self.norm} balls of radius {self.eps:g} in pixels{box}, "
-            f"{self.method} bound",
+            f"{self.method} bound, {self.mode}",
             f"  {correct} of {n} correct ({correct / max(n, 1):.2%})",
             f"  {certified} of {n} certified ({share:.2%})",
         ]
@@ -97,7 +104,8 @@ class Certificate:
         certified, correct = self._counts()
         return (
             f"Certificate(n={len(self.labels)}, correct={correct}, certified={certified}, "
-            f"eps={self.eps:g}, norm={self.norm!r}, box={self.box}, method={self.method!r})"
+            f"eps={self.eps:g}, norm={self.norm!r}, box={self.box}, method={self.method!r}, "
+            f"mode={self.mode!r})"
         )
 
     def _counts(self) -> tuple[int, int]:
@@ -107,26 +115,57 @@ class Certificate:
 
 @functools.lru_cache(maxsize=32)
 def _compiled(structure: Structure, norm: str, box: Box | None, method: str, rows: str, inner: str):
-    """(weights, x, y, eps) -> (margins, predicted), traced once per batch size and dtype."""
+    """(weights, x, y, eps) -> (margins, predicted, bands), traced once per batch size and dtype.
+
+    `bands` are those that the margins of the dual rest on, as `proofs.BAND` lists them.
+    """
 
     @tf.function(autograph=False)
     def bound(weights, x, y, eps):
         region = ball(x, eps, norm, box)
         network = (structure, weights, region)
+        bands = []
         if method == "interval":
             margin = -interval_margins(*network, y)[1]
         elif method == "dual":
-            margin = -margins(*network, y, rows, inner=inner).upper
+            found = margins(*network, y, rows, inner=inner)
+            margin = -found.upper
+            for index in structure.relus:
+                slope, error, _ = found.enclosure.relaxations[index]
+                bands.append((*found.enclosure.bounds[index], slope, 2 * error))
         else:
             bounds = enclose(*network, rows, inner=inner).bounds
             if method == "crown":
                 margin = -crown_margins(*network, y, bounds, adaptive(bounds))
             else:
                 margin = -optimised_margins(*network, y, bounds)
-        logits = structure.forward(weights, x)
-        return margin, tf.argmax(logits, -1, output_type=tf.int32)
+        return margin, _classes(structure, weights, x), bands
 
     return bound
+
+
+@functools.lru_cache(maxsize=32)
+def _compiled_sound(structure: Structure, norm: str, box: Box | None, method: str, rows: str):
+    """As `_compiled`, with every rounding subtracted."""
+
+    @tf.function(autograph=False)
+    def bound(weights, x, y, eps):
+        network = (structure, weights, outward_ball(x, eps, norm, box), y)
+        dual = method == "dual"
+        proof = sound_margins(*network, rows) if dual else sound_interval_margins(*network)
+        bands = [tuple(proof.bands[index]) for index in structure.relus]
+        return proof.lower, _classes(structure, weights, x), bands
+
+    def on_cpu(*arguments):
+        # Elsewhere a library may take convolutions by a transform, which rounds otherwise.
+        with tf.device("/CPU:0"):
+            return bound(*arguments)
+
+    return on_cpu
+
+
+def _classes(structure: Structure, weights: list[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
+    return tf.argmax(structure.forward(weights, x), -1, output_type=tf.int32)
 
 
 @functools.lru_cache(maxsize=32)
@@ -152,9 +191,11 @@ def certify(
     box: Box | None = (0.0, 1.0),
     method: str = "dual",
     batch_size: int = 20,
-    dtype: str = "float32",
+    dtype: str | None = None,
     rows: str = "auto",
     inner: str | None = None,
+    sound: bool = False,
+    save: str | os.PathLike | None = None,
 ) -> Certificate:
     """Bound `min_{x' in B} f_y(x') - f_t(x')` from below for every image and target.
 
@@ -173,38 +214,80 @@ def certify(
       method: `dual` (Wong and Kolter 2018, layer by layer); `interval`; `crown`, the margins with
         CROWN's lower slopes (Zhang et al. 2018); `alpha`, the same with slopes optimised.
       batch_size: images at a time; twenty or so keep the rows of small networks near the caches.
-      dtype: `float32` or `float64`, of the whole computation.
+      dtype: `float32` (default) or `float64` (default where `sound`), of the whole computation.
       rows: `every` neuron's; `needed`: only those that intervals do not prove stable; `auto`: the
         faster of the two. The margins are the same.
       inner: the bounds of inner layers that `dual`, `crown` and `alpha` rest on: by the `dual`
         (default for `dual`), by the `interval`, or by the intersection of the two, `mixed` (default
         for `crown` and `alpha`).
+      sound: subtract rounding error: what is certified then holds for the model in real numbers,
+        its weights and constants read as they are stored, and for its float32 forward pass, in
+        whatever order that sums (`bounds.sound`). For the methods `dual` and `interval`.
+      save: a file to write the certificate to, for `python -m eval.check` to check; of the method
+        `dual` with `inner="dual"`. It holds every row's bounds, whatever `rows` says.
 
     Returns:
       A `Certificate`.
 
     Raises:
-      ValueError: an argument out of its range, by name.
+      ValueError: an argument out of its range, by name, or one that does not go with `sound` or
+        `save`.
     """
     graph = model if isinstance(model, Graph) else build(model)
     structure = graph.structure
     if inner is None:
         inner = "dual" if method in ("dual", "interval") else "mixed"
+    if dtype is None:
+        dtype = "float64" if sound else "float32"
     _check_options(eps, norm, method, dtype, batch_size, rows, inner)
+    if sound:
+        _check_sound(model, graph, method, dtype, inner)
     x, y = _checked_images(structure, x, box, dtype), _checked_labels(structure, y)
     if len(x) != len(y):
         raise ValueError(f"y must have a label for each of the {len(x)} images, got {len(y)}")
-    region = (norm, None if box is None else tuple(box))
-    function = _compiled(structure, *region, method, rows, inner)
+    if save is not None:
+        save, rows = _checked_save(save, method, inner, len(y)), "every"
+    box = None if box is None else tuple(box)
+    if sound:
+        function = _compiled_sound(structure, norm, box, method, rows)
+    else:
+        function = _compiled(structure, norm, box, method, rows, inner)
     weights = graph.weights(tf.as_dtype(dtype))
-    parts = [
-        function(weights, xs, ys, tf.constant(float(eps), dtype))
-        for xs, ys in _batches(x, y, batch_size)
+    margins_, classes_, bands = [np.zeros((0, structure.output_shape[0]))], [np.zeros(0, int)], []
+    for xs, ys in _batches(x, y, batch_size):
+        margin, predicted, found = function(weights, xs, ys, tf.constant(float(eps), dtype))
+        margins_.append(margin.numpy())
+        classes_.append(predicted.numpy())
+        if save is not None:
+            bands.append([[end.numpy() for end in band] for band in found])
+    margin, predicted = (
+        np.concatenate(parts[len(parts) > 1 :])[: len(x)] for parts in (margins_, classes_)
+    )
+    mode = "sound" if sound else dtype
+    certificate = Certificate(margin, y, predicted, float(eps), norm, box, method, mode)
+    if save is not None:
+        _write(save, graph, certificate, x, bands)
+    return certificate
+
+
+def _write(path, graph: Graph, certificate: Certificate, x: np.ndarray, parts: list) -> None:
+    """Writes a certificate and what it rests on, the bands of each batch."""
+    bands = [
+        [np.concatenate(ends)[: len(x)] for ends in zip(*relu, strict=True)]
+        for relu in zip(*parts, strict=True)
     ]
-    classes = structure.output_shape[0]
-    margin = np.concatenate([m.numpy() for m, _ in parts] or [np.zeros((0, classes))])[: len(x)]
-    predicted = np.concatenate([p.numpy() for _, p in parts] or [np.zeros(0, int)])[: len(x)]
-    return Certificate(margin, y, predicted, float(eps), norm, box, method)
+    for values in (certificate.margin_lower, *(ends for relu in bands for ends in relu)):
+        lost = ~np.isfinite(values.reshape(len(x), -1)).all(1)
+        if lost.any():
+            raise ValueError(f"save: nothing is proven of image {lost.argmax()}: leave it out")
+    claim = {name: getattr(certificate, name) for name in ("eps", "norm", "box", "method", "mode")}
+    arrays = {
+        "x": x,
+        "labels": certificate.labels,
+        "predicted": certificate.predicted,
+        "margin_lower": certificate.margin_lower,
+    }
+    proofs.write(path, graph, claim, arrays, bands)
 
 
 def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps: float, **options):
@@ -280,6 +363,36 @@ def _check_options(
             raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def _check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> None:
+    for name, value, allowed in (
+        ("method", method, SOUND_METHODS),
+        ("dtype", dtype, ("float64",)),
+        ("inner", inner, ("dual",)),
+    ):
+        if value not in allowed:
+            raise ValueError(
+                f"{name} must be {' or '.join(allowed)} where sound is true, got {value!r}"
+            )
+    kinds = {variable.name: variable.dtype.name for variable in graph.variables}
+    if isinstance(model, keras.Model):
+        layers = model._flatten_layers(include_self=False)
+        kinds |= {layer.name: layer.compute_dtype for layer in layers}
+    for name, kind in kinds.items():
+        if kind != "float32":
+            raise ValueError(
+                f"sound: expected a model that computes in float32, {name!r} is of {kind}"
+            )
+
+
+def _checked_save(path, method: str, inner: str, count: int):
+    if count == 0:
+        raise ValueError("save: expected at least one image to certify, got none")
+    for name, value in (("method", method), ("inner", inner)):
+        if value != "dual":
+            raise ValueError(f"{name} must be dual where save is given, got {value!r}")
+    return proofs.checked_path(path)
 
 
 def _checked_images(structure: Structure, x, box: Box | None, dtype: str) -> np.ndarray:

@@ -141,7 +141,7 @@ class CertifiedModel(keras.Model):
         weights = self._graph.weights()
         radius = tf.convert_to_tensor(self.radius)
         found, measured = gradients(
-            self._problem, weights, self._opposing(), x, y, radius, self._together
+            self._problem, weights, self._opposing(), x, y, radius, self._together, _drawn()
         )
         places = trained_places(self, self._graph.variables)
         self.optimizer.apply([found[i] for i in places], self.trainable_variables)
@@ -156,8 +156,9 @@ class CertifiedModel(keras.Model):
         """The losses and the certified examples of a batch at the full radius."""
         x, y = _batch(data)
         eps = tf.constant(self.eps, tf.float32)
+        weights, other = self._graph.weights(), self._opposing()
         loss, wrong, upper = evaluated(
-            self._problem, self._graph.weights(), self._opposing(), x, y, eps, self._together
+            self._problem, weights, other, x, y, eps, self._together, _drawn()
         )
         return self._averaged([loss, 1.0 - wrong, tf.cast(certified(y, upper), tf.float32)])
 
@@ -233,6 +234,11 @@ class EpsilonSchedule(keras.callbacks.Callback):
         """Puts the radius in pixels into the epoch's logs."""
         if logs is not None:
             logs["eps"] = float(self.model.radius)
+
+
+def _drawn() -> tf.Tensor:
+    """Another seed at every call, by TensorFlow's generator."""
+    return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
 
 
 def _batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:

@@ -8,10 +8,14 @@ TensorFlow: a missing folder is known at once.
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from robustra_tf.reading import read_json
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -68,7 +72,7 @@ def load(
       A `Dataset`: images float32 `[n, h, w, c]` in [0, 1], labels int32 `[n]`.
 
     Raises:
-      ValueError: an unknown name or split, or a limit below 1.
+      ValueError: an unknown name or split, a limit below 1, or a folder that is damaged.
       DataNotFoundError: the folder does not hold the dataset.
     """
     info = _info(name)
@@ -79,7 +83,7 @@ def load(
     if name == "digits":
         pixels, labels = _digits(split, limit)
     else:
-        pixels, labels = _tfds(find(name, data_dir), split, limit)
+        pixels, labels = _tfds(find(name, data_dir), info, split, limit)
     return Dataset(_to_unit(pixels, info.largest), labels.astype(np.int32))
 
 
@@ -128,17 +132,97 @@ def _digits(split: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     return raw.images[chosen][..., None], raw.target[chosen]
 
 
-def _tfds(folder: Path, split: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _tfds(folder: Path, info: Info, split: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    # From the folder alone: looking a dataset up by name may ask the network for it first.
-    builder = tfds.builder_from_directory(folder)
+    _check_features(folder / "features.json", info)
     part = split if limit is None else f"{split}[:{limit}]"
     config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
-    images, labels = builder.as_dataset(
-        split=part, batch_size=-1, as_supervised=True, shuffle_files=False, read_config=config
-    )
-    return images.numpy(), labels.numpy()
+    try:
+        # From the folder alone: looking a dataset up by name may ask the network for it first.
+        encoded = tfds.builder_from_directory(folder).as_dataset(
+            split=part,
+            as_supervised=True,
+            shuffle_files=False,
+            read_config=config,
+            decoders={"image": tfds.decode.SkipDecoding()},
+        )
+        first, _ = next(iter(encoded))
+        decode = _decoder(first.numpy(), info.shape)
+        decoded = encoded.map(lambda image, label: (decode(image), label), tf.data.AUTOTUNE)
+        # More than there are, for one batch of all; at most so many for any folder.
+        images, labels = next(iter(decoded.batch(getattr(info, split))))
+        images, labels = images.numpy(), labels.numpy()
+    except StopIteration:
+        raise ValueError(f"{folder}: its split {split!r} holds no examples") from None
+    except (tf.errors.OpError, ValueError, KeyError, TypeError, AssertionError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{folder}: its split {split!r} cannot be read: {first_line}") from error
+    wrong = (labels < 0) | (labels >= info.classes)
+    if wrong.any():
+        raise ValueError(
+            f"{folder}: label {labels[wrong][0]} of example {wrong.argmax()} of {split!r} is no "
+            f"class from 0 to {info.classes - 1}"
+        )
+    return images, labels
+
+
+# The library imports the classes that this file names: none but these.
+_FEATURES = (
+    "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+    "tensorflow_datasets.core.features.image_feature.Image",
+    "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
+    "tensorflow_datasets.core.features.text_feature.Text",
+)
+
+
+def _check_features(path: Path, info: Info) -> None:
+    """Refuses a description of other features than an image of the known shape and its label."""
+    if not path.is_file():
+        raise ValueError(f"{path}: expected the description of the features, found none")
+    pending, found = [read_json(path)], []
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            named = {item[key] for key in ("pythonClassName", "type") if key in item}
+            found += [name for name in named if name not in _FEATURES]
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    if found:
+        raise ValueError(f"{path}: expected features of images alone, got {found[0]!r}")
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _decoder(first: bytes, shape: tuple[int, int, int]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """From an encoded image to its pixels, uint8 `shape`; as PNG or as JPEG, as the first one is.
+
+    An image is decoded only where its header gives it the expected size.
+    """
+    import tensorflow as tf
+
+    height, width, channels = shape
+    told = f"image: expected a {{}} of {height} x {width} pixels"
+
+    def of_png(encoded: tf.Tensor) -> tf.Tensor:
+        expected = _PNG + struct.pack(">I4sII", 13, b"IHDR", width, height)
+        header = tf.strings.substr(encoded, 0, len(expected))
+        fits = tf.debugging.Assert(tf.equal(header, expected), [told.format("PNG")])
+        with tf.control_dependencies([fits]):
+            return tf.io.decode_png(tf.identity(encoded), channels)
+
+    def of_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+        size = tf.image.extract_jpeg_shape(encoded)[:2]
+        as_told = tf.reduce_all(tf.equal(size, (height, width)))
+        fits = tf.debugging.Assert(as_told, [told.format("JPEG")])
+        with tf.control_dependencies([fits]):
+            return tf.io.decode_jpeg(tf.identity(encoded), channels)
+
+    decode = of_png if first.startswith(_PNG) else of_jpeg
+    return lambda encoded: tf.ensure_shape(decode(encoded), shape)
 
 
 class TrainingBatches:

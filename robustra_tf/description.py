@@ -13,12 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from robustra_tf.reading import read_json
+
 FILE = Path("assets.extra") / "keras.json"
 FORMAT = "robustra_tf"
 VERSION = 1
-# An architecture takes some kilobytes; a file of another size is not one.
-_LARGEST = 16 * 2**20
-
 MODELS = ("Sequential", "Functional")
 LAYERS = (
     "Activation",
@@ -126,12 +125,7 @@ def _read(directory: Path) -> dict[str, Any]:
             f"{directory}: the SavedModel has no {FILE}, which robustra_tf.export.save writes; a "
             "model saved otherwise cannot be read back"
         )
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path}: expected at most {_LARGEST} bytes")
-    try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged, not JSON: {error}") from error
+    description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ValueError(f"{path}: expected an object with format {FORMAT!r}")
     if description.get("version") != VERSION:

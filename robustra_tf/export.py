@@ -16,7 +16,9 @@ bring along.
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -144,14 +146,17 @@ def load(directory: str | os.PathLike) -> keras.Model:
     """
     directory = Path(directory)
     architecture = description.read_architecture(directory)
-    try:
-        model = keras.saving.deserialize_keras_object(architecture, safe_mode=True)
-    except Exception as error:  # Keras raises whatever the damaged setting leads to.
-        first_line = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{directory / description.FILE}: Keras cannot build this architecture: {first_line}"
-        ) from error
-    _restore(model, directory)
+    reader, shapes = _stored(directory)
+    # In a graph weights are symbols: their shapes are known before any of them takes memory.
+    with tf.Graph().as_default():
+        _compare(_built(architecture, directory), shapes, directory)
+    model = _built(architecture, directory)
+    for index, weight in enumerate(model.weights):
+        try:
+            weight.assign(reader.get_tensor(_key(index)))
+        except _READ_ERRORS as error:
+            raise ValueError(f"{directory}: weight {weight.path} is damaged: {error}") from error
+    _derive(model)
     return model
 
 
@@ -161,32 +166,56 @@ def _replaceable(directory: Path) -> bool:
     )
 
 
-def _restore(model: keras.Model, directory: Path) -> None:
-    """Reads the weights from the SavedModel's checkpoint, after comparing every shape."""
+def _built(architecture: dict, directory: Path) -> keras.Model:
+    try:
+        # A copy: Keras changes what it reads.
+        return keras.saving.deserialize_keras_object(copy.deepcopy(architecture), safe_mode=True)
+    except Exception as error:  # Keras raises whatever the damaged setting leads to.
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{directory / description.FILE}: Keras cannot build this architecture: {first_line}"
+        ) from error
+
+
+def _key(index: int) -> str:
+    """The checkpoint's name of the model's weight at a position."""
+    return f"model_weights/{index}/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def _stored(directory: Path) -> tuple[tf.train.CheckpointReader, dict[str, list[int]]]:
+    """The SavedModel's checkpoint and the shapes in it, which its files are large enough for."""
     prefix = directory / "variables" / "variables"
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes = reader.get_variable_to_shape_map()
+        types = reader.get_variable_to_dtype_map()
+        sizes = {key: math.prod(shape) * types[key].size for key, shape in shapes.items()}
     except _READ_ERRORS as error:
         raise ValueError(f"{directory}: its weights cannot be read: {error}") from error
-    keys = [f"model_weights/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i in range(len(model.weights))]
+    there = sum(part.stat().st_size for part in prefix.parent.glob("variables.data-*"))
+    for key, size in sizes.items():
+        if key.startswith("model_weights/") and not 0 <= size <= there:
+            raise ValueError(
+                f"{directory}: its weights cannot be read: {key} of shape {shapes[key]} is larger "
+                f"than the {there} bytes of its files"
+            )
+    return reader, shapes
+
+
+def _compare(model: keras.Model, shapes: Mapping[str, list[int]], directory: Path) -> None:
+    """Refuses a checkpoint that does not hold just the model's weights."""
     stored = sum(key.startswith("model_weights/") for key in shapes)
-    if stored != len(keys):
+    if stored != len(model.weights):
         raise ValueError(
-            f"{directory}: the architecture has {len(keys)} weights, its checkpoint {stored}"
+            f"{directory}: the architecture has {len(model.weights)} weights, its checkpoint "
+            f"{stored}"
         )
-    for key, weight in zip(keys, model.weights, strict=True):
-        if list(weight.shape) != shapes.get(key):
+    for index, weight in enumerate(model.weights):
+        if list(weight.shape) != shapes.get(_key(index)):
             raise ValueError(
                 f"{directory}: weight {weight.path} has shape {list(weight.shape)} by the "
-                f"architecture, {shapes.get(key)} in its checkpoint"
+                f"architecture, {shapes.get(_key(index))} in its checkpoint"
             )
-    for key, weight in zip(keys, model.weights, strict=True):
-        try:
-            weight.assign(reader.get_tensor(key))
-        except _READ_ERRORS as error:
-            raise ValueError(f"{directory}: weight {weight.path} is damaged: {error}") from error
-    _derive(model)
 
 
 def _derive(model: keras.Model) -> None:

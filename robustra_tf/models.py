@@ -6,11 +6,13 @@ their inputs in their first layer, so that a perturbation's radius is in pixels 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import keras
@@ -196,13 +198,67 @@ def load_mat(
     path = os.fspath(path)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"path: expected a .mat file of weights, found none at {path}")
+    _check_normalisation(model, normalised, path)
+    declared = _declared(path)
+    wanted = [
+        field
+        for layer, index in _fields(model, declared, "", path)
+        for field, variable in _parts(layer, index)
+        if _check_declared(declared, field, path, tuple(variable.shape))
+    ]
+    with _matlab(path):
+        arrays = scipy.io.loadmat(path, variable_names=wanted)
+    return load_arrays(model, arrays, normalised=normalised, source=path)
+
+
+# What MATLAB calls arrays of plain numbers; others are structures, objects or code.
+_NUMERIC = ("double", "single", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
+
+
+@contextlib.contextmanager
+def _matlab(path: str) -> Iterator[None]:
+    """Says of whatever a damaged MATLAB file leads to which file it was."""
     try:
-        arrays = scipy.io.loadmat(path)
-    except (ValueError, NotImplementedError, TypeError, OSError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
         raise ValueError(
             f"{path}: expected a MATLAB file (version 7.2 or less): {error}"
         ) from error
-    return load_arrays(model, arrays, normalised=normalised, source=path)
+
+
+def _declared(path: str) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shape and class that a MATLAB file gives each field; no values are read."""
+    with _matlab(path):
+        listed = scipy.io.whosmat(path)
+    names = [name for name, *_ in listed]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: the field {twice[0]!r} is there more than once")
+    return {name: (tuple(shape), kind) for name, shape, kind in listed}
+
+
+def _check_declared(
+    declared: Mapping[str, tuple[tuple[int, ...], str]],
+    field: str,
+    source: str,
+    shape: tuple[int, ...],
+) -> bool:
+    """Refuses a field by what the file says of it; true otherwise."""
+    if field not in declared:
+        raise ValueError(f"{source}: the field {field!r} is missing")
+    found, kind = declared[field]
+    if kind not in _NUMERIC:
+        raise ValueError(f"{source}: {field!r} is of class {kind!r}, expected an array of numbers")
+    return _check_shape(field, source, found, shape)
+
+
+def _check_shape(field: str, source: str, found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    # MATLAB has no vectors: a bias comes as one row.
+    expected = [shape, (1, *shape)] if len(shape) == 1 else [shape]
+    if found not in expected:
+        raise ValueError(f"{source}: {field!r} has shape {found}, expected {shape}")
+    return True
 
 
 def load_arrays(
@@ -234,7 +290,32 @@ def load_arrays(
       ValueError: as for `load_mat`.
     """
     _check_normalisation(model, normalised, source)
-    indices = _indices(arrays, prefix)
+    indices = dict(_fields(model, arrays, prefix, source))
+    values = {}
+    flattened = None
+    for layer in model.layers:
+        if isinstance(layer, layers.Flatten):
+            flattened = layer.input.shape[1:]
+        if layer in indices:
+            kernel, bias = (
+                _read(arrays, field, source, tuple(variable.shape))
+                for field, variable in _parts(layer, indices[layer])
+            )
+            if isinstance(layer, layers.Dense) and flattened is not None:
+                kernel = _rows_to_channels_last(kernel, flattened)
+                flattened = None
+            values[layer] = (kernel, bias)
+    for layer, (kernel, bias) in values.items():
+        layer.kernel.assign(kernel)
+        layer.bias.assign(bias)
+    return model
+
+
+def _fields(
+    model: keras.Model, names: Iterable[str], prefix: str, source: str
+) -> list[tuple[layers.Layer, str]]:
+    """Each layer with weights, and the prefix and index of its fields among `names`."""
+    indices = _indices(names, prefix)
     weighted = [x for x in model.layers if isinstance(x, layers.Conv2D | layers.Dense)]
     if len(indices) != len(weighted):
         raise ValueError(
@@ -242,23 +323,12 @@ def load_arrays(
             f"{len(weighted)} layers {[layer.name for layer in weighted]} of {model.name!r}, "
             f"got the indices {indices}"
         )
-    values = []
-    flattened = None
-    for layer in model.layers:
-        if isinstance(layer, layers.Flatten):
-            flattened = layer.input.shape[1:]
-        if layer in weighted:
-            field = prefix + indices[len(values)]
-            kernel = _read(arrays, f"{field}/weight", source, tuple(layer.kernel.shape))
-            bias = _read(arrays, f"{field}/bias", source, tuple(layer.bias.shape))
-            if isinstance(layer, layers.Dense) and flattened is not None:
-                kernel = _rows_to_channels_last(kernel, flattened)
-                flattened = None
-            values.append((kernel, bias))
-    for layer, (kernel, bias) in zip(weighted, values, strict=True):
-        layer.kernel.assign(kernel)
-        layer.bias.assign(bias)
-    return model
+    return [(layer, prefix + index) for layer, index in zip(weighted, indices, strict=True)]
+
+
+def _parts(layer: layers.Layer, index: str) -> tuple[tuple[str, keras.Variable], ...]:
+    """The fields of a layer, and the variables that they are read into."""
+    return ((f"{index}/weight", layer.kernel), (f"{index}/bias", layer.bias))
 
 
 def _check_normalisation(model: keras.Model, normalised: bool, source: str) -> None:
@@ -276,7 +346,7 @@ def _check_normalisation(model: keras.Model, normalised: bool, source: str) -> N
         )
 
 
-def _indices(arrays: Mapping[str, np.ndarray], prefix: str) -> list[str]:
+def _indices(arrays: Iterable[str], prefix: str) -> list[str]:
     """The layers' indices among the field names, in numerical order."""
     pattern = re.compile(re.escape(prefix) + r"(\d+(?:/Ws/\d+)?)/(?:weight|bias)")
     found = {match[1] for match in map(pattern.fullmatch, arrays) if match}
@@ -289,11 +359,8 @@ def _read(
     if field not in arrays:
         raise ValueError(f"{source}: the field {field!r} is missing")
     value = np.asarray(arrays[field])
-    # MATLAB has no vectors: a bias comes as one row.
-    expected = (shape, (1, *shape)) if len(shape) == 1 else (shape,)
-    if value.shape not in expected:
-        raise ValueError(f"{source}: {field!r} has shape {value.shape}, expected {shape}")
-    if not np.issubdtype(value.dtype, np.number) or not np.all(np.isfinite(value)):
+    _check_shape(field, source, value.shape, shape)
+    if value.dtype.kind not in "iuf" or not np.all(np.isfinite(value)):
         raise ValueError(f"{source}: {field!r} holds values that are not finite numbers")
     return value.reshape(shape)
 

@@ -22,7 +22,7 @@ METHODS = (*DUAL_METHODS, *INTERVAL_METHODS, "natural")
 INNER = ("dual", "interval", "mixed")
 # How initial weights are drawn.
 INITS = ("fan_in", "interval")
-# MiB that the rows of one piece of a batch may take: 25 examples of mnist_small.
+# MiB that the rows of one piece of a batch may take: 55 examples of mnist_small.
 DEFAULT_MEMORY_MB = 768
 
 # The names of `robustra_tf.models` and the shape of an image of each, known without Keras.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 SEED = 20190810
+pytest_plugins = ("tests.covered",)
 
 
 @pytest.fixture(scope="session")

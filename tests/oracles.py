@@ -69,13 +69,27 @@ class Net:
     def logits(self, x) -> np.ndarray:
         return self.values(x)[-1]
 
-    def gradient(self, x, c) -> np.ndarray:
-        """The gradient of `c.f` at one `x [size]`, as attacks use it."""
+    def gradient(self, x, rows, node=-1) -> np.ndarray:
+        """The gradient of `row . value(node)` at each of `x [n, size]`, each with its row."""
         values = self.values(x)
         slopes = {k: (values[self.nodes[k][1][0]] > 0).astype(float) for k in self.relus}
-        lower = {k: np.zeros_like(slope) for k, slope in slopes.items()}
-        nuhat, _ = _backward(self, np.asarray(c)[None], len(self.nodes) - 1, slopes, lower)
-        return nuhat[0]
+        lower = {k: np.zeros(slope.shape[-1]) for k, slope in slopes.items()}
+        return _backward(self, rows, range(len(self.nodes))[node], slopes, lower)[0]
+
+    def magnitudes(self, x) -> list[np.ndarray]:
+        """Sums of absolute values where `values` has sums, at `|x| [size]`: rounding scales by it.
+
+        No value of any point up to `|x|` is larger, nor is a term in any order of summation.
+        """
+        found = []
+        for kind, inputs, matrix, bias in self.nodes:
+            if kind == "input":
+                found.append(np.abs(np.asarray(x, np.float64)))
+            elif kind == "affine":
+                found.append(abs(matrix) @ found[inputs[0]] + np.abs(bias))
+            else:
+                found.append(sum(found[k] for k in inputs))
+        return found
 
 
 def convolution(kernel, bias, shape, stride=1, padding=0):

@@ -82,7 +82,9 @@ def test_a_certificate_tells_its_figures(case):
     model, _, x, y = case
     found = rt.certify(model, x, y, EPS, batch_size=3)
     first, correct, certified, margins = found.summary().splitlines()
-    assert first == "7 images, linf balls of radius 0.06 in pixels cut to [0, 1], dual bound"
+    assert (
+        first == "7 images, linf balls of radius 0.06 in pixels cut to [0, 1], dual bound, float32"
+    )
     share = (model(x).numpy().argmax(1) == y).mean()
     assert correct.strip() == f"{round(7 * share)} of 7 correct ({share:.2%})"
     proven = found.certified.mean()
@@ -158,7 +160,8 @@ def test_weights_are_read_when_it_is_called(case):
 
 def test_a_margin_that_is_no_number_certifies_nothing():
     lower = np.array([[0.0, 1.0, np.nan], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0], [3.0, 0.0, np.inf]])
-    found = Certificate(lower, np.array([0, 0, 0, 1]), np.zeros(4, int), 0.1, "linf", None, "dual")
+    about = (np.array([0, 0, 0, 1]), np.zeros(4, int), 0.1, "linf", None, "dual", "float32")
+    found = Certificate(lower, *about)
     np.testing.assert_array_equal(found.certified, [False, True, False, True])
     assert "2 of 4 certified (50.00%)" in found.summary()
     assert "\n" not in repr(found)

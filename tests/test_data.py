@@ -36,7 +36,7 @@ def test_digits_have_the_shape_range_and_types_that_are_promised(digits, split):
 
 
 def test_digits_splits_are_disjoint_fixed_and_equally_mixed(digits):
-    sklearn_datasets = pytest.importorskip("sklearn.datasets")
+    sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="no scikit-learn")
     everything = np.concatenate([digits["train"].images, digits["test"].images]).reshape(-1, 64)
     original = sklearn_datasets.load_digits().data / 16
     np.testing.assert_array_equal(np.sort(everything, axis=0), np.sort(original, axis=0))

@@ -62,6 +62,11 @@ def test_stages_run_in_their_order_and_begin_with_clean(given):
         ({"lp_box": True, "norm": "l2"}, "--lp_box: expected false with --norm=l2"),
         ({"batch_size": 0}, "--batch_size: expected"),
         ({"dtype": "float16"}, "--dtype: expected one of float32, float64"),
+        ({"sound": True, "dtype": "float32"}, "--dtype: expected float64 with --sound"),
+        (
+            {"sound": True, "stages": ["lp", "crown"]},
+            "--stages: expected no crown, alpha, milp with",
+        ),
         ({"attack_loss": "hinge"}, "--attack_loss: expected one of margin, cross_entropy"),
         ({"attack_steps": 0}, "--attack_steps: expected"),
         ({"attack_restarts": 0}, "--attack_restarts: expected"),

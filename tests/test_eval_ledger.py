@@ -200,10 +200,10 @@ def test_a_finished_evaluation_is_begun_anew_without_resume(tmp_path, uninterrup
     ("line", "message"),
     [
         ("1,2,3,verified", "line 3: expected 8 fields, got 4"),
-        ("1,2,3,proven,lp,,,0.1", "line 3: 'proven' is not a valid Status"),
-        ("one,2,3,verified,lp,,,0.1", "line 3: invalid literal"),
-        ("-1,2,3,verified,lp,,,0.1", "line 3: row: expected an index of at least 0"),
-        ("1,2,3,verified,lp,,,nan", "line 3: row: expected"),
+        ("1,2,3,proven,lp,,,0.1", "line 3: status: expected one of misclassified.* got 'proven'"),
+        ("one,2,3,verified,lp,,,0.1", "line 3: index: expected an integer.* got 'one'"),
+        ("-1,2,3,verified,lp,,,0.1", "line 3: index: expected an integer of at least 0, got '-1'"),
+        ("1,2,3,verified,lp,,,nan", "line 3: seconds: expected a number, got 'nan'"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, message):

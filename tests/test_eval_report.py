@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval import curves, ledger, published, report, results, sweep
+from robustra_tf import plots
 from tests.evaluations import (
     COUNT,
     HISTORY,
@@ -217,8 +218,8 @@ def test_a_damaged_history_costs_only_its_figures(copy, tmp_path):
 
 def test_motivation_runs_are_drawn_from_their_csv(copy, tmp_path):
     path = tmp_path / "m.csv"
-    path.write_text(",".join(curves.MOTIVATION) + "\n1,0.9,0.8,0.7,0.6\n2,0.5,0.4,0.3,0.2\n")
-    (axes,) = curves.motivation(curves.read_motivation(path)).axes
+    path.write_text(",".join(plots.MOTIVATION) + "\n1,0.9,0.8,0.7,0.6\n2,0.5,0.4,0.3,0.2\n")
+    (axes,) = plots.motivation(curves.read_motivation(path)).axes
     assert [line.get_ydata().tolist() for line in axes.lines] == [
         [90, 50],
         [80, 40],

@@ -119,6 +119,19 @@ def test_bounds_decide_in_their_order_and_none_undoes_another(network, saved, tm
         assert alone[f"{stage}_error"] == pytest.approx(1 - found.certified.mean())
 
 
+def test_a_sound_evaluation_says_so_and_certifies_no_more(finished, network, saved, tmp_path):
+    figures = evaluate(saved, tmp_path / "out", stages=["ibp", "lp"], sound=True)
+    assert (figures["sound"], figures["dtype"]) == (True, "float64")
+    assert finished[0]["sound"] is False
+    images, labels = data.load("digits", "test", COUNT)
+    found = certify(network, images, labels, RADIUS, method="interval", sound=True)
+    assert figures["ibp_error"] == pytest.approx(1 - found.certified.mean())
+    assert finished[0]["lp_error"] <= figures["lp_error"] < figures["ibp_error"]
+    # At radius 0 too: the forward pass alone would say nothing of real numbers.
+    figures = evaluate(saved, tmp_path / "zero", eps=0.0, stages=["lp"], sound=True)
+    assert figures["lp_error"] == figures["clean_error"]
+
+
 @pytest.mark.parametrize("stages", [["lp"], ["clean", "pgd", "lp"]])
 def test_radius_zero_gives_the_clean_answer_exactly(saved, tmp_path, stages):
     figures = evaluate(saved, tmp_path / "out", eps=0.0, stages=stages, attack_steps=1)

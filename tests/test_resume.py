@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf import data, export, models
+from train import checkpoint
 from train.history import COLUMNS
 from train.workdir import Workdir
 
@@ -37,10 +38,10 @@ KILLED = """
 import os, runpy, signal
 from train.checkpoint import Checkpoints
 save = Checkpoints.save
-def fatal(self, passes):
-    if passes == 4:
+def fatal(self, position, notes):
+    if position.passes == 4:
         os.kill(os.getpid(), signal.SIGKILL)
-    return save(self, passes)
+    return save(self, position, notes)
 Checkpoints.save = fatal
 runpy.run_module("train.main", run_name="__main__")
 """
@@ -87,20 +88,21 @@ def runs(tmp_path_factory):
 
 
 def _scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Tag -> step -> value; where a step was done again, the later value."""
+    """Tag -> step -> value, of which there is one."""
     scalars = {}
     for path in sorted(folder.glob("events*")):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 number = float(tf.make_ndarray(value.tensor))
-                scalars.setdefault(value.tag, {})[event.step] = number
+                assert event.step not in scalars.setdefault(value.tag, {})
+                scalars[value.tag][event.step] = number
     return scalars
 
 
 def test_a_run_leaves_all_its_files(runs):
     folder, _ = runs["whole"]
     found = {path.name for path in folder.root.iterdir()}
-    assert found == {"config.json", "events", "checkpoints", "history.csv", "f", "g"}
+    assert found == {"config.json", "lock", "events", "checkpoints", "history.csv", "f", "g"}
     stored = json.loads(folder.config.read_text())
     assert (stored["eps"], stored["seed"], stored["deterministic"]) == (0.04, 3, True)
 
@@ -161,7 +163,7 @@ def test_the_bar_and_the_lines_of_a_run(runs):
 
 def test_the_saved_networks_are_those_of_the_last_checkpoint(runs):
     folder, _ = runs["whole"]
-    checkpoint = tf.train.load_checkpoint(str(folder.checkpoints))
+    last = checkpoint.variables(checkpoint.found(folder.checkpoints)[0])
     images, _ = data.load("digits", "test", 4)
     outputs = []
     for name in "fg":
@@ -169,7 +171,7 @@ def test_the_saved_networks_are_those_of_the_last_checkpoint(runs):
         model = models.build("digits_small", seed=0)
         for index, variable in enumerate(model.variables):
             key = f"{name}/model/{index}/.ATTRIBUTES/VARIABLE_VALUE"
-            variable.assign(checkpoint.get_tensor(key))
+            variable.assign(last.get_tensor(key))
         outputs.append(loaded(images).numpy())
         np.testing.assert_allclose(outputs[-1], model(images).numpy(), rtol=1e-5, atol=1e-6)
     assert not np.allclose(*outputs)
@@ -184,12 +186,14 @@ def test_a_killed_run_goes_on_where_its_checkpoint_was(runs):
 
 
 def test_a_resumed_run_ends_with_the_same_bits(runs):
-    readers = [tf.train.load_checkpoint(str(runs[name][0].checkpoints)) for name in runs]
+    newest = [checkpoint.found(runs[name][0].checkpoints)[0] for name in runs]
+    assert [path.name for path in newest] == ["000006-00000000"] * 2
+    readers = [checkpoint.variables(path) for path in newest]
     shapes = [reader.get_variable_to_shape_map() for reader in readers]
     assert set(shapes[0]) == set(shapes[1])
-    keys = sorted(key for key in shapes[0] if key.startswith(("f/", "g/", "passes", "seed")))
+    keys = sorted(key for key in shapes[0] if key.startswith(("f/", "g/")))
     # Eight weights a network, in the model and twice in Adam, with its step and learning rate.
-    assert len(keys) == 2 * (3 * 8 + 2) + 2
+    assert len(keys) == 2 * (3 * 8 + 2)
     for key in keys:
         left, right = (reader.get_tensor(key) for reader in readers)
         np.testing.assert_array_equal(left, right, err_msg=key)

@@ -21,6 +21,7 @@ from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape
 from robustra_tf.graph.spatial import Conv2D
 from robustra_tf.objective.robustra import literal, objective, side
 from tests import oracle_nets, oracles
+from tests.points import ascend, corners
 
 CLASSES = 3
 SLACK = 1e-9
@@ -116,55 +117,13 @@ NORMS, BOXES = ("linf", "l2", "l1"), (None, (0.0, 1.0))
 BALLS = st.sampled_from(list(itertools.product(NORMS, BOXES)))
 
 
-def project(points, x, eps, norm, box):
-    """Points of the ball: `points` pulled towards `x`, never out of it."""
-    shift = points - x
-    if norm == "linf":
-        shift = np.clip(shift, -eps, eps)
-    else:
-        size = np.linalg.norm(shift, {"l2": 2, "l1": 1}[norm], axis=-1, keepdims=True)
-        shift = shift * np.minimum(1.0, eps / np.maximum(size, 1e-300))
-    points = x + shift
-    return points if box is None else np.clip(points, *box)
-
-
-def corners(rng, x, eps, norm, box, count=60):
-    """Random points of the ball, most of them at its border."""
-    direction = rng.normal(size=(count, x.size))
-    if norm == "linf":
-        direction = np.where(rng.random((count, 1)) < 0.7, np.sign(direction), direction)
-    elif norm == "l1":
-        direction = np.where(rng.random(direction.shape) < 1.5 / x.size, direction, 0.0)
-    far = project(x + 1e3 * direction, x, eps, norm, box)
-    inner = rng.random((count, 1)) < 0.2
-    return np.where(inner, project((far + x) / 2, x, eps, norm, box), far)
-
-
-def ascend(net, row, x, eps, norm, box, start, steps=5):
-    """Steps uphill on `row.f` from `start`, each as large as the ball: every point on the way."""
-    found = [start]
-    for k in range(steps):
-        slope = net.gradient(found[-1], row)
-        if norm == "linf":
-            step = np.sign(slope) * eps
-        elif norm == "l1":
-            step = np.where(np.abs(slope) == np.abs(slope).max(), np.sign(slope), 0.0) * eps
-        else:
-            step = slope * eps / max(np.linalg.norm(slope), 1e-300)
-        found.append(project(found[-1] + 2.0 * step / (k + 1), x, eps, norm, box))
-    return np.stack(found)
-
-
 def explored(net, rng, x, y, eps, norm, box):
     """Sampled points, and the paths of attacks towards every target and away from neurons."""
     points = corners(rng, x, eps, norm, box)
-    rows = oracles.target_rows(y, CLASSES)
-    paths = [
-        ascend(net, row, x, eps, norm, box, start)
-        for row in rows[np.arange(CLASSES) != y]
-        for start in (x, points[0])
-    ]
-    return np.concatenate([x[None], points, *paths])
+    rows = oracles.target_rows(y, CLASSES)[np.arange(CLASSES) != y]
+    starts = np.repeat([x, points[0]], len(rows), axis=0)
+    paths = ascend(net, np.tile(rows, (2, 1)), x, eps, norm, box, starts)
+    return np.concatenate([x[None], points, paths])
 
 
 def pixels(structure, rng):

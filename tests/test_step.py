@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from robustra_tf import settings
 from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.graph import build
 from robustra_tf.objective.losses import robust_cross_entropy, robust_error
+from robustra_tf.objective.methods import Options
+from robustra_tf.objective.problem import examples_together, gradients, pose
 from robustra_tf.objective.robustra import objective, side
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
@@ -141,6 +144,42 @@ def test_splitting_the_batch_changes_nothing(taken):
         assert_close(ours - old, whole - old, 1e-3)
 
 
+@pytest.mark.parametrize("method", settings.METHODS)
+def test_microbatches_have_the_gradient_of_the_whole_batch(method):
+    """Every method in float64: of the mean loss and, midway along the ramp, of its regulariser."""
+    model, reference = networks(nets.dense)
+    other = reference if method == "robustra" else None
+    options = Options(share=0.3, clean_share=0.4, regulariser=0.5, interval_share=0.2)
+    problem, graph, opposite = pose(model, other, method, options=options, eps_end=2 * EPS)
+    weights = graph.weights(tf.float64)
+    against = None if opposite is None else opposite.weights(tf.float64)
+    x, y = tf.constant(images(model), tf.float64), tf.constant(Y, tf.int32)
+
+    def taken(together):
+        eps = tf.constant(EPS, tf.float64)
+        return gradients(problem, weights, against, x, y, eps, together, (3, 4))
+
+    whole, measured = taken(COUNT)
+    assert float(tf.linalg.global_norm(whole)) > 0.1
+    # Pieces of two, of which the last is filled up; in a graph, where a loop goes over them.
+    found, numbers = tf.function(taken, autograph=False)(examples_together(problem, 1e3, 2))
+    for ours, expected in zip(found, whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+    for name, value in measured.items():
+        np.testing.assert_allclose(numbers[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_microbatch_is_a_limit_beside_the_memorys():
+    model, _ = networks(nets.dense)
+    for method in ("wong", "ibp", "natural"):
+        problem = pose(model, None, method)[0]
+        free = examples_together(problem, 1000.0)
+        assert examples_together(problem, 1000.0, 3) == 3
+        assert examples_together(problem, 1000.0, 10**6) == min(free, 10**6)
+    assert examples_together(pose(model, None, "wong")[0], TINY, 3) == 1
+    assert make("natural", nets.dense, microbatch=2)[0]._together == 2
+
+
 def test_one_trace_serves_a_schedule_and_lowers_the_loss():
     """Radius and learning rate change from step to step, the weights of both networks too."""
     step, model, reference = make("robustra", nets.dense)
@@ -173,6 +212,29 @@ def test_clipping_and_decay():
         np.testing.assert_allclose(
             (old - new) / LR, slope / 4 + 0.01 * old, rtol=1e-3, atol=1e-4 * norm
         )
+
+
+@pytest.mark.parametrize("where", ["image", "radius"])
+def test_what_is_not_finite_changes_neither_weights_nor_optimizer(where):
+    """Whether the loss or only the gradient is poisoned; the next good step is as if without."""
+    model, _ = networks(nets.dense)
+    optimizer = keras.optimizers.Adam(0.01)
+    step = TrainStep(model, None, optimizer, "wong", clip_norm=1.0)
+    x = images(model)
+    step(x, Y, tf.constant(EPS))
+    before = [v.numpy() for v in (*model.variables, *optimizer.variables)]
+    poisoned = x.copy()
+    if where == "image":
+        poisoned.flat[3] = np.nan
+    metrics = step(poisoned, Y, tf.constant(np.inf if where == "radius" else EPS))
+    assert not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]))
+    after = [v.numpy() for v in (*model.variables, *optimizer.variables)]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+    good = step(x, Y, tf.constant(EPS))
+    assert np.isfinite(good["loss"])
+    assert any((v.numpy() != old).any() for v, old in zip(model.variables, before, strict=False))
+    assert step.traces == 1
 
 
 def test_frozen_layers_stay():

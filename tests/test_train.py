@@ -11,10 +11,9 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf import data, export, schedules
-from train.checkpoint import Checkpoints
 from train.config import resolve
 from train.history import COLUMNS, History
-from train.mutual import Means, Network, Pass, Watch, alternate
+from train.mutual import Network, Pass, Position, Watch, alternate
 from train.progress import Progress
 from train.run import run
 from train.summaries import Summaries
@@ -31,7 +30,7 @@ def _network(name: str, step=None, units: int = 2) -> Network:
 
 
 def _silent() -> Watch:
-    return Watch(lambda *_: None, lambda _: None, lambda _: None)
+    return Watch(*[lambda *_: None] * 3)
 
 
 def _batches() -> data.TrainingBatches:
@@ -39,8 +38,8 @@ def _batches() -> data.TrainingBatches:
     return data.TrainingBatches(data.Dataset(images, np.arange(12, dtype=np.int32)), 4, seed=0)
 
 
-def _alternate(first_pass: int = 0):
-    """What each call of a step was given: name, labels, radius and learning rate."""
+def _alternate(start: Position = Position(), watch: Watch | None = None):  # noqa: B008
+    """What each call of a step was given: name, labels, radius, learning rate and seed."""
     calls, traces = [], []
     networks = []
 
@@ -53,15 +52,17 @@ def _alternate(first_pass: int = 0):
                 "clean_error": tf.reduce_mean(tf.cast(y, tf.float32)) + 0 * x[0, 0, 0, 0],
             }
 
-        def step(x, y, eps):
+        def step(x, y, eps, seed):
             rate = float(networks[position].optimizer.learning_rate)
-            calls.append((networks[position].name, tuple(y.numpy()), float(eps), rate))
+            given = (tuple(y.numpy()), float(eps), rate, tuple(seed.numpy()))
+            calls.append((networks[position].name, *given))
             return traced(x, y, eps)
 
         return step
 
     networks += [_network(name, make(position)) for position, name in enumerate("fg")]
-    passes = list(alternate(networks, _batches(), CONFIG, first_pass, _silent()))
+    rounds = alternate(networks, _batches(), CONFIG, start, watch or _silent())
+    passes = [done for (done,) in rounds]
     return passes, calls, traces
 
 
@@ -69,7 +70,7 @@ def test_each_epoch_trains_f_then_g_with_the_schedules_of_the_epoch():
     passes, calls, _ = _alternate()
     assert [(p.epoch, p.network.name) for p in passes] == list(itertools.product(range(4), "fg"))
     assert [name for name, *_ in calls] == list("fffggg") * 4
-    for index, (_, _, eps, lr) in enumerate(calls):
+    for index, (_, _, eps, lr, _) in enumerate(calls):
         epoch = index // 6
         np.testing.assert_allclose(eps, schedules.epsilon(epoch, 0.1, 0.3, 2), rtol=1e-6)
         np.testing.assert_allclose(lr, schedules.halving(epoch, 0.01, 2), rtol=1e-6)
@@ -80,11 +81,33 @@ def test_no_step_is_traced_again_along_the_schedules():
     assert sorted(traces) == [0, 1]
 
 
-def test_a_run_that_goes_on_sees_what_the_whole_run_saw():
-    whole, whole_calls, _ = _alternate()
-    rest, rest_calls, _ = _alternate(first_pass=3)
-    assert rest_calls == whole_calls[9:]
-    assert [p.metrics for p in rest] == [p.metrics for p in whole[3:]]
+@pytest.fixture(scope="module")
+def whole():
+    """The passes, the calls and the positions of a whole run."""
+    positions = []
+    watch = _silent()._replace(boundary=lambda position: positions.append(position()))
+    passes, calls, _ = _alternate(watch=watch)
+    return passes, calls, positions
+
+
+@pytest.mark.parametrize("steps", [1, 6, 10, 17, 24])
+def test_a_run_that_goes_on_sees_what_the_whole_run_saw(whole, steps):
+    """Left between any two steps, also where a pass is done but not yet recorded."""
+    whole, whole_calls, positions = whole
+    assert len(positions) == len(whole_calls) == 24
+    here = positions[steps - 1]
+    assert 3 * here.passes + here.step == steps
+    assert 1 <= here.step <= 3
+    rest, rest_calls, _ = _alternate(here)
+    assert rest_calls == whole_calls[steps:]
+    assert [(p.index, p.eps, p.lr, p.metrics) for p in rest] == [
+        (p.index, p.eps, p.lr, p.metrics) for p in whole[here.passes :]
+    ]
+
+
+def test_no_two_steps_draw_the_same_random_numbers():
+    _, calls, _ = _alternate()
+    assert len({seed for *_, seed in calls}) == len(calls) == 24
 
 
 def test_the_metrics_of_a_pass_are_means_over_its_examples():
@@ -93,61 +116,6 @@ def test_the_metrics_of_a_pass_are_means_over_its_examples():
         assert done.examples == 12
         np.testing.assert_allclose(done.metrics["clean_error"], 5.5, rtol=1e-6)
         np.testing.assert_allclose(done.metrics["loss"], done.eps, rtol=1e-6)
-
-
-def test_means_forget_at_a_reset_and_have_nothing_before_the_first_step():
-    means = Means()
-    assert means.read() == {}
-    means.add({"loss": tf.constant(2.0)})
-    means.add({"loss": tf.constant(4.0)})
-    assert means.read() == {"loss": 3.0}
-    means.reset()
-    assert means.read() == {}
-    means.add({"loss": tf.constant(7.0)})
-    assert means.read() == {"loss": 7.0}
-
-
-def _fit(network: Network, steps: int) -> None:
-    for _ in range(steps):
-        gradients = [tf.ones_like(v.value) for v in network.model.trainable_variables]
-        network.optimizer.apply(gradients, network.model.trainable_variables)
-
-
-def _state(networks) -> list[np.ndarray]:
-    return [
-        variable.numpy()
-        for network in networks
-        for variable in (*network.model.variables, *network.optimizer.variables)
-    ]
-
-
-def test_a_checkpoint_restores_weights_optimizers_and_position(tmp_path):
-    saved, restored = ([_network(name) for name in "fg"] for _ in range(2))
-    for steps, network in enumerate(saved, start=1):
-        _fit(network, steps)
-    Checkpoints(tmp_path, saved, seed=5).save(7)
-    assert Checkpoints(tmp_path, restored, seed=5).restore() == 7
-    for left, right in zip(_state(saved), _state(restored), strict=True):
-        np.testing.assert_array_equal(left, right)
-    # The slots too: the next update is the same.
-    for network in (*saved, *restored):
-        _fit(network, 1)
-    for left, right in zip(_state(saved), _state(restored), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def test_without_a_checkpoint_nothing_is_restored(tmp_path):
-    assert Checkpoints(tmp_path / "none", [_network("f")], seed=0).restore() == 0
-
-
-def test_a_checkpoint_of_other_networks_or_another_seed_is_refused(tmp_path):
-    Checkpoints(tmp_path, [_network("f"), _network("g")], seed=5).save(1)
-    with pytest.raises(ValueError, match="expected a checkpoint of seed 6, got seed 5"):
-        Checkpoints(tmp_path, [_network("f"), _network("g")], seed=6).restore()
-    with pytest.raises(ValueError, match="not a checkpoint of these networks"):
-        Checkpoints(tmp_path, [_network("f")], seed=5).restore()
-    with pytest.raises(ValueError, match="not a checkpoint of these networks"):
-        Checkpoints(tmp_path, [_network("f", units=3), _network("g")], seed=5).restore()
 
 
 def _pass(epoch: int = 0, name: str = "f", **metrics: float) -> Pass:
@@ -172,16 +140,19 @@ def test_the_history_has_a_row_an_epoch_and_network(tmp_path):
     assert rows[1]["test_lp_error"] == ""
 
 
-def test_a_history_that_goes_on_leaves_out_the_rows_that_are_done_again(tmp_path):
+def test_a_history_that_goes_on_replaces_the_rows_that_are_done_again(tmp_path):
     path = tmp_path / "history.csv"
     whole = History(path)
     for epoch, name in itertools.product(range(2), "fg"):
         whole.add(_pass(epoch, name), {})
+        if (epoch, name) == (0, "g"):
+            rows = [dict(row) for row in whole.rows]
     expected = path.read_text()
-    rest = History(path, passes=2)
-    rest.add(_pass(1, "f"), {})
-    assert path.read_text() == "\n".join(expected.split("\n")[:4]) + "\n"
-    rest.add(_pass(1, "g"), {})
+    rest = History(path, rows)
+    # At once, not only when something is added.
+    assert path.read_text() == "\n".join(expected.split("\n")[:3]) + "\n"
+    for name in "fg":
+        rest.add(_pass(1, name), {})
     assert path.read_text() == expected
 
 
@@ -242,10 +213,10 @@ def test_the_bar_shows_metrics_schedules_speed_and_time_left(monkeypatch):
         return {"loss": 1.25, "robust_error": 0.5, "clean_error": 0.125, "eta": 3.0}
 
     for _ in range(4):
-        progress.watch.advance(read)
+        progress.watch.advance("f", read)
     # Not read at every step: reading waits for the device.
     assert len(reads) == 1
-    progress.watch.end(read())
+    progress.watch.end("f", read())
     for part in ("epoch 1/9 f", "loss=1.25", "robust_error=0.5", "clean_error=0.125"):
         assert part in stream.getvalue()
     for part in ("eps=0.025", "lr=0.001", "200/200", "examples/s"):

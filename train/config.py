@@ -19,11 +19,11 @@ from robustra_tf.settings import (
     PROJECTED_NORMS,
     SettingError,
 )
-from train import presets
+from train import devices, presets
 
 RAMPS = ("epoch", "step")
 LR_SCHEDULES = ("halving", "cosine")
-SCHEDULES = ("alternating",)
+SCHEDULES = ("alternating", "parallel")
 OPTIMIZERS = ("adam", "sgd")
 
 
@@ -37,6 +37,8 @@ class Config:
     method: str
     inner: str  # where `robustra` and `wong` take the bounds of inner layers from
     schedule: str
+    devices: str | None  # of the parallel schedule: f's and g's
+    split_gpu_mb: int  # of each half of a single GPU; 0: whole
     norm: str
     projection: int  # of robustra and wong; 0: exact bounds of inner layers
     eps: float
@@ -62,8 +64,10 @@ class Config:
     limit_train: int
     limit_test: int  # 0: no evaluation on test images
     memory_mb: int
+    microbatch: int  # examples worked on at a time; 0: as many as fit memory_mb
     seed: int
     deterministic: bool
+    checkpoint_minutes: float  # between two within an epoch; 0: only at the end of each pass
     data_dir: str | None
     workdir: str
 
@@ -81,8 +85,9 @@ class Config:
         return ("f",) if self.method in INTERVAL_METHODS else ("f", "g")
 
 
-# Where a run is kept and read from says nothing of what it computes.
-PLACES = ("workdir", "data_dir")
+# Where a run is kept, read from and computed, and how often it is saved, says nothing of what it
+# computes.
+PLACES = ("workdir", "data_dir", "devices", "split_gpu_mb", "checkpoint_minutes")
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
 
@@ -145,7 +150,7 @@ def _check(config: Config) -> None:
         raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
     settings.one_of("method", config.method, METHODS)
     settings.one_of("inner", config.inner, INNER if config.method in DUAL_METHODS else INNER[:1])
-    settings.one_of("schedule", config.schedule, SCHEDULES)
+    _check_schedule(config)
     settings.one_of("ramp", config.ramp, RAMPS)
     settings.one_of("init", config.init, INITS)
     settings.one_of("lr_schedule", config.lr_schedule, LR_SCHEDULES)
@@ -176,6 +181,8 @@ def _check(config: Config) -> None:
     settings.within("limit_train", config.limit_train, 1, info.train)
     settings.within("limit_test", config.limit_test, 0, info.test)
     settings.within("memory_mb", config.memory_mb, 16)
+    settings.within("microbatch", config.microbatch, 0, unit="(0: what fits memory_mb)")
+    settings.within("checkpoint_minutes", config.checkpoint_minutes, 0, unit="(0: only epochs)")
     settings.within("seed", config.seed, 0, 2**31 - 1)
 
 
@@ -192,3 +199,15 @@ def _check_projection(config: Config) -> None:
     else:
         return
     raise SettingError("projection", expected, config.projection)
+
+
+def _check_schedule(config: Config) -> None:
+    paired = len(config.networks) > 1
+    settings.one_of("schedule", config.schedule, SCHEDULES if paired else SCHEDULES[:1])
+    settings.within("split_gpu_mb", config.split_gpu_mb, 0, unit="(0: whole)")
+    if config.schedule == "parallel":
+        devices.names(config.devices)
+        return
+    for name in ("devices", "split_gpu_mb"):
+        if value := getattr(config, name):
+            raise SettingError(name, f"none with --schedule={config.schedule}", value)

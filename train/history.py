@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from robustra_tf.files import write_atomically
@@ -35,13 +35,12 @@ COLUMNS = ("epoch", "network", "eps", "lr", *METRICS, *ESTIMATES, *TESTS)
 class History:
     """The rows of a run's history and the file that holds them."""
 
-    def __init__(self, path: Path, passes: int = 0):
-        """Keeps the first `passes` rows of the file, where there is one."""
+    def __init__(self, path: Path, rows: Iterable[Mapping[str, str]] = ()):
+        """Begins with `rows`, which replace what the file holds."""
         self._path = path
-        self._rows: list[dict[str, str]] = []
-        if passes and path.exists():
-            with path.open(newline="") as file:
-                self._rows = list(csv.DictReader(file))[:passes]
+        #: By column, as text.
+        self.rows: list[dict[str, str]] = [dict(row) for row in rows]
+        self._write()
 
     def add(self, done: Pass, tests: Mapping[str, float]) -> None:
         """Adds a pass's row; what was not measured stays empty."""
@@ -49,9 +48,12 @@ class History:
         numbers = {"eps": done.eps, "lr": done.lr} | done.metrics | dict(tests)
         # Nine digits tell any two float32 apart.
         row |= {name: f"{numbers[name]:.9g}" for name in COLUMNS if name in numbers}
-        self._rows.append(row)
+        self.rows.append(row)
+        self._write()
+
+    def _write(self) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self._rows)
+        writer.writerows(self.rows)
         write_atomically(self._path, text.getvalue())

@@ -6,21 +6,19 @@ presets per dataset, the paper's; without any flag a pair is trained on scikit-l
 
 from __future__ import annotations
 
-import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from robustra_tf import settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
+from robustra_tf.stopping import Exit, Stop, Stopped
 from train import config as configs
-from train import presets, workdir
+from train import devices, environment, presets, workdir
 
 FLAGS = flags.FLAGS
-# Exit code of a command line that cannot be run.
-BAD_USAGE = 2
 
 
 def _define() -> None:
@@ -33,6 +31,8 @@ def _define() -> None:
     text("method", None, f"{', '.join(settings.METHODS)}; default: robustra")
     text("inner", None, f"bounds of inner layers: {', '.join(settings.INNER)}; default: dual")
     text("schedule", None, f"{', '.join(configs.SCHEDULES)}; default: alternating")
+    text("devices", None, "parallel: f's and g's TensorFlow devices, as in GPU:0,GPU:1")
+    whole("split_gpu_mb", None, "parallel: two devices of so many MiB from one GPU; default: 0")
     text("norm", None, f"of the ball: {', '.join(settings.NORMS)}; default: linf")
     whole("projection", None, "estimate inner layers by so many random vectors; default: 0, exact")
     number("eps", None, f"radius of the ball in pixels of [0, 1]; {preset}")
@@ -62,10 +62,12 @@ def _define() -> None:
         None,
         f"working memory of a step's bounds; default: {settings.DEFAULT_MEMORY_MB}",
     )
+    whole("microbatch", None, "examples of a batch worked on at a time; default: by memory_mb")
     text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
     text("workdir", None, "folder of the run; default: runs/DATASET-METHOD")
     whole("seed", None, "of the weights and of the order of the data; default: 0")
     flags.DEFINE_bool("deterministic", None, "equal runs give equal bits, at some cost in speed")
+    number("checkpoint_minutes", None, "between checkpoints in an epoch, 0: none; default: 10")
     flags.DEFINE_bool("resume", False, "go on with the run of the workdir")
 
 
@@ -76,34 +78,50 @@ def main(argv) -> int:
         print(presets.listing())
         return 0
     given = {name: FLAGS[name].value for name in configs.FIELDS}
-    try:
-        config, folder = workdir.open_run(given, FLAGS.resume)
-    except (settings.SettingError, DataNotFoundError) as error:
-        return _refuse(error)
-    _prepare_environment(config.deterministic)
-    try:
-        require_tensorflow_backend()
-    except BackendError as error:
-        return _refuse(error)
+    with Stop(_say) as stop:
+        try:
+            config, folder = workdir.open_run(given, FLAGS.resume, _require)
+            return _train(config, folder, stop)
+        except (settings.SettingError, DataNotFoundError, BackendError) as error:
+            return _refuse(error)
+        except OSError as error:  # Such as a full disk, or one that cannot be written.
+            _say(f"{error}; --resume goes on from the last checkpoint")
+            return Exit.FAILED
+
+
+def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
     from train import run
+    from train.checkpoint import CheckpointError
+    from train.means import NotFiniteError
 
-    run.run(config, folder)
-    return 0
+    try:
+        run.run(config, folder, stop)
+    except Stopped as saved:
+        _say(f"stopped; saved in {saved}; --resume goes on from there")
+        return Exit.STOPPED
+    except NotFiniteError as error:
+        _say(str(error))
+        return Exit.NOT_FINITE
+    except CheckpointError as error:
+        return _refuse(error)
+    return Exit.DONE
 
 
-def _prepare_environment(deterministic: bool) -> None:
-    if not FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every file it saves
-    # Read by TensorFlow at its import. oneDNN's kernels add in an order that may differ from run
-    # to run in the last bit.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if deterministic:
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = "0"
+def _require(config: configs.Config) -> None:
+    """What only TensorFlow can tell, whose import is spent on nothing but right flags."""
+    environment.prepare(config.deterministic, FLAGS["verbosity"].present)
+    require_tensorflow_backend()
+    if config.devices:
+        devices.require(config.devices, config.split_gpu_mb)
 
 
-def _refuse(error: Exception) -> int:
-    print(f"train.main: {error}", file=sys.stderr)
-    return BAD_USAGE
+def _refuse(error: Exception) -> Exit:
+    _say(str(error))
+    return Exit.BAD_USAGE
+
+
+def _say(line: str) -> None:
+    print(f"train.main: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
 
 def _parse(argv):

@@ -12,6 +12,8 @@ COMMON = {
     "method": "robustra",
     "inner": "dual",
     "schedule": "alternating",
+    "devices": None,
+    "split_gpu_mb": 0,
     "norm": "linf",
     "projection": 0,
     "eps_train_ratio": 1.0,
@@ -30,8 +32,10 @@ COMMON = {
     "weight_decay": 0.0,
     "augment": False,
     "memory_mb": DEFAULT_MEMORY_MB,
+    "microbatch": 0,
     "seed": 0,
     "deterministic": False,
+    "checkpoint_minutes": 10.0,
     "data_dir": None,
 }
 _PAPER = {"epochs": 100, "eps_warmup_epochs": 20}

@@ -1,7 +1,8 @@
-"""What a run tells its user: a bar a pass while it goes on and a line a pass that stays."""
+"""What a run tells its user: a bar for each pass under way and a line a pass that stays."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +24,7 @@ class Progress:
         """Prepares for `passes` passes to come of a run of `epochs` epochs."""
         self._epochs, self._left, self._batch_size = epochs, passes, batch_size
         self._done, self._start = 0, time.perf_counter()
-        self._bar: tqdm | None = None
-        self._next = self._lr = self._eps = 0.0
+        self._bars: dict[str, _Bar] = {}
         self._terminal = sys.stderr.isatty()
         self._refresh = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS
         self.watch = Watch(self._begin, self._advance, self._end)
@@ -45,32 +45,49 @@ class Progress:
         ]
         print("  ".join(words), flush=True)
 
-    def _begin(self, name: str, epoch: int, eps: float, lr: float, steps: int) -> None:
-        self._eps, self._lr, self._next = eps, lr, 0.0
-        self._bar = tqdm(
+    def _begin(
+        self, name: str, epoch: int, eps: float, lr: float, steps: int, taken: int = 0
+    ) -> None:
+        bar = tqdm(
             total=steps * self._batch_size,
+            initial=taken * self._batch_size,
             desc=f"epoch {epoch + 1}/{self._epochs} {name}",
             unit=" examples",
             leave=not self._terminal,
             mininterval=self._refresh,
             dynamic_ncols=True,
         )
+        self._bars[name] = _Bar(bar, {"eps": f"{eps:.4g}", "lr": f"{lr:.3g}"})
 
-    def _advance(self, read: Callable[[], dict[str, float]]) -> None:
-        now = time.perf_counter()
-        if now >= self._next:
-            self._next = now + self._refresh
-            self._show(read())
-        self._bar.update(self._batch_size)
+    def _advance(self, name: str, read: Callable[[], dict[str, float]]) -> None:
+        bar, now = self._bars[name], time.perf_counter()
+        if now >= bar.next:
+            bar.next = now + self._refresh
+            bar.show(read())
+        bar.tqdm.update(self._batch_size)
 
-    def _end(self, metrics: Mapping[str, float]) -> None:
-        self._show(metrics)
-        self._bar.close()
+    def _end(self, name: str, metrics: Mapping[str, float]) -> None:
+        bar = self._bars.pop(name)
+        bar.show(metrics)
+        bar.tqdm.close()
 
-    def _show(self, metrics: Mapping[str, float]) -> None:
+    def close(self) -> None:
+        """Ends the bars of passes that broke off."""
+        for bar in self._bars.values():
+            bar.tqdm.close()
+
+
+@dataclasses.dataclass
+class _Bar:
+    """The bar of a pass: what it ends with, and when its metrics are read next."""
+
+    tqdm: tqdm
+    fixed: Mapping[str, str]
+    next: float = 0.0
+
+    def show(self, metrics: Mapping[str, float]) -> None:
         shown = {name: f"{value:.4g}" for name, value in _shown(metrics).items()}
-        fixed = {"eps": f"{self._eps:.4g}", "lr": f"{self._lr:.3g}"}
-        self._bar.set_postfix(shown | fixed, refresh=False)
+        self.tqdm.set_postfix(shown | dict(self.fixed), refresh=False)
 
 
 def _shown(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -12,29 +14,44 @@ from robustra_tf import data, export, models
 from robustra_tf.certificates import certify
 from robustra_tf.objective.methods import Options
 from robustra_tf.settings import INTERVAL_METHODS
-from train.checkpoint import Checkpoints
+from robustra_tf.stopping import NEVER, Stop
+from train import devices
+from train.checkpoint import Checkpoints, Saved
 from train.config import Config
+from train.environment import make_deterministic
 from train.history import History
-from train.mutual import Network, alternate
+from train.means import NotFiniteError
+from train.mutual import Network, Position, Snapshot, alternate
+from train.parallel import parallel
 from train.progress import Progress
-from train.step import TrainStep
+from train.saving import Saver
+from train.step import TrainStep, make_optimizer
 from train.summaries import Summaries
 from train.workdir import Workdir
 
-#: TensorFlow's seeds are signed.
-SEED_BITS = 2**31 - 1
+# Test images between two looks at whether the run is to stop; a multiple of the batches.
+_TESTED_TOGETHER = 500
 
 
-def run(config: Config, workdir: Workdir) -> None:
+def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     """Trains the pair of `config` in `workdir`, going on from the newest checkpoint there.
 
+    Args:
+      config: of the run.
+      workdir: its folder.
+      stop: asks the run to stop between two steps.
+
     Raises:
+      Stopped: it was asked to; with the checkpoint's path.
       DataNotFoundError: the dataset's folder is not there.
-      ValueError: the checkpoint is not of this configuration.
+      CheckpointError: no checkpoint can be used, or the one found is not of this configuration.
+      NotFiniteError: a loss, a gradient or a weight is no finite number; the checkpoints before it
+        stay.
+      OSError: something cannot be written, as on a full disk; the checkpoints before it stay.
     """
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
-        _make_deterministic()
+        make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
     batches = data.TrainingBatches(train, config.batch_size, config.seed, config.augment)
     del train  # the pipeline has its own copy
@@ -44,90 +61,136 @@ def run(config: Config, workdir: Workdir) -> None:
 
     networks = make_networks(config)
     checkpoints = Checkpoints(workdir.checkpoints, networks, config.seed)
-    done = checkpoints.restore()
-    history = History(workdir.history, done)
-    summaries = Summaries(workdir, config.networks)
+    saved = checkpoints.restore()
+    start, notes = (saved.position, saved.notes) if saved else (Position(), {})
+    history = History(workdir.history, notes.get("history", ()))
+    summaries = Summaries(workdir, config.networks, notes.get("events", {}))
+    for line in (*(saved.skipped if saved else ()), *summaries.lost):
+        print(line, file=sys.stderr)
+    saver = Saver(checkpoints, history, summaries, config.checkpoint_minutes, stop, start)
     passes = config.epochs * len(networks)
-    progress = Progress(config.epochs, passes - done, batches.batch_size)
-    print(_heading(config, networks, done), flush=True)
-    for result in alternate(networks, batches, config, done, progress.watch):
-        tests = evaluate(result.network.model, test, config) if test else {}
-        summaries.write(result, tests)
-        history.add(result, tests)
-        # Last: what is saved has been recorded.
-        checkpoints.save(result.index + 1)
-        progress.summary(result, tests)
+    progress = Progress(config.epochs, passes - start.passes, batches.batch_size)
+    print(_heading(config, networks, saved), flush=True)
+    schedule = parallel if config.schedule == "parallel" else alternate
+    watch = progress.watch._replace(boundary=saver.boundary)
+    try:
+        for results in schedule(networks, batches, config, start, watch):
+            measured = [_measured(result.network, test, config, saver) for result in results]
+            for result, tests in zip(results, measured, strict=True):
+                summaries.write(result, tests)
+                history.add(result, tests)
+            # Last: what is saved has been recorded.
+            saver.save(Position(results[-1].index + 1))
+            for result, tests in zip(results, measured, strict=True):
+                progress.summary(result, tests)
+    except NotFiniteError as error:
+        newest = checkpoints.newest or "none: there was none yet"
+        raise NotFiniteError(f"{error}; last good checkpoint: {newest}") from error
+    finally:
+        progress.close()
     summaries.close()
-    settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
-    for network in networks:
-        export.save(network.model, workdir.model(network.name), settings)
+    _export(config, workdir, networks)
     print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}", flush=True)
 
 
+def _export(config: Config, workdir: Workdir, networks: Sequence[Network]) -> None:
+    settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
+    for network in networks:
+        place = workdir.model(network.name)
+        for left in workdir.root.glob(f".{network.name}.*"):
+            shutil.rmtree(left)  # by a process that was killed while it exported
+        try:
+            export.save(network.model, place, settings)
+        except tf.errors.OpError as error:
+            raise OSError(f"{place}: cannot be written: {str(error).splitlines()[0]}") from error
+
+
 def make_networks(config: Config) -> tuple[Network, ...]:
-    """Networks with independent random weights; for `robustra`, each is the other's reference."""
+    """Networks with independent random weights; for `robustra`, each is the other's reference.
+
+    In the parallel schedule each is on its own device, with a copy of its reference.
+    """
     names = config.networks
+    places = (None,) * len(names)
+    if config.schedule == "parallel":
+        places = devices.names(config.devices)
     seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
-    built = [models.build(config.model, seed=int(seed), init=config.init) for seed in seeds]
+    built = [_build(config, seed, place) for seed, place in zip(seeds, places, strict=True)]
     return tuple(
-        _network(config, name, model, reference, int(seed) & SEED_BITS)
-        for name, model, reference, seed in zip(names, built, reversed(built), seeds, strict=True)
+        _network(config, name, model, other, place)
+        for name, model, other, place in zip(names, built, reversed(built), places, strict=True)
     )
 
 
-def evaluate(model: keras.Model, test: data.Dataset, config: Config) -> Mapping[str, float]:
+def evaluate(
+    network: Network,
+    test: data.Dataset,
+    config: Config,
+    between: Callable[[], None] = lambda: None,
+) -> Mapping[str, float]:
     """The certified error at the full radius and the clean error.
 
     The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
-    cut to the box.
+    cut to the box. `between` is called every `_TESTED_TOGETHER` images.
     """
     if config.method in INTERVAL_METHODS:
         name, how = "test_interval_error", {"method": "interval", "batch_size": 500}
     else:
         name, how = "test_lp_error", {"box": None, "inner": config.inner}
-    certificate = certify(model, *test, eps=config.eps, norm=config.norm, **how)
+    certified, correct = [], []
+    for first in range(0, len(test.labels), _TESTED_TOGETHER):
+        between()
+        part = data.Dataset(*(array[first : first + _TESTED_TOGETHER] for array in test))
+        with tf.device(network.device):
+            certificate = certify(network.model, *part, eps=config.eps, norm=config.norm, **how)
+        certified.append(certificate.certified)
+        correct.append(certificate.predicted == part.labels)
     return {
-        name: float(1 - np.mean(certificate.certified)),
-        "test_clean_error": float(np.mean(certificate.predicted != test.labels)),
+        name: float(1 - np.mean(np.concatenate(certified))),
+        "test_clean_error": float(1 - np.mean(np.concatenate(correct))),
     }
 
 
-def _make_deterministic() -> None:
-    tf.config.experimental.enable_op_determinism()
-    # The arithmetic optimizer turns chains of additions into AddN, whose order of summation depends
-    # on which of its inputs happens to be free for reuse: the last bit then depends on timing.
-    tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+def _measured(
+    network: Network, test: data.Dataset | None, config: Config, saver: Saver
+) -> Mapping[str, float]:
+    return evaluate(network, test, config, saver.interrupt) if test else {}
+
+
+def _build(config: Config, seed: int, device: str | None) -> keras.Model:
+    with tf.device(device):
+        return models.build(config.model, seed=int(seed), init=config.init)
 
 
 def _network(
-    config: Config, name: str, model: keras.Model, reference: keras.Model, seed: int
+    config: Config, name: str, model: keras.Model, other: keras.Model, device: str | None
 ) -> Network:
-    optimizer = _optimizer(config)
-    step = TrainStep(
-        model,
-        reference if config.method == "robustra" else None,
-        optimizer,
-        config.method,
-        memory_mb=config.memory_mb,
-        clip_norm=config.clip_norm or None,
-        weight_decay=config.weight_decay,
-        inner=config.inner,
-        options=Options(**{name: getattr(config, name) for name in Options._fields}),
-        eps_end=config.eps_end,
-        norm=config.norm,
-        projection=config.projection,
-        seed=seed,
-    )
-    return Network(name, model, optimizer, step)
+    reference, snapshot = other if config.method == "robustra" else None, None
+    if reference and device:
+        snapshot = Snapshot(_build(config, 0, device), other)
+        reference = snapshot.copy
+    with tf.device(device):
+        optimizer = make_optimizer(config.optimizer, config.lr, config.momentum)
+        step = TrainStep(
+            model,
+            reference,
+            optimizer,
+            config.method,
+            memory_mb=config.memory_mb,
+            microbatch=config.microbatch,
+            clip_norm=config.clip_norm or None,
+            weight_decay=config.weight_decay,
+            inner=config.inner,
+            options=Options(**{name: getattr(config, name) for name in Options._fields}),
+            eps_end=config.eps_end,
+            device=device,
+            norm=config.norm,
+            projection=config.projection,
+        )
+    return Network(name, model, optimizer, step, device, snapshot)
 
 
-def _optimizer(config: Config) -> keras.optimizers.Optimizer:
-    if config.optimizer == "adam":
-        return keras.optimizers.Adam(config.lr)
-    return keras.optimizers.SGD(config.lr, momentum=config.momentum)
-
-
-def _heading(config: Config, networks: tuple[Network, ...], done: int) -> str:
+def _heading(config: Config, networks: tuple[Network, ...], saved: Saved | None) -> str:
     what = "pair of" if len(networks) > 1 else "network"
     text = (
         f"{config.method} {what} {config.model} ({networks[0].model.count_params():,} parameters "
@@ -136,6 +199,7 @@ def _heading(config: Config, networks: tuple[Network, ...], done: int) -> str:
     )
     if config.projection:
         text += f"; inner ranges are estimates by {config.projection} projections"
-    if done:
-        text += f"; resumed after epoch {done // len(networks)}, pass {done}"
+    if saved:
+        epoch, step = saved.position.passes // len(networks), saved.position.step
+        text += f"; resumed after epoch {epoch}, pass {saved.position.passes}, step {step}"
     return text

@@ -10,6 +10,7 @@ import tensorflow as tf
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.objective.methods import DEFAULTS, Options
 from robustra_tf.objective.problem import (
+    Seed,
     Weights,
     examples_together,
     gradients,
@@ -17,6 +18,13 @@ from robustra_tf.objective.problem import (
     trained_places,
 )
 from robustra_tf.settings import DEFAULT_MEMORY_MB
+
+
+def make_optimizer(name: str, lr: float, momentum: float) -> keras.optimizers.Optimizer:
+    """The Keras optimizer of a setting: `adam`, or `sgd` with a momentum."""
+    if name == "adam":
+        return keras.optimizers.Adam(lr)
+    return keras.optimizers.SGD(lr, momentum=momentum)
 
 
 def regularised(
@@ -34,8 +42,16 @@ def regularised(
     return list(found), norm
 
 
+def finite(loss: tf.Tensor, grad_norm: tf.Tensor) -> tf.Tensor:
+    """Whether a step's loss and the norm of its gradient are finite numbers: a scalar, boolean."""
+    return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(grad_norm))
+
+
 class TrainStep:
-    """`(x, y, eps) -> metrics`: one optimizer step on a batch, compiled once.
+    """`(x, y, eps, seed) -> metrics`: one optimizer step on a batch, compiled once.
+
+    A loss or a gradient that is not finite leaves weights and optimizer as they were; the metrics
+    show it.
 
     Args:
       model: the trained network, image to logits.
@@ -43,15 +59,18 @@ class TrainStep:
       optimizer: a Keras optimizer; its `learning_rate` is a variable that a schedule assigns.
       method: `robustra`; `wong`, the same bound without a reference; or `natural`.
       memory_mb: MiB that the rows of one piece of the batch may take.
+      microbatch: examples of one piece at most, 0 for no limit but the memory's; the gradient is
+        that of the whole batch either way.
       clip_norm: the largest global norm of the gradient, or None.
       weight_decay: the factor of each weight that is added to its gradient.
       inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
       options: of the losses by intervals.
       eps_end: the radius at the end of the ramp, in pixels, by which these losses fade.
+      device: that every operation is placed on, where the variables are too; None leaves it to
+        TensorFlow.
       norm: of the ball; by intervals `linf` alone.
       projection: estimate the inner ranges of `robustra` and `wong` by so many random vectors, new
-        ones in every step; 0 bounds them. The metrics that rest on them are called estimates.
-      seed: of the random vectors, together with the optimizer's count of steps.
+        ones for every seed; 0 bounds them. The metrics that rest on them are called estimates.
 
     Raises:
       ValueError: an unknown method, a reference that is missing or not wanted, or a norm or a
@@ -65,14 +84,15 @@ class TrainStep:
         optimizer: keras.optimizers.Optimizer,
         method: str = "robustra",
         memory_mb: float = DEFAULT_MEMORY_MB,
+        microbatch: int = 0,
         clip_norm: float | None = None,
         weight_decay: float = 0.0,
         inner: str = "dual",
         options: Options = DEFAULTS,
         eps_end: float = 1.0,
+        device: str | None = None,
         norm: str = "linf",
         projection: int = 0,
-        seed: int = 0,
     ):
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
         self._problem, self._graph, self._reference = pose(
@@ -87,8 +107,8 @@ class TrainStep:
             norm=norm,
             projection=projection,
         )
-        self._together = examples_together(self._problem, memory_mb)
-        self._optimizer, self._seed = optimizer, seed
+        self._together = examples_together(self._problem, memory_mb, microbatch)
+        self._optimizer, self._device = optimizer, device
         self._clip_norm, self._weight_decay = clip_norm, weight_decay
         self._variables = model.trainable_variables
         self._places = trained_places(model, self._graph.variables)
@@ -97,29 +117,41 @@ class TrainStep:
         self.traces = 0
         self._step = tf.function(self._run, autograph=False)
 
-    def __call__(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
+    def __call__(
+        self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: Seed = (0, 0)
+    ) -> dict[str, tf.Tensor]:
         """Take one step; returns scalars, the means over the batch.
 
         Args:
           x: images [n, *shape] in pixels, `n` static.
           y: labels [n], integers.
           eps: radius in pixels, a scalar tensor.
+          seed: integers [2], of the attacks' random starts and of the random vectors.
         """
-        return self._step(x, tf.cast(y, tf.int32), tf.cast(eps, tf.float32))
+        eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
+        return self._step(x, tf.cast(y, tf.int32), eps, seed)
 
-    def _run(self, x, y, eps):
+    def _run(self, x, y, eps, seed):
         self.traces += 1
-        weights = self._graph.weights()
-        reference = None if self._reference is None else self._reference.weights()
-        seed = tf.stack([self._seed, tf.cast(self._optimizer.iterations, tf.int32)])
-        found, metrics = gradients(
-            self._problem, weights, reference, x, y, eps, self._together, seed
-        )
-        found, norm = regularised(
-            [found[i] for i in self._places],
-            [weights[i] for i in self._places],
-            self._clip_norm,
-            self._weight_decay,
-        )
-        self._optimizer.apply(found, self._variables)
+        # Within the trace: else what reads no variable would be left to TensorFlow. The name tells
+        # the operations of several steps apart in a profile.
+        name = self._device and self._device.replace(":", "_")
+        with tf.device(self._device), tf.name_scope(name or "step"):
+            weights = self._graph.weights()
+            reference = None if self._reference is None else self._reference.weights()
+            found, metrics = gradients(
+                self._problem, weights, reference, x, y, eps, self._together, seed
+            )
+            found, norm = regularised(
+                [found[i] for i in self._places],
+                [weights[i] for i in self._places],
+                self._clip_norm,
+                self._weight_decay,
+            )
+            # A poisoned update could not be taken back.
+            tf.cond(finite(metrics["loss"], norm), lambda: self._update(found), lambda: False)
         return {**metrics, "grad_norm": norm}
+
+    def _update(self, found):
+        self._optimizer.apply(found, self._variables)
+        return True

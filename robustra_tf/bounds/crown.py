@@ -103,9 +103,9 @@ def _past_relu(
     """The rows on a ReLU's input, and what its upper lines' intercepts add to each row."""
     free = tf.where(relu.crossing[:, None], slope, relu.active[:, None])
     positive = tf.nn.relu(rows.values)
-    passed = positive * frame.align(relu.upper, rows)
+    passed = positive * frame.align(rows, relu.upper)[0]
     passed += (rows.values - positive) * _aligned(free, rows)
-    charge = absolute_sum(rows.with_values(positive), frame, frame.align(relu.intercept, rows))
+    charge = absolute_sum(rows.with_values(positive), frame, *frame.align(rows, relu.intercept))
     return rows.with_values(passed, clean=True), charge
 
 
@@ -120,7 +120,7 @@ def _aligned(images: tf.Tensor, rows: WholeRows) -> tf.Tensor:
 
 def _sum(rows: WholeRows, frame: Frame, images: tf.Tensor) -> tf.Tensor:
     """`sum_j row_j image_j` for every row: [n, rows]."""
-    aligned = frame.align(images, rows)
+    aligned = frame.align(rows, images)[0]
     axes = list(range(2, aligned.shape.rank))
     return tf.reduce_sum(rows.values * aligned, axes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -12,11 +12,14 @@ from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.frames import Every, Frame
 from robustra_tf.bounds.passing import (
     absolute_sum,
+    absolute_sum_inside,
     added,
     cleaned,
-    inside,
+    past_relu,
     pays_as_matrix,
     settled,
+    shared,
+    taken,
     through,
     window_matrix,
 )
@@ -92,8 +95,13 @@ def chosen_rows(
     node = structure.nodes[index]
     shape = node.op.out_shape
     if isinstance(node.op, Dense):
-        rows = tf.gather(tf.transpose(weights[node.weights[0]]), neuron)
+        rows = taken(tf.transpose(weights[node.weights[0]]), neuron)
         return node.inputs[0], WholeRows(rows, node.op.in_shape)
+    if isinstance(node.op, Windowed):
+        arguments = tuple(weights[i] for i in node.weights)
+        unit = _windows(tf.eye(shape[-1], dtype=weights[0].dtype), shape, (shape[-1],))
+        rows = through(node.op, arguments, unit, Every())
+        return node.inputs[0], rows.with_values(taken(rows.values, neuron % shape[-1]))
     if len(shape) == 3:
         unit = tf.one_hot(neuron % shape[-1], shape[-1], dtype=weights[0].dtype)
         return index, _windows(unit, shape, (-1,))
@@ -113,53 +121,44 @@ def trace(
     index: int,
     rows: Rows,
     frame: Frame,
+    visit: Callable[[Rows], Rows] = lambda rows: rows,
 ) -> Traced:
     """Follow `rows` on node `index` backward to the image (Eqn 9).
 
     `nuhat_i = W_i^T nu_{i+1}`, `nu_i = d_i nuhat_i`; at each ReLU the relaxation's error is charged
-    `|nuhat_i| . error_i`. Branches that meet are added.
+    `|nuhat_i| . error_i`. Branches that meet are added. `visit` sees the rows that each ReLU
+    leaves, and those on the image, and returns the rows to go on with.
     """
     pending: dict[int, Rows] = {index: rows}
-    total = None
+    charges = []
     for at in range(index, 0, -1):
         if at not in pending:
             continue
         node, here = structure.nodes[at], pending.pop(at)
         arguments = tuple(weights[i] for i in node.weights)
         if isinstance(node.op, Relu):
-            slope, error = _aligned(relaxations[at], here, frame)
-            charge = absolute_sum(here, frame, error)
-            total = charge if total is None else total + charge
-            below = structure.nodes[node.inputs[0]]
+            source = node.inputs[0]
             fused = None
-            if len(structure.consumers[node.inputs[0]]) == 1:
-                fused = _fused(here, frame, slope, below, weights)
+            if shared(here, frame) and len(structure.consumers[source]) == 1:
+                fused = _fused(here, frame, relaxations[at], structure.nodes[source], weights)
             if fused is not None:
-                node, here = below, fused
+                node, (here, charge) = structure.nodes[source], fused
             else:
-                here = here.with_values(here.values * slope, clean=True)
+                here, charge = past_relu(here, frame, relaxations[at], visit)
+            charges.append(charge)
         else:
             here = through(node.op, arguments, here, frame)
         here = settled(here, frame)
         for source in node.inputs:
             pending[source] = added(pending.get(source), here, frame)
-    traced = pending[0]
-    if total is None:
-        total = tf.zeros((), traced.values.dtype)
+    traced = visit(pending[0])
+    total = tf.add_n(charges) if charges else tf.zeros((), traced.values.dtype)
     return Traced(traced, total)
 
 
-def _aligned(relaxation: Relaxation, rows: Rows, frame: Frame) -> tuple[tf.Tensor, tf.Tensor]:
-    """Slopes and errors, broadcastable to the values of the rows; zero outside the image."""
-    if isinstance(rows, WholeRows):
-        return frame.align(relaxation.slope, rows), frame.align(relaxation.error, rows)
-    both = frame.windows(tf.concat(relaxation, -1), rows.window)
-    return tuple(tf.split(both, 2, -1))
-
-
 def _fused(
-    rows: Rows, frame: Frame, slope: tf.Tensor, node: Node, weights: Weights
-) -> WindowRows | None:
+    rows: Rows, frame: Frame, relaxation: Relaxation, node: Node, weights: Weights
+) -> tuple[WindowRows, tf.Tensor] | None:
     """Slopes and a convolution in one matrix product, where the rows are the same everywhere.
 
     With `k` the shared row and `S` the matrix of the transposed convolution on one window,
@@ -168,18 +167,19 @@ def _fused(
     large, where convolutions would be many thousand small ones.
     """
     op = node.op
-    shared = isinstance(frame, Every) and isinstance(rows, WindowRows)
-    if not shared or rows.values.shape[:2] != (1, 1) or not isinstance(op, Windowed):
+    if not isinstance(rows, WindowRows) or not isinstance(op, Windowed):
         return None
-    if not pays_as_matrix(rows.window, op):
+    if rows.values.shape[:2] != (1, 1) or not pays_as_matrix(rows.window, op):
         return None
+    slope, error = frame.align(rows, relaxation.slope, relaxation.error)
+    charge = absolute_sum(rows, frame, error)
     window, (height, width) = rows.window.through(op), rows.window.size
     arguments = tuple(weights[i] for i in node.weights)
     reach = window_matrix(rows.window, op, arguments, rows.values.dtype)
     count, taps = rows.values.shape[2], width * op.filters
     reach = tf.reshape(reach, (height, taps, 1, window.size[0], -1))
-    shared = tf.reshape(rows.values, (count, height, taps))
-    shared = tf.transpose(shared, (1, 2, 0))[..., None, None]
+    row = tf.reshape(rows.values, (count, height, taps))
+    row = tf.transpose(row, (1, 2, 0))[..., None, None]
     slope = tf.reshape(slope, (-1, height, taps))
     # A strip of pixel rows is reached from a few rows of the window only: leave out the rest.
     strips = []
@@ -187,17 +187,16 @@ def _fused(
         bottom = min(top + op.strides[0], window.size[0])
         first = max(0, -(-(top - op.size[0] + 1) // op.strides[0]))
         last = min(height, (bottom - 1) // op.strides[0] + 1)
-        product = shared[first:last] * tf.slice(
+        product = row[first:last] * tf.slice(
             reach, (first, 0, 0, top, 0), (last - first, -1, -1, bottom - top, -1)
         )
         product = tf.reshape(product, ((last - first) * taps, -1))
         part = tf.slice(slope, (0, first, 0), (-1, last - first, -1))
         strip = tf.reshape(part, (-1, (last - first) * taps)) @ product
-        strips.append(tf.reshape(strip, (-1, count, bottom - top, reach.shape[-1])))
-    values = tf.reshape(
-        tf.concat(strips, 2), (-1, rows.window.positions, count, *window.size, op.shape[2])
-    )
-    return WindowRows(values, window, clean=False)
+        shape = (-1, rows.window.positions, count, bottom - top, window.size[1], op.shape[2])
+        strips.append(tf.reshape(strip, shape))
+    values = tf.concat(strips, 3)
+    return WindowRows(values, window, clean=False, strips=tuple(strips)), charge
 
 
 def fuses(structure: Structure, index: int) -> bool:
@@ -223,13 +222,11 @@ def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
     if ball.norm != "linf":
         return frame.listed(ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm), rows)
     if ball.radius.shape.rank:
-        return absolute_sum(rows, frame, frame.align(ball.radius, rows))
+        return absolute_sum(rows, frame, *frame.align(rows, ball.radius))
     if isinstance(rows, WholeRows):
         rows = cleaned(rows, frame)
         return ball.radius * tf.reduce_sum(tf.abs(rows.flat), -1)
-    channels = rows.values.shape[-1]
-    weights = tf.repeat(inside(rows, frame), channels, -1)
-    return ball.radius * absolute_sum(rows, frame, weights)
+    return ball.radius * absolute_sum_inside(rows, frame)
 
 
 def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:
@@ -238,7 +235,15 @@ def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:
         return tf.reduce_sum(tf.abs(rows), -1)
     if norm == "l1":
         return tf.reduce_max(tf.abs(rows), -1)
-    return root(tf.reduce_sum(tf.square(rows), -1))
+    # In units of the largest entry: the square of a small one would underflow to zero, and the
+    # bound would lose it.
+    largest = tf.stop_gradient(tf.reduce_max(tf.abs(rows), -1))
+    # The gradient of a norm at zero is taken to be zero.
+    zero = largest <= 0
+    unit = tf.where(zero, tf.ones_like(largest), largest)
+    square = tf.reduce_sum(tf.square(rows / unit[..., None]), -1)
+    root = tf.sqrt(tf.where(zero, tf.ones_like(square), square))
+    return tf.where(zero, tf.zeros_like(root), unit * root)
 
 
 def root(square: tf.Tensor) -> tf.Tensor:

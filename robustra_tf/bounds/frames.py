@@ -13,7 +13,6 @@ from typing import Any
 import tensorflow as tf
 
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, regroup
-from robustra_tf.bounds.window import Window
 
 
 class Frame:
@@ -23,8 +22,8 @@ class Frame:
         """`images` [n, *shape], broadcastable to the values of `WholeRows`."""
         raise NotImplementedError
 
-    def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
-        """The windows of `images` [n, h, w, c], broadcastable to the values of `WindowRows`."""
+    def windows(self, cut: tf.Tensor) -> tf.Tensor:
+        """`cut` [n, positions, kh, kw, c], broadcastable to the values of `WindowRows`."""
         raise NotImplementedError
 
     def fill(self, rows: WindowRows) -> tf.Tensor:
@@ -36,14 +35,17 @@ class Frame:
         raise NotImplementedError
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
-        """`windows` [positions, kh, kw, c] of every example, broadcastable to `WindowRows`."""
+        """What belongs to each position, [positions, ...], beside the leading axes of windows."""
         raise NotImplementedError
 
-    def align(self, images: tf.Tensor, rows: Rows) -> tf.Tensor:
-        """`images`, broadcastable to the values of `rows`."""
+    def align(self, rows: Rows, *images: tf.Tensor) -> list[tf.Tensor]:
+        """Each of `images` [n, *shape], broadcastable to the values of `rows`."""
         if isinstance(rows, WholeRows):
-            return self.whole(images if rows.tiling is None else rows.tiling.cut(images))
-        return self.windows(images, rows.window)
+            return [self.whole(i if rows.tiling is None else rows.tiling.cut(i)) for i in images]
+        # Cut once for all of them, and parted while there is one window per position.
+        cut = rows.window.extract(tf.concat(images, -1) if len(images) > 1 else images[0])
+        parts = tf.split(cut, len(images), -1) if len(images) > 1 else [cut]
+        return [self.windows(part) for part in parts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +56,12 @@ class Every(Frame):
         """[n, 1, *shape]."""
         return images[:, None]
 
-    def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
+    def windows(self, cut: tf.Tensor) -> tf.Tensor:
         """[n, positions, 1, kh, kw, c]."""
-        return window.extract(images)[:, :, None]
+        return cut[:, :, None]
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
-        """[1, positions, 1, kh, kw, c]."""
+        """[1, positions, 1, ...]."""
         return windows[None, :, None]
 
     def fill(self, rows: WindowRows) -> tf.Tensor:
@@ -103,14 +105,13 @@ class Chosen(Frame):
         """[rows, *shape]."""
         return _picked(images, self.example)
 
-    def windows(self, images: tf.Tensor, window: Window) -> tf.Tensor:
+    def windows(self, cut: tf.Tensor) -> tf.Tensor:
         """[rows, kh, kw, c]."""
-        cut = window.extract(images)
         flat = tf.reshape(cut, (-1, *cut.shape[2:]))
-        return _picked(flat, self.example * window.positions + self.position)
+        return _picked(flat, self.example * cut.shape[1] + self.position)
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
-        """[rows, kh, kw, c]."""
+        """[rows, ...]."""
         return tf.gather(windows, self.position)
 
     def fill(self, rows: WindowRows) -> tf.Tensor:

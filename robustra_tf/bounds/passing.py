@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds import tiled
 from robustra_tf.bounds.frames import Chosen, Frame
-from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, split
+from robustra_tf.bounds.relu import Relaxation
+from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, regroup, split
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
 from robustra_tf.graph.spatial import Pad2D, Windowed
 from robustra_tf.graph.spread import Tiling, spread
+
+#: The longest table whose gradient is added up by a matrix product.
+SHORT = 128
 
 
 def cleaned(rows: Rows, frame: Frame) -> Rows:
@@ -141,6 +148,89 @@ def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows
     return WholeRows(split(values, rows.values, len(rows.shape)), op.in_shape)
 
 
+def shared(rows: Rows, frame: Frame) -> bool:
+    """Whether examples or positions have the same rows, of which one is held."""
+    if isinstance(frame, Chosen):
+        return False
+    positions = 1 if isinstance(rows, WholeRows) else rows.window.positions
+    return rows.values.shape[0] == 1 or 1 == rows.values.shape[1] != positions
+
+
+def past_relu(
+    rows: Rows, frame: Frame, relaxation: Relaxation, visit: Callable[[Rows], Rows]
+) -> tuple[Rows, tf.Tensor]:
+    """`nu = d nuhat` from the rows `nuhat`, and the charge `sum_i |nuhat_i| . error_i`.
+
+    Where `error = d drop`, the charge is `sum_i |nu_i| . drop_i`, and both gradients need `nu`
+    alone: `nuhat` need not be kept, nor computed where `visit` knows `nu`.
+    """
+    if relaxation.drop is None or shared(rows, frame):
+        slope, error = frame.align(rows, relaxation.slope, relaxation.error)
+        charge = absolute_sum(rows, frame, error)
+        return visit(rows.with_values(rows.values * slope, clean=True)), charge
+    slope = tf.stop_gradient(relaxation.slope)
+    # 1 in value, 0 for a dead ReLU; with `nu = gain slope nuhat`, its gradient needs no nuhat.
+    gain = relaxation.slope / tf.where(slope > 0, slope, tf.ones_like(slope))
+    slope, drop, gain = frame.align(rows, slope, relaxation.drop, gain)
+    trailing = 3 if isinstance(rows, WindowRows) else len(rows.trailing)
+    lead = rows.values.shape.rank - trailing
+
+    def reduced(parts: tf.Tensor) -> tf.Tensor:
+        return parts if isinstance(frame, Chosen) else tf.reduce_sum(parts, lead - 1, keepdims=True)
+
+    @tf.custom_gradient
+    def run(values: tf.Tensor, drop: tf.Tensor, gain: tf.Tensor) -> Any:
+        nu = visit(rows.with_values(values * slope, clean=True)).values
+
+        def gradient(upstream: tf.Tensor, per_charge: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            column = tf.concat([tf.shape(nu)[:lead], [1] * trailing], 0)
+            signs = tf.sign(nu) * tf.reshape(per_charge, column)
+            total = upstream + signs * drop
+            return total * slope, reduced(signs * nu), reduced(total * nu)
+
+        return (nu, absolute_sum(rows.with_values(nu), frame, drop)), gradient
+
+    nu, charge = run(rows.values, drop, gain)
+    return rows.with_values(nu, clean=True), charge
+
+
+def instead(computed: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """`known`, the value of `computed`, with the gradient of `computed`, which need not be run.
+
+    A compiled function leaves out operations whose value nobody reads.
+    """
+
+    @tf.custom_gradient
+    def run(computed: tf.Tensor) -> Any:
+        return tf.ensure_shape(known, computed.shape), lambda upstream: upstream
+
+    return run(computed)
+
+
+def taken(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    """`table[index]` for an `index` [k] in any order.
+
+    Its gradient adds up the parts of each entry by a matrix product where the table is short;
+    TensorFlow's own adds them one after the other.
+    """
+    count = table.shape[0]
+
+    @tf.custom_gradient
+    def run(table: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            flat = tf.reshape(upstream, (-1, math.prod(table.shape[1:])))
+            if count <= SHORT:
+                which = tf.one_hot(index, count, dtype=flat.dtype)
+                sums = tf.matmul(which, flat, transpose_a=True)
+            else:
+                sums = tf.math.unsorted_segment_sum(flat, index, count)
+            return tf.reshape(sums, table.shape)
+
+        return tf.gather(table, index), gradient
+
+    return run(table)
+
+
 def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:
     """`sum_j |row_j| weight_j` for every row, one number per row, as `Frame.listed` has them.
 
@@ -164,3 +254,23 @@ def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:
         weights = tf.reshape(weights, (-1, rows.window.positions, 1, size))
         sums = tf.reduce_sum(absolute * weights, -1)
     return frame.listed(sums, rows)
+
+
+def absolute_sum_inside(rows: WindowRows, frame: Frame) -> tf.Tensor:
+    """`sum_j |row_j|` over the pixels in the image, one number per row, as `Frame.listed` has them.
+
+    Windows reach over the border in a few ways only: the sums for each way are one thin matrix
+    product, of which every position takes its own.
+    """
+    channels, total, top = rows.values.shape[-1], 0.0, 0
+    for strip in rows.strips or (rows.values,):
+        height = strip.shape[-3]
+        pixels = rows.window.inside[:, top : top + height].reshape(rows.window.positions, -1)
+        top += height
+        kinds, which = np.unique(pixels, axis=0, return_inverse=True)
+        masks = tf.constant(np.repeat(kinds, channels, -1).T, strip.dtype)
+        absolute = regroup(tf.abs(strip), 3, (masks.shape[0],))
+        sums = tf.matmul(merged(absolute, 1), masks)
+        own = tf.one_hot(which.reshape(-1), len(kinds), dtype=strip.dtype)
+        total += tf.reduce_sum(split(sums, absolute, 1) * frame.constant(own), -1)
+    return frame.listed(total, rows)

@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import Weights, affine, root
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, exact_radius, one_matrix
+from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, exact_radius, interval_exact
 from robustra_tf.bounds.margins import last_pass
 from robustra_tf.bounds.median import absolute_median
 from robustra_tf.bounds.relu import Relaxation, relax
@@ -180,7 +180,7 @@ def margin_estimates(
 @functools.lru_cache(maxsize=64)
 def _projected(structure: Structure, size: int) -> frozenset[int]:
     """The pre-activations that are estimated."""
-    below = {structure.nodes[i].inputs[0] for i in structure.relus} - one_matrix(structure)
+    below = {structure.nodes[i].inputs[0] for i in structure.relus} - interval_exact(structure)
     return frozenset(i for i in below if math.prod(structure.nodes[i].op.out_shape) >= size)
 
 
@@ -215,7 +215,7 @@ def _noise(
         drawn = _drawn(node.op.shape, ball, projection.fold(index), at_image=True)
         return (ball.radius[:, None] if ball.radius.shape.rank else ball.radius) * drawn
     if isinstance(node.op, Relu):
-        slope, error = (part[:, None] for part in relaxations[index])
+        slope, error = relaxations[index].slope[:, None], relaxations[index].error[:, None]
         drawn = _drawn(node.op.shape, ball, projection.fold(index), at_image=False)
         return slope * inputs[0] + error * drawn
     if isinstance(node.op, Add):

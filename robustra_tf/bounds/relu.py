@@ -18,10 +18,12 @@ class Relaxation(NamedTuple):
     Attributes:
       slope: `d` [n, *shape]; 1 where the ReLU is active, 0 where it is dead.
       error: `-d l / 2` [n, *shape]; 0 where the ReLU is stable.
+      drop: `-l / 2` [n, *shape], where `error = slope drop`; None for errors of another kind.
     """
 
     slope: tf.Tensor
     error: tf.Tensor
+    drop: tf.Tensor | None = None
 
     def forward(self, centre: tf.Tensor) -> tf.Tensor:
         """The centre of `v` from the centre of `z`."""
@@ -42,4 +44,4 @@ def relax(lower: tf.Tensor, upper: tf.Tensor) -> Relaxation:
     bottom = tf.where(crossing, lower, tf.zeros_like(lower))
     slope = top / (top - bottom)
     slope = tf.where(upper <= 0, tf.zeros_like(slope), slope)
-    return Relaxation(slope, -0.5 * slope * bottom)
+    return Relaxation(slope, -0.5 * slope * bottom, -0.5 * bottom)

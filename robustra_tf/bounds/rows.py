@@ -60,17 +60,20 @@ class WholeRows:
 class WindowRows:
     """Coefficients on one window per row: `values` [*lead, kh, kw, channels].
 
-    `clean` says that coefficients outside the image are known to be zero.
+    `clean` says that coefficients outside the image are known to be zero. `strips`, where given,
+    are the same values before some pixel rows at a time, [*lead, rows, kw, channels], were joined:
+    whoever takes these leaves the joining undone.
     """
 
     values: tf.Tensor
     window: Window
     clean: bool = True
+    strips: tuple[tf.Tensor, ...] = ()
 
     def with_values(self, values: tf.Tensor, clean: bool | None = None) -> WindowRows:
         """The same windows with other coefficients."""
         return dataclasses.replace(
-            self, values=values, clean=self.clean if clean is None else clean
+            self, values=values, clean=self.clean if clean is None else clean, strips=()
         )
 
     @property

@@ -49,7 +49,15 @@ class Windowed(AffineOp):
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """The convolution without bias."""
         kernel = self.kernel(weights, x.dtype)
-        return tf.nn.conv2d(padded(x, self.padding), kernel, self.strides, "VALID")
+        x, strides = padded(x, self.padding), self.strides
+        single = [s > 1 and n == 1 for s, n in zip(strides, self.out_shape[:2], strict=True)]
+        if any(single):
+            # One output along an axis: no stride is taken. oneDNN's convolution (TensorFlow 2.21)
+            # of one channel returns memory that it never wrote where the columns' stride is not 1.
+            strides = tuple(1 if one else s for one, s in zip(single, strides, strict=True))
+            ends = zip(single, self.size, x.shape[1:3], strict=True)
+            x = cropped(x, (0, 0), tuple(k if one else n for one, k, n in ends))
+        return tf.nn.conv2d(x, kernel, strides, "VALID")
 
     def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """The transposed convolution."""

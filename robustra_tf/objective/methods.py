@@ -40,6 +40,7 @@ class Task(NamedTuple):
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
       progress: how far the radius has come on its ramp, 0 to 1, a scalar tensor.
+      draw: of the attacks' random starts, uniform in [0, 1), [n, *shape]; None where none attacks.
     """
 
     structure: Structure
@@ -48,6 +49,7 @@ class Task(NamedTuple):
     y: tf.Tensor
     eps: tf.Tensor
     progress: tf.Tensor
+    draw: tf.Tensor | None = None
 
 
 class Options(NamedTuple):
@@ -75,22 +77,30 @@ DEFAULTS = Options()
 
 
 class Trained(NamedTuple):
-    """What a loss gives.
+    """What a loss gives: `mean(loss) + weight * regulariser(mean(spread))` is to be minimised.
+
+    The second term is no mean over the examples: a batch that is worked on in pieces needs the
+    mean of `spread` over all of them.
 
     Attributes:
       loss: [n].
       upper: bounds of `f_t - f_y` over the whole cut ball, by intervals, [n, classes].
+      spread: of `Spread`'s numbers, [n, ReLU layers, numbers]; None without a regulariser.
+      weight: of the regulariser, a scalar.
     """
 
     loss: tf.Tensor
     upper: tf.Tensor
+    spread: tf.Tensor | None = None
+    weight: tf.Tensor | float = 0.0
 
 
 def ibp(task: Task, options: Options) -> Trained:
     """Cross-entropy of the margins' interval bounds."""
     region = _region(task)
     bounds, upper = _intervals(task, region)
-    return Trained(_mixed(task, options, region, upper, bounds), upper)
+    loss = _mixed(task, options, upper)
+    return Trained(loss, upper, *_regularised(task, options, region, bounds))
 
 
 def crown_ibp(task: Task, options: Options) -> Trained:
@@ -105,7 +115,8 @@ def crown_ibp(task: Task, options: Options) -> Trained:
         return beta * tighter + (1.0 - beta) * upper
 
     used = tf.cond(beta > 0, blended, lambda: upper)
-    return Trained(_mixed(task, options, region, used, bounds), upper)
+    loss = _mixed(task, options, used)
+    return Trained(loss, upper, *_regularised(task, options, region, bounds))
 
 
 def mtl_ibp(task: Task, options: Options) -> Trained:
@@ -114,8 +125,9 @@ def mtl_ibp(task: Task, options: Options) -> Trained:
     bounds, upper = _intervals(task, region)
     logits = task.structure.forward(task.weights, attacked(task, options.attack_steps))
     attack = tf.nn.sparse_softmax_cross_entropy_with_logits(task.y, logits)
-    certified = _mixed(task, options, region, upper, bounds)
-    return Trained((1.0 - options.share) * attack + options.share * certified, upper)
+    loss = (1.0 - options.share) * attack + options.share * _mixed(task, options, upper)
+    spread, weight = _regularised(task, options, region, bounds)
+    return Trained(loss, upper, spread, options.share * weight)
 
 
 def sabr(task: Task, options: Options) -> Trained:
@@ -126,9 +138,13 @@ def sabr(task: Task, options: Options) -> Trained:
     region = ball(centre, radius, box=BOX)
     bounds, upper = _intervals(task, region)
     _, whole = _intervals(task, _region(task))
-    return Trained(_mixed(task, options, region, upper, bounds), tf.stop_gradient(whole))
+    loss = _mixed(task, options, upper)
+    spread, weight = _regularised(task, options, region, bounds)
+    return Trained(loss, tf.stop_gradient(whole), spread, weight)
 
 
+#: Those that attack, from random starts.
+ATTACKING = ("mtl_ibp", "sabr")
 #: The losses by name.
 LOSSES: dict[str, Callable[[Task, Options], Trained]] = {
     "ibp": ibp,
@@ -146,31 +162,31 @@ def _intervals(task: Task, region: Ball) -> tuple[dict[int, Interval], tf.Tensor
     return interval_margins(task.structure, task.weights, region, task.y)
 
 
-def _mixed(
-    task: Task,
-    options: Options,
-    region: Ball,
-    upper: tf.Tensor,
-    bounds: Mapping[int, Interval],
-) -> tf.Tensor:
-    """The loss on bounds over a region, with clean loss and regulariser as the options say."""
+def _mixed(task: Task, options: Options, upper: tf.Tensor) -> tf.Tensor:
+    """The loss on bounds, with as much of the clean loss as the options say."""
     loss = robust_cross_entropy(upper, task.y)
     if options.clean_share:
         logits = task.structure.forward(task.weights, task.x)
         clean = tf.nn.sparse_softmax_cross_entropy_with_logits(task.y, logits)
         kappa = 1.0 - task.progress * (1.0 - options.clean_share)
         loss = kappa * clean + (1.0 - kappa) * loss
-    if options.regulariser:
-        fading = options.regulariser * (1.0 - task.progress)
-        loss += fading * regulariser(region, bounds)
     return loss
+
+
+def _regularised(
+    task: Task, options: Options, region: Ball, bounds: Mapping[int, Interval]
+) -> tuple[tf.Tensor | None, tf.Tensor | float]:
+    """The spread of the bounds and the weight of their regulariser, which fades along the ramp."""
+    if not options.regulariser:
+        return None, 0.0
+    return spread(region, bounds), options.regulariser * (1.0 - task.progress)
 
 
 def attacked(task: Task, steps: int) -> tf.Tensor:
     """Images moved by sign gradient ascent on the cross-entropy within the cut ball: [n, *shape].
 
-    From a random start; steps of eps / 2, after three quarters of them eps / 10. A constant for
-    the gradient.
+    From a random start, the task's draw; steps of eps / 2, after three quarters of them eps / 10. A
+    constant for the gradient.
     """
     low = tf.maximum(task.x - task.eps, BOX[0])
     high = tf.minimum(task.x + task.eps, BOX[1])
@@ -185,31 +201,75 @@ def attacked(task: Task, steps: int) -> tf.Tensor:
         point += share * task.eps * tf.sign(tape.gradient(loss, point))
         return k + 1, tf.clip_by_value(point, low, high)
 
-    start = low + (high - low) * tf.random.uniform(tf.shape(task.x), dtype=task.x.dtype)
+    start = low + (high - low) * task.draw
     _, point = tf.while_loop(
         lambda k, _: k < steps, climb, (tf.constant(0), start), maximum_iterations=steps
     )
     return tf.stop_gradient(point)
 
 
-def regulariser(region: Ball, bounds: Mapping[int, Interval]) -> tf.Tensor:
+class Spread(NamedTuple):
+    """What the regulariser knows of a layer's pre-activations, with centres c and half widths w.
+
+    Means over the units of a layer and, after that, over examples. Active units have c > 0 and dead
+    ones c < 0, so that `|c|` over the two gives the sums of c as well.
+    """
+
+    source: tf.Tensor  # half widths of the region itself
+    width: tf.Tensor  # w
+    centre: tf.Tensor  # c
+    active: tf.Tensor  # 1 where the lower bound is above 0
+    dead: tf.Tensor  # 1 where the upper bound is below 0
+    size_active: tf.Tensor  # |c| of the active units, 0 for others; and so on
+    size_dead: tf.Tensor
+    square_active: tf.Tensor
+    square_dead: tf.Tensor
+
+
+def spread(region: Ball, bounds: Mapping[int, Interval]) -> tf.Tensor:
+    """The `Spread` of every example and ReLU, [n, ReLU layers, numbers]."""
+
+    def mean(values: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_mean(values, tf.range(1, tf.rank(values)))
+
+    layers = []
+    for low, high in bounds.values():
+        centre = 0.5 * (low + high)
+        active, dead = (tf.cast(kind, low.dtype) for kind in (low > 0, high < 0))
+        size, square = tf.abs(centre), tf.square(centre)
+        values = (region.half_widths, 0.5 * (high - low), centre, active, dead)
+        values += tuple(v * kind for v in (size, square) for kind in (active, dead))
+        layers.append(tf.stack(Spread(*map(mean, values)), -1))
+    if not layers:
+        return tf.zeros((tf.shape(region.centre)[0], 0, len(Spread._fields)), region.centre.dtype)
+    return tf.stack(layers, 1)
+
+
+def regulariser(mean: tf.Tensor) -> tf.Tensor:
     """Shi et al. 2021, "Fast certified robust training with short warmup": a scalar.
 
     For every ReLU, with c the centres and w the half widths of its pre-activations,
     `max(0, tau - mean(w_input) / mean(w)) / tau` against exploding bounds, and
     `max(0, tau - min(r, 1 / r)) / tau` for r the ratio of the sums of |c| over active and over dead
     units, and for r that of their squared deviations, against ReLUs all of one kind. As there, tau
-    is 0.5; the three are means over the layers.
+    is 0.5; the three are means over the layers. 0 for a network without ReLUs.
+
+    Args:
+      mean: of `spread` over the examples of the batch, [ReLU layers, numbers].
     """
-    width = tf.reduce_mean(region.half_widths)
-    terms = []
-    for low, high in bounds.values():
-        centre, half = 0.5 * (low + high), 0.5 * (high - low)
-        terms.append(width / tf.maximum(tf.reduce_mean(half), _TINY))
-        active, dead = (tf.cast(kind, low.dtype) for kind in (low > 0, high < 0))
-        deviation = tf.square(centre - tf.reduce_mean(centre))
-        for size in (tf.abs(centre), deviation):
-            one, other = (tf.reduce_sum(size * kind) for kind in (active, dead))
-            least, most = tf.minimum(one, other), tf.maximum(one, other)
-            terms.append(least / tf.maximum(most, _TINY))
-    return tf.add_n([tf.nn.relu(1.0 - term / _TOLERANCE) for term in terms]) / len(bounds)
+    if not mean.shape[0]:
+        return tf.zeros((), mean.dtype)
+    found = Spread(*tf.unstack(mean, axis=-1))
+    # (c - m)^2 summed over one kind of units, m the mean over all; rounding may leave less than 0.
+    middle = found.centre
+    varied = [
+        tf.nn.relu(square - 2.0 * middle * total + tf.square(middle) * count)
+        for square, total, count in (
+            (found.square_active, found.size_active, found.active),
+            (found.square_dead, -found.size_dead, found.dead),
+        )
+    ]
+    terms = [found.source / tf.maximum(found.width, _TINY)]
+    for one, other in ((found.size_active, found.size_dead), varied):
+        terms.append(tf.minimum(one, other) / tf.maximum(tf.maximum(one, other), _TINY))
+    return tf.reduce_sum(tf.nn.relu(1.0 - tf.stack(terms) / _TOLERANCE)) / mean.shape[0]

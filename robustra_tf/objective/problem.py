@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -23,13 +23,22 @@ from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
-from robustra_tf.objective.methods import BOX, DEFAULTS, LOSSES, Options, Task
+from robustra_tf.objective.methods import (
+    ATTACKING,
+    BOX,
+    DEFAULTS,
+    LOSSES,
+    Options,
+    Spread,
+    Task,
+    regulariser,
+)
 from robustra_tf.objective.robustra import Objective, objective, side
 from robustra_tf.settings import DUAL_METHODS, METHODS, NORMS
 
-#: Examples whose rows are worked on together. More fill memory, not the machine: some examples of
-#: mnist_small already make matrix products of a thousand rows, and stay near the caches.
-MOST_TOGETHER = 25
+#: Examples whose rows are worked on together. More fill memory, not the machine; fewer repeat the
+#: many small operations on the weights alone, which take as long for one example as for all.
+MOST_TOGETHER = 50
 #: More examples than any batch has.
 UNLIMITED = 2**31 - 1
 
@@ -38,6 +47,7 @@ UNLIMITED = 2**31 - 1
 ESTIMATED = ("robust_error", "wk_error", "unstable", "infeasible", "tight", "loose")
 
 Weights = Sequence[tf.Tensor]
+Seed = tf.Tensor | tuple[int, int]
 
 
 class Problem(NamedTuple):
@@ -66,9 +76,11 @@ class Problem(NamedTuple):
         how = (self.rows, self.budget, self.inner, self.norm)
         return side(structure, weights, x, y, eps, *how, vectors)
 
-    def vectors(self, seed: tf.Tensor | None, network: int) -> Projection | None:
+    def vectors(self, seed: Seed, network: int) -> Projection | None:
         """The random vectors of network 0, the trained one, or 1, the reference; None without."""
-        return Projection(self.projection, seed).fold(network) if self.projection else None
+        if not self.projection:
+            return None
+        return Projection(self.projection, tf.cast(seed, tf.int32)).fold(network)
 
 
 class Solved(NamedTuple):
@@ -80,11 +92,14 @@ class Solved(NamedTuple):
         or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural` and
         for projections, which bound nothing.
       measured: further numbers of every example, [n] each.
+      spread, weight: of a regulariser of the batch as a whole, as `methods.Trained` has them.
     """
 
     loss: tf.Tensor
     upper: tf.Tensor | None
     measured: dict[str, tf.Tensor]
+    spread: tf.Tensor | None = None
+    weight: tf.Tensor | float = 0.0
 
 
 def solve(
@@ -94,7 +109,8 @@ def solve(
     x: tf.Tensor,
     y: tf.Tensor,
     eps: tf.Tensor,
-    seed: tf.Tensor | None = None,
+    draw: tf.Tensor | None = None,
+    seed: Seed = (0, 0),
 ) -> Solved:
     """The loss of every example, the bounds behind it, and measurements of it.
 
@@ -105,7 +121,8 @@ def solve(
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
-      seed: of the random vectors, int32 [2]; projections alone need one.
+      draw: of the attacks' random starts, as `drawn` has it.
+      seed: of the random vectors, integers [2]; projections alone use it.
     """
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
@@ -114,11 +131,11 @@ def solve(
     if problem.method in LOSSES:
         # A ramp to radius 0 is over from the beginning.
         progress = eps / problem.eps_end if problem.eps_end else tf.ones_like(eps)
-        task = Task(problem.structure, weights, x, y, eps, progress)
+        task = Task(problem.structure, weights, x, y, eps, progress, draw)
         trained = LOSSES[problem.method](task, problem.options)
         error = robust_error(trained.upper, y)
         measured = _floats({"clean_error": wrong, "robust_error": error})
-        return Solved(trained.loss, trained.upper, measured)
+        return Solved(trained.loss, trained.upper, measured, trained.spread, trained.weight)
     f = problem.side(problem.structure, weights, x, y, eps, problem.vectors(seed, 0))
     found = objective(f, reference, eps, problem.norm)
     bounded = isinstance(found, Objective)
@@ -170,48 +187,86 @@ def gradients(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
-    seed: tf.Tensor | None = None,
+    seed: Seed = (0, 0),
 ) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
     """The gradient of the mean loss in every weight, and the mean of every measurement.
 
     The batch is worked on `together` examples at a time and the gradients are added up, so that
     memory does not grow with the batch; a last, smaller piece is filled up by examples of weight 0.
+    The result does not depend on `together`: random starts belong to their examples, and where a
+    regulariser looks at the whole batch, every piece follows the chain rule through what it adds
+    to the regulariser's arguments.
 
     Args:
       problem, weights, x, y, eps: as `solve` takes them.
       reference: the reference's weights, or None.
       together: examples at a time.
-      seed: of the random vectors, int32 [2], which all pieces share; projections alone need one.
+      seed: integers [2], of the attacks' random starts and of the random vectors, which all pieces
+        share: equal seeds give equal losses.
     """
     index, share, pieces, alone = _split(x, together)
-    weights = list(weights)
+    weights, draw = list(weights), _drawn(problem, x, seed)
+    regularised = problem.method in LOSSES and bool(problem.options.regulariser)
 
-    def piece(i: tf.Tensor | int) -> tuple[list[tf.Tensor], dict[str, tf.Tensor]]:
-        here, part = tf.gather(index, i), tf.gather(share, i)
-        xs, ys = tf.gather(x, here), tf.gather(y, here)
-        # Outside the tape: nothing flows back to the reference.
-        other = _opposite(problem, reference, xs, ys, eps, seed)
+    def mean_of_spread(solved: Solved, i: tf.Tensor | int) -> tf.Tensor:
+        return tf.tensordot(tf.gather(share, i), solved.spread, 1)
+
+    def piece(i: tf.Tensor | int, whole: tf.Tensor | None = None):
+        arguments = _piece(problem, reference, x, y, eps, draw, seed, tf.gather(index, i))
+        part = tf.gather(share, i)
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            solved = solve(problem, weights, other, xs, ys, eps, seed)
-            total = tf.reduce_sum(solved.loss * part)
+            solved = solve(problem, weights, *arguments)
+            loss, total = solved.loss, tf.reduce_sum(solved.loss * part)
+            if regularised:
+                mine = mean_of_spread(solved, i)
+                value, slope = _tangent(mine if whole is None else whole)
+                total += solved.weight * tf.reduce_sum(slope * mine)
+                loss += solved.weight * value
         found = tape.gradient(total, weights, unconnected_gradients="zero")
-        measured = solved.measured | {"loss": tf.cast(solved.loss, tf.float32)}
+        measured = solved.measured | {"loss": tf.cast(loss, tf.float32)}
         part = tf.cast(part, tf.float32)
         return found, {k: tf.reduce_sum(v * part) for k, v in measured.items()}
 
     if alone:
         return piece(0)
-    # Starting from zeros, the piece is traced once, not once before the loop and once within.
+
+    def added(work: Callable, start: Any) -> Any:
+        # Starting from zeros, the work is traced once, not once before the loop and once within.
+        return tf.while_loop(
+            lambda i, _: i < pieces,
+            lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, work(i))),
+            (tf.constant(0), start),
+            parallel_iterations=1,
+            maximum_iterations=pieces,
+        )[1]
+
+    def spread(i: tf.Tensor) -> tf.Tensor:
+        arguments = _piece(problem, reference, x, y, eps, draw, seed, tf.gather(index, i))
+        return mean_of_spread(solve(problem, weights, *arguments), i)
+
+    whole = None
+    if regularised:
+        shape = (len(problem.structure.relus), len(Spread._fields))
+        # Once it has faded, what it is a function of is of no account.
+        whole = tf.cond(
+            eps < problem.eps_end,
+            lambda: added(spread, tf.zeros(shape, x.dtype)),
+            lambda: tf.ones(shape, x.dtype),
+        )
     nothing = ([tf.zeros_like(w) for w in weights], dict.fromkeys(names(problem), tf.zeros(())))
-    _, total = tf.while_loop(
-        lambda i, _: i < pieces,
-        lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, piece(i))),
-        (tf.constant(0), nothing),
-        parallel_iterations=1,
-        maximum_iterations=pieces,
-    )
-    return total
+    return added(lambda i: piece(i, whole), nothing)
+
+
+def _tangent(mean: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The regulariser at the mean of a batch's spread, and its slope there: both constants."""
+    mean = tf.stop_gradient(mean)
+    with tf.GradientTape() as tape:
+        tape.watch(mean)
+        value = regulariser(mean)
+    # Of a network without ReLUs it is a constant.
+    slope = tape.gradient(value, mean, unconnected_gradients="zero")
+    return value, tf.stop_gradient(slope)
 
 
 def evaluated(
@@ -222,22 +277,27 @@ def evaluated(
     y: tf.Tensor,
     eps: tf.Tensor,
     together: int,
+    seed: Seed = (0, 0),
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The losses [n], the clean errors [n] and the bounds `Solved.upper` [n, classes] of a batch.
 
     What `natural` has trained, without a bound of its own, is bounded by intervals; what
     projections have, by exact inner bounds.
 
+    A regulariser, which has faded at the radius that is evaluated, is not among the losses.
+
     Args: as `gradients` takes them; no gradient is taken.
     """
     problem = problem._replace(projection=0)
     index, _, _, alone = _split(x, together)
+    draw = _drawn(problem, x, seed)
 
     def piece(here: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        xs, ys = tf.gather(x, here), tf.gather(y, here)
-        found = solve(problem, weights, _opposite(problem, reference, xs, ys, eps), xs, ys, eps)
+        arguments = _piece(problem, reference, x, y, eps, draw, seed, here)
+        found = solve(problem, weights, *arguments)
         upper = found.upper
         if upper is None:
+            _, xs, ys, *_ = arguments
             region = ball(xs, eps, problem.norm, BOX)
             upper = interval_margins(problem.structure, weights, region, ys)[1]
         return found.loss, found.measured["clean_error"], upper
@@ -275,14 +335,30 @@ def _split(x: tf.Tensor, together: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
     return index, tf.reshape(share, (pieces, size)), pieces, alone
 
 
-def _opposite(
-    problem: Problem, reference: Weights | None, x, y, eps, seed: tf.Tensor | None = None
-) -> Margins | MarginEstimate | None:
-    """The reference's dual on a piece."""
-    if reference is None:
+def _drawn(problem: Problem, x: tf.Tensor, seed: Seed) -> tf.Tensor | None:
+    """Random starts for the whole batch: an example's does not depend on its piece."""
+    if problem.method not in ATTACKING:
         return None
-    vectors = problem.vectors(seed, 1)
-    return problem.side(problem.reference, reference, x, y, eps, vectors)
+    return tf.random.stateless_uniform(tf.shape(x), tf.cast(seed, tf.int32), dtype=x.dtype)
+
+
+def _piece(
+    problem: Problem, reference: Weights | None, x, y, eps, draw, seed: Seed, here: tf.Tensor
+) -> tuple:
+    """What `solve` takes after the weights, for the examples `here` of a batch.
+
+    No tape should watch this: nothing flows back to the reference.
+    """
+    x, y = tf.gather(x, here), tf.gather(y, here)
+    draw = None if draw is None else tf.gather(draw, here)
+    other = None
+    if reference is not None:
+        vectors = problem.vectors(seed, 1)
+        other = problem.side(problem.reference, reference, x, y, eps, vectors)
+        # One network after the other: their rows are not held at the same time.
+        with tf.control_dependencies([other.base, other.rows]):
+            x = tf.identity(x)
+    return other, x, y, eps, draw, seed
 
 
 def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
@@ -315,16 +391,25 @@ def names(problem: Problem) -> list[str]:
     return [called(problem, name) for name in found]
 
 
-def examples_together(problem: Problem, memory_mb: float) -> int:
-    """How many examples fit `memory_mb`, at least 1; at most `MOST_TOGETHER` with inner rows."""
-    if problem.method == "natural" or problem.method in LOSSES:
-        return UNLIMITED
-    inner = problem.inner != "interval"
-    needed = example_bytes(problem.structure, inner and not problem.projection)
-    if problem.projection:
-        needed += vector_bytes(problem.structure, problem.projection)
-    fitting = int(max(1, memory_mb * 2**20 // needed))
-    return min(MOST_TOGETHER, fitting) if inner else fitting
+def examples_together(problem: Problem, memory_mb: float, microbatch: int = 0) -> int:
+    """How many examples of a batch are worked on at a time, at least 1.
+
+    As many as fit `memory_mb`, at most `MOST_TOGETHER` with inner rows; without rows, all.
+
+    Args:
+      problem: what is computed for them.
+      memory_mb: MiB that their rows may take.
+      microbatch: at most so many; 0 for no limit of its own.
+    """
+    found = UNLIMITED
+    if problem.method in DUAL_METHODS:
+        inner = problem.inner != "interval"
+        needed = example_bytes(problem.structure, inner and not problem.projection)
+        if problem.projection:
+            needed += vector_bytes(problem.structure, problem.projection)
+        found = int(max(1, memory_mb * 2**20 // needed))
+        found = min(MOST_TOGETHER, found) if inner else found
+    return min(found, microbatch) if microbatch else found
 
 
 def pose(

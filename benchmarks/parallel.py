@@ -1,0 +1,131 @@
+"""Steps of a pair, one after the other against both at once: `python -m benchmarks.parallel`.
+
+Alternating leaves both networks where TensorFlow puts them; parallel has one on each device. Two
+halves of one processor share its cores: what overlaps there is what one step leaves idle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import harness, options, subjects
+from robustra_tf import settings
+from train import devices
+
+if TYPE_CHECKING:
+    from train.mutual import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One measurement of a pair at its initial weights; `eps` in pixels."""
+
+    devices: str = options.option("CPU:0,CPU:1", "f's and g's, as in GPU:0,GPU:1")
+    split_gpu_mb: int = options.option(0, "two devices of so many MiB from one GPU; 0: whole GPUs")
+    model: str = options.option("mnist_small", "both networks", tuple(settings.MODEL_INPUTS))
+    method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
+    inner: str = options.option("dual", "bounds of inner layers", settings.INNER)
+    eps: float = options.option(0.01, "radius in pixels")
+    batch: int = options.option(50, "examples a step")
+    memory_mb: int = options.option(settings.DEFAULT_MEMORY_MB, "working memory of a step's bounds")
+    rounds: int = options.option(harness.ROUNDS, "steps of each network timed, by each schedule")
+    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+
+    def __post_init__(self):
+        devices.names(self.devices)
+        settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
+        for name in ("batch", "rounds"):
+            settings.within(name, getattr(self, name), 1)
+        settings.within("memory_mb", self.memory_mb, 16)
+        settings.within("split_gpu_mb", self.split_gpu_mb, 0)
+
+
+def networks(config: Config, schedule: str) -> Sequence[Network]:
+    """A pair as a run of the schedule has it, but for a learning rate of 0.
+
+    Every round then does the same work on the same weights.
+    """
+    from train import run
+    from train.config import resolve
+
+    given: dict[str, Any] = {"dataset": config.model.partition("_")[0], "schedule": schedule}
+    if schedule == "parallel":
+        given |= {"devices": config.devices, "split_gpu_mb": config.split_gpu_mb}
+    same = ("model", "method", "inner", "eps", "memory_mb")
+    pair = run.make_networks(resolve(given | {name: getattr(config, name) for name in same}))
+    for network in pair:
+        network.optimizer.learning_rate = 0.0
+    return pair
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Time both schedules, turn by turn, after steps that compile them."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import tensorflow as tf
+
+    from benchmarks import flops
+    from robustra_tf.graph.build import build
+    from train.mutual import in_turn
+    from train.parallel import AtOnce
+
+    devices.require(config.devices, config.split_gpu_mb)
+    found = subjects.images(config.model, 2 * config.batch, config.data_dir)
+    x, y = subjects.batch(found, 2 * config.batch)
+    with tf.device("CPU:0"):  # where batches come from
+        halves = [slice(0, config.batch), slice(config.batch, None)]
+        feeds = [(tf.constant(x[half]), tf.constant(y[half])) for half in halves]
+
+    def steps(pair: Sequence[Network]) -> list[Callable[[], None]]:
+        def step(network: Network, feed) -> None:
+            with tf.device(network.device):
+                metrics = network.step(*feed, tf.constant(config.eps))
+            float(metrics["loss"])
+
+        return [functools.partial(step, n, feed) for n, feed in zip(pair, feeds, strict=True)]
+
+    pairs = {name: networks(config, name) for name in ("alternating", "parallel")}
+    counted = flops.step(build(pairs["parallel"][0].model).structure, config.method, config.inner)
+    with ThreadPoolExecutor(2) as pool:
+        drives = {"alternating": in_turn, "parallel": AtOnce(pool)}
+        works = [functools.partial(drives[name], steps(pair)) for name, pair in pairs.items()]
+        for work in 2 * works:  # at once from the second time on
+            work()
+        timings = harness.interleave(works, config.rounds)
+    alternating, parallel = (
+        timing.summary(2 * config.batch, counted)
+        | {"pairs_of_steps_per_second": 1.0 / statistics.median(timing.seconds)}
+        for timing in timings
+    )
+    # Of rounds beside each other: a machine's speed drifts.
+    rounds = zip(*(timing.seconds for timing in timings), strict=True)
+    return {
+        **dataclasses.asdict(config),
+        "images": found.source,
+        "alternating": alternating,
+        "parallel": parallel,
+        "speedup": statistics.median(a / b for a, b in rounds),
+        "speedup_against_the_peak": alternating["ratio"] / parallel["ratio"],
+        "peak_memory_mb": harness.peak_memory_mb(),
+        "traces": [network.step.traces for pair in pairs.values() for network in pair],
+        "machine": harness.machine(),
+    }
+
+
+def main(config: Config) -> None:
+    """Measure and print; one line and exit code 2 where a device is not there."""
+    try:
+        found = measure(config)
+    except settings.SettingError as error:
+        print(f"benchmarks.parallel: {error}", file=sys.stderr)
+        sys.exit(2)
+    harness.show(found)
+
+
+if __name__ == "__main__":
+    main(options.parse(Config, __doc__))

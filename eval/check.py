@@ -1,0 +1,51 @@
+"""Checks a certificate: `python -m eval.check CERT`.
+
+The file is what `robustra_tf.certify(..., save=CERT)` writes. It is derived anew with NumPy alone,
+by code that shares nothing with the library (`eval.checker`), and accepted, or else the first layer
+that does not hold is named. `docs/certificates.md` says what acceptance means.
+
+Exit codes: 0 accepted, 1 rejected, 2 a file that cannot be read or a wrong command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from eval.checker import claim, derive
+
+ACCEPTED, REJECTED, BAD_USAGE = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Checks the certificate that the command line names; returns the process's exit code."""
+    parser = argparse.ArgumentParser(prog="eval.check", description=__doc__, allow_abbrev=False)
+    parser.add_argument("certificate", metavar="CERT", help="the file to check")
+    parser.add_argument(
+        "--network_sha256",
+        help="the hash that its network must have, which `python -m eval.network` prints",
+    )
+    given = parser.parse_args(arguments)
+    try:
+        found = claim.read(given.certificate)
+    except claim.UnreadableError as error:
+        print(f"eval.check: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_USAGE
+    try:
+        derived = derive.check(found, given.network_sha256)
+    except derive.RejectedError as error:
+        print(f"rejected: {error}")
+        return REJECTED
+    box = "" if found.box is None else f" cut to [{found.box[0]:g}, {found.box[1]:g}]"
+    correct = int((found.predicted == found.labels).sum())
+    print(
+        f"accepted: {len(found.x)} images, {found.norm} balls of radius {found.eps:g}{box}, "
+        f"{found.mode}\n  {int(derived.certified.sum())} certified, {correct} correct\n"
+        f"  network {found.sha256}"
+    )
+    return ACCEPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""A checker of certificates that shares no code with what writes them: NumPy and nothing else."""

@@ -1,0 +1,334 @@
+"""Derives a certificate anew from its network, images and relaxation, and compares.
+
+Layer by layer: the band of every ReLU must enclose the ReLU between the claimed bounds, and these
+must be what a backward pass of each neuron through the bands before gives; so must the margins.
+For the mode `sound` all rounding is counted, this program's too, and nothing is tolerated that
+makes a claim stronger than what follows. docs/certificates.md says what acceptance means.
+
+How rounding is counted. With `u = 2^-24` a float32 sum of `n` terms is within `gamma_n = n u / (1 -
+n u)` times the sum of absolute values, in any order (Higham 2002, section 3.1); the same holds with
+`u = 2^-53` for what is computed here. Every affine operation is allowed to be off by that much, and
+its backward pass is charged for it at the next ReLU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from eval.checker.claim import Band, Claim, Node
+from eval.checker.operations import Add, Affine, Dense, Windows
+
+UNIT32, UNIT64 = 2.0**-24, 2.0**-53
+#: Float32's smallest normal number, and a quarter of its largest.
+SMALLEST, LARGEST = 2.0**-126, 2.0**126
+#: What underflow in float64 can add up to in a whole bound, many times over.
+TINY = 1e-110
+#: A handful of float64 roundings; and a factor on what is known up to thousands of them.
+FEW, ROUNDED = 8 * UNIT64, 1 + 2.0**-30
+#: Differences from what follows that are no objection, as a share of the numbers summed up: for
+#: plain modes in either direction, for `sound` only where the claim is the weaker one.
+TOLERANCES = {"float32": 1e-4, "float64": 1e-9, "sound": 1e-5}
+#: Bytes that the rows of one pass may take.
+BUDGET = 2**27
+
+
+class RejectedError(Exception):
+    """A claim that does not hold; the text names the first layer and the field."""
+
+    def __init__(self, layer: str, field: str, reason: str):
+        super().__init__(f"{layer}: {field}: {reason}")
+        self.layer, self.field = layer, field
+
+
+class Derived(NamedTuple):
+    """What follows from an accepted certificate: margins [n, classes], and certified [n]."""
+
+    margin_lower: np.ndarray
+    certified: np.ndarray
+
+
+class _State(NamedTuple):
+    """Of a node: `|v - centre| <= width`; `pushed` is the rounding since the last ReLU."""
+
+    centre: np.ndarray
+    width: np.ndarray
+    pushed: np.ndarray
+
+    @property
+    def magnitude(self) -> np.ndarray:
+        return np.abs(self.centre) + self.width
+
+
+def check(claim: Claim, network_sha256: str | None = None) -> Derived:
+    """Accepts a certificate by returning what follows from it.
+
+    Args:
+      claim: as `claim.read` gives it.
+      network_sha256: that the network must have; by default the one that the file names.
+
+    Raises:
+      RejectedError: the first layer and field that do not hold.
+    """
+    if claim.named_sha256 != claim.sha256:
+        raise RejectedError("network", "network_sha256", f"the network's hash is {claim.sha256}")
+    if network_sha256 is not None and network_sha256.lower() != claim.sha256:
+        raise RejectedError("network", "network_sha256", f"{claim.sha256} is another network's")
+    _check_plain(claim)
+    with np.errstate(all="ignore"):
+        return _Check(claim).run()
+
+
+def _check_plain(claim: Claim) -> None:
+    """What needs no derivation."""
+    for name in ("x",):
+        if not np.isfinite(getattr(claim, name)).all():
+            raise RejectedError("input", name, "holds numbers that are not finite")
+    if claim.box is not None and not (
+        claim.x.min() >= claim.box[0] and claim.x.max() <= claim.box[1]
+    ):
+        raise RejectedError("input", "x", f"leaves the box {claim.box}")
+    classes = claim.margin_lower.shape[1]
+    for name in ("labels", "predicted"):
+        values = getattr(claim, name)
+        if not ((values >= 0) & (values < classes)).all():
+            raise RejectedError("logits", name, f"holds a number outside 0..{classes - 1}")
+
+
+class _Check:
+    """One pass over a certificate."""
+
+    def __init__(self, claim: Claim):
+        self.claim, self.nodes = claim, claim.nodes
+        self.sound = claim.mode == "sound"
+        self.tolerance = TOLERANCES[claim.mode]
+        numbers = 100 + sum(math.prod(node.shape) for node in self.nodes)
+        self.share = 1 + FEW * numbers if self.sound else 1.0
+        self.few = FEW if self.sound else 0.0
+        self.tiny = TINY if self.sound else 0.0
+        self.centre, self.radius = self._ball()
+        self.consumers = [
+            sum(n.inputs.count(i) for n in self.nodes) for i in range(len(self.nodes))
+        ]
+        self.slopes: dict[int, np.ndarray] = {}
+        self.charges: dict[int, np.ndarray] = {}
+
+    def _ball(self) -> tuple[np.ndarray, np.ndarray]:
+        """The centre and, for `linf`, the half width of every pixel; else the radius."""
+        x, eps, box = self.claim.x, self.claim.eps, self.claim.box
+        if self.claim.norm != "linf" or box is None:
+            return x, np.full_like(x, eps)
+        low, high = np.maximum(x - eps, box[0]), np.minimum(x + eps, box[1])
+        centre, radius = 0.5 * (low + high), 0.5 * (high - low)
+        return centre, radius + self.few * (np.abs(centre) + radius + eps)
+
+    def run(self) -> Derived:
+        states: list[_State] = []
+        safe = np.full(len(self.claim.x), True)
+        bands = iter(enumerate(self.claim.bands))
+        one_matrix = self._one_matrix()
+        for index, node in enumerate(self.nodes):
+            if node.op is None:
+                state = _State(self.centre, self.radius, np.zeros_like(self.centre))
+            elif node.op == "relu":
+                below = node.inputs[0]
+                number, band = next(bands)
+                where = f"ReLU {number} (network[{index}])"
+                radius = self._radius(below, states[below], below in one_matrix)
+                self._check_band(where, band, states[below], radius)
+                state = self._past_relu(index, band, states[below], radius)
+            else:
+                state, sane = self._past_affine(index, node, [states[i] for i in node.inputs])
+                safe &= sane
+            if self.sound:
+                safe &= _bounded(state.magnitude)
+            states.append(state)
+        return self._check_margins(states[-1], safe)
+
+    def _one_matrix(self) -> set[int]:
+        """Nodes for which intervals are exact: between them and the pixels, one matrix at most."""
+        found = {0: 0}
+        for index, node in enumerate(self.nodes[1:], start=1):
+            chain = isinstance(node.op, Affine) and len(node.inputs) == 1
+            if chain and node.inputs[0] in found:
+                found[index] = found[node.inputs[0]] + (not node.op.diagonal)
+        chosen = {index for index, count in found.items() if count <= 1}
+        return chosen if self.claim.norm == "linf" else set()
+
+    def _past_affine(self, index: int, node: Node, below: list[_State]):
+        op = node.op
+        centre = op.forward(*(s.centre for s in below))
+        width = op.absolute(*(s.width for s in below))
+        pushed = op.absolute(*(s.pushed for s in below))
+        sane = np.full(len(centre), True)
+        if self.sound:
+            off, sane = self._deviation(index, op, [s.magnitude for s in below])
+            width, pushed = width + off, (pushed + off) * ROUNDED
+        return _State(centre, width, pushed), sane
+
+    def _deviation(self, index: int, op: Affine, magnitudes: list[np.ndarray]):
+        """How far float32 may be off the operation, and float64 here; and where none overflows."""
+        sane = np.all([_bounded(m) for m in magnitudes], axis=0)
+        if op.exact:
+            return np.zeros((len(sane), *op.out_shape)), sane
+        reach, counts = op.sizes(*magnitudes), op.counts
+        product = UNIT32 * (op.present(*magnitudes) + counts.extra + self._joined(index))
+        rate = np.where(product < 0.5, product / (1 - product), np.inf) * ROUNDED
+        product = UNIT64 * 4 * (counts.terms + counts.rows + self.consumers[index] + 32)
+        rate = rate + product / (1 - product)
+        largest = sum(m.reshape(len(sane), -1).max(1) for m in magnitudes)
+        flushed = 2 * SMALLEST * (counts.terms + 1) * (largest + op.largest + 4)
+        sane = sane & _bounded(reach) & (op.largest <= LARGEST) & op.sane
+        return rate * reach + flushed.reshape(-1, *(1,) * len(op.out_shape)), sane
+
+    def _joined(self, index: int) -> int:
+        """More roundings of a sum of branches, where it is computed in one with a convolution."""
+        if not isinstance(self.nodes[index].op, Add):
+            return 0
+        ops = [self.nodes[i].op for i in self.nodes[index].inputs]
+        return max((op.counts.terms for op in ops if isinstance(op, Dense | Windows)), default=0)
+
+    def _past_relu(self, index: int, band: Band, below: _State, radius: np.ndarray) -> _State:
+        half = 0.5 * band.intercept
+        lost = band.slope * (np.abs(below.centre) + radius) + band.intercept
+        own = half + self.few * (self.consumers[index] + 2) * lost
+        if self.sound:
+            own = own + np.where(band.upper > 0, SMALLEST, 0.0)
+        self.slopes[index] = band.slope
+        self.charges[index] = own + band.slope * below.pushed
+        centre = band.slope * below.centre + half
+        return _State(centre, band.slope * radius + own, np.zeros_like(centre))
+
+    def _radius(self, index: int, state: _State, by_intervals: bool) -> np.ndarray:
+        """How far a node's values can be off their centres, neuron by neuron."""
+        if by_intervals:
+            return state.width
+        size, shape = math.prod(self.nodes[index].shape), self.nodes[index].shape
+
+        def unit(first: int, last: int) -> np.ndarray:
+            rows = np.zeros((last - first, size))
+            rows[np.arange(last - first), np.arange(first, last)] = 1.0
+            return rows.reshape(1, -1, *shape)
+
+        reach = self._reach(index, size, unit).reshape(state.centre.shape)
+        found = reach * self.share + state.pushed + self.tiny
+        # For plain modes too the interval is a bound, but one that rounding alone may win by.
+        return np.minimum(found, state.width) if self.sound else found
+
+    def _reach(self, index: int, count: int, rows: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """`sum |nu| . charge + support` of `count` rows on a node, [n, count], in slices."""
+        images, widest = len(self.claim.x), max(math.prod(node.shape) for node in self.nodes)
+        size = max(1, BUDGET // (8 * widest * images))
+        parts = [
+            self._backward(index, rows(first, min(first + size, count)))
+            for first in range(0, count, size)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def _backward(self, index: int, rows: np.ndarray) -> np.ndarray:
+        pending, images = {index: rows}, len(self.claim.x)
+        total = np.zeros((images, rows.shape[1]))
+        for at in range(index, 0, -1):
+            if at not in pending:
+                continue
+            node, here = self.nodes[at], pending.pop(at)
+            if node.op == "relu":
+                total += _weighed(np.abs(here), self.charges[at])
+                here = here * self.slopes[at][:, None]
+            else:
+                merged = node.op.transpose(here.reshape(-1, *node.shape))
+                here = merged.reshape(*here.shape[:2], *node.op.in_shape)
+            for i in node.inputs:
+                pending[i] = pending[i] + here if i in pending else here
+        here = np.abs(pending[0])
+        if self.claim.norm == "linf":
+            return total + _weighed(here, self.radius)
+        flat = here.reshape(*here.shape[:2], -1)
+        dual = np.sqrt(np.square(flat).sum(-1)) if self.claim.norm == "l2" else flat.max(-1)
+        return total + self.claim.eps * dual
+
+    def _check_band(self, where: str, band: Band, below: _State, radius: np.ndarray) -> None:
+        """The claimed bounds follow, and the claimed band encloses the ReLU between them."""
+        for name, values in band._asdict().items():
+            if not np.isfinite(values).all():
+                raise RejectedError(where, name, "holds numbers that are not finite")
+        radius = radius + self.few * (radius + np.abs(below.centre)) + self.tiny
+        scale = self.tolerance * below.magnitude
+        low, high = below.centre - radius, below.centre + radius
+        self._compare(where, "lower", band.lower, low, scale)
+        self._compare(where, "upper", -band.upper, -high, scale)
+        if not (band.lower <= band.upper).all():
+            raise RejectedError(where, "upper", "is below lower")
+        if not ((band.slope >= 0) & (band.slope <= 1)).all():
+            raise RejectedError(where, "slope", "leaves [0, 1]")
+        # relu(z) - slope z is convex, at least 0, and largest at one of the ends.
+        d, low, high = band.slope, band.lower, band.upper
+        ends = np.maximum(
+            np.where((low < 0) & (d > 0), -d * low * (1 + FEW) + TINY * self.sound, 0.0),
+            np.where((high > 0) & (d < 1), (1 - d) * high * (1 + FEW) + TINY * self.sound, 0.0),
+        )
+        scale = self.tolerance * np.maximum(np.abs(low), np.abs(high))
+        self._compare(where, "intercept", -band.intercept, -ends, scale, "slope and intercept: ")
+
+    def _compare(self, where, field, claimed, follows, scale, what: str = "") -> None:
+        """`claimed <= follows`, up to `scale` where it is not sound; and not lower by more."""
+        above = np.zeros_like(scale) if self.sound else scale
+        wrong = ~((claimed <= follows + above) & (claimed >= follows - scale))
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            shown = ", ".join(f"{abs(v[at]):.9g}" for v in (claimed, follows))
+            raise RejectedError(
+                where, field, f"{what}at {at} claimed and derived are {shown} in size"
+            )
+
+    def _check_margins(self, last: _State, safe: np.ndarray) -> Derived:
+        claim = self.claim
+        images, classes = claim.margin_lower.shape
+        own = np.arange(images), claim.labels
+        c = np.repeat(np.eye(classes)[None], images, 0)
+        c[own[0], :, own[1]] -= 1.0
+        reach = self._reach(len(self.nodes) - 1, classes, lambda a, b: c[:, a:b])
+        upper = (c @ last.centre[:, :, None])[..., 0] + reach * self.share
+        if self.sound:
+            away = (np.abs(c) @ last.pushed[:, :, None])[..., 0]
+            sizes = (np.abs(c) @ last.magnitude[:, :, None])[..., 0]
+            upper = upper + away
+            upper = upper + FEW * (np.abs(upper) + 2 * sizes) + TINY
+        follows = np.where(safe[:, None], -upper, -np.inf)
+        follows[own] = 0.0
+        if not np.isfinite(follows).all():
+            raise RejectedError("logits", "margin_lower", "what follows is not finite")
+        sizes = self.tolerance * (np.abs(c) @ last.magnitude[:, :, None])[..., 0]
+        self._compare("logits", "margin_lower", claim.margin_lower, follows, sizes)
+        self._check_classes()
+        # What is certified is what both say, the claim and the derivation.
+        both = np.minimum(follows, claim.margin_lower)
+        both[own] = np.inf
+        return Derived(follows, both.min(1) > 0)
+
+    def _check_classes(self) -> None:
+        """The predicted classes are those of the greatest logits at the images."""
+        values = [self.claim.x]
+        for node in self.nodes[1:]:
+            inputs = [values[i] for i in node.inputs]
+            relu = node.op == "relu"
+            values.append(np.maximum(inputs[0], 0.0) if relu else node.op.forward(*inputs))
+        logits = values[-1]
+        found = logits[np.arange(len(logits)), self.claim.predicted]
+        room = 1e-4 * (1 + np.abs(logits).max(1))
+        if not (found >= logits.max(1) - room).all():
+            raise RejectedError("logits", "predicted", "another class has the greatest logit")
+
+
+def _weighed(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`sum_j row_j weight_j`: rows [n or 1, r, *shape] and weights [n, *shape] to [n, r]."""
+    flat = rows.reshape(*rows.shape[:2], -1)
+    return (flat @ weights.reshape(len(weights), -1, 1))[..., 0]
+
+
+def _bounded(values: np.ndarray) -> np.ndarray:
+    """Whether all of an image's numbers keep below `LARGEST`, [n]."""
+    return (values.reshape(len(values), -1) <= LARGEST).all(1)

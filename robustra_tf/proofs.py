@@ -1,0 +1,127 @@
+"""Certificates as files that a program of another author can check: docs/certificates.md.
+
+A file is an uncompressed `.npz` of plain arrays: the network with its weights, the images, and for
+every ReLU the bounds and the band that the margins rest on. Nothing in it is code, and a hash tells
+which network it is about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustra_tf.files import write_atomically
+from robustra_tf.fingerprint import arrays_sha256
+from robustra_tf.graph.graph import Graph, Node
+from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
+from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+
+FORMAT, VERSION = "robustra_tf certificate", 1
+#: The arrays of each ReLU, in this order.
+BAND = ("lower", "upper", "slope", "intercept")
+
+
+def network_sha256(graph: Graph) -> str:
+    """Hash of what a network computes: its operations and its weights, as hexadecimal digits.
+
+    SHA-256 of the operations as JSON (sorted keys, no spaces) followed by the digits of
+    `fingerprint.arrays_sha256` of the weights.
+    """
+    return _sha256(describe(graph), [variable.numpy() for variable in graph.variables])
+
+
+def describe(graph: Graph) -> list[dict[str, Any]]:
+    """The operations as plain values, in topological order; the last one gives the logits."""
+    return [_described(node) for node in graph.structure.nodes]
+
+
+def checked_path(path: str | os.PathLike) -> Path:
+    """Where a certificate can be written.
+
+    Raises:
+      ValueError: a directory, or a place in none.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"save: expected a file in an existing directory, got {str(path)!r}")
+    return path
+
+
+def write(
+    path: Path,
+    graph: Graph,
+    claim: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    bands: Sequence[Sequence[np.ndarray]],
+) -> None:
+    """Writes a certificate, whole or not at all.
+
+    Args:
+      path: as `checked_path` gives it.
+      graph: the network.
+      claim: `eps`, `norm`, `box`, `method` and `mode`.
+      arrays: `x`, `labels`, `predicted` and `margin_lower`.
+      bands: for each ReLU in order the arrays of `BAND`, [n, *shape].
+    """
+    weights = [variable.numpy() for variable in graph.variables]
+    operations = describe(graph)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": operations,
+        "network_sha256": _sha256(operations, weights),
+        **claim,
+    }
+    text = json.dumps(header, sort_keys=True).encode()
+    members = {"header": np.frombuffer(text, np.uint8), **arrays}
+    members |= {f"weight_{k}": weight for k, weight in enumerate(weights)}
+    for k, values in enumerate(bands):
+        members |= {f"{name}_{k}": v for name, v in zip(BAND, values, strict=True)}
+    file = io.BytesIO()
+    np.savez(file, **members)
+    write_atomically(path, file.getvalue())
+
+
+def _sha256(operations: list[dict[str, Any]], weights: Sequence[np.ndarray]) -> str:
+    text = json.dumps(operations, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256((text + arrays_sha256(weights)).encode()).hexdigest()
+
+
+def _described(node: Node) -> dict[str, Any]:
+    """A node as plain values; what weights tell by their shapes is left out."""
+    op, links = node.op, {"inputs": list(node.inputs), "weights": list(node.weights)}
+    if isinstance(op, Input):
+        return {"op": "input", "shape": list(op.shape)}
+    if isinstance(op, Relu):
+        return {"op": "relu", **links}
+    if isinstance(op, Add):
+        return {"op": "add", **links}
+    if isinstance(op, Dense):
+        return {"op": "dense", **links}
+    if isinstance(op, Reshape):
+        return {"op": "reshape", "shape": list(op.after), **links}
+    if isinstance(op, Pad2D):
+        return {"op": "pad", "padding": _lists(op.padding), **links}
+    if isinstance(op, Conv2D | Pool2D):
+        window = {"strides": list(op.strides), "padding": _lists(op.padding), **links}
+        if isinstance(op, Conv2D):
+            return {"op": "conv", **window}
+        return {"op": "average_pool", "size": list(op.size), **window}
+    if isinstance(op, Scale) and op.kind == "constant":
+        scale, shift = op.constants
+        return {"op": "scale", "scale": _lists(scale), "shift": _lists(shift), **links}
+    if isinstance(op, Scale):
+        parts = ["scale"] * op.use_scale + ["centre"] * op.use_centre + ["mean", "variance"]
+        return {"op": op.kind, "epsilon": op.epsilon, "parts": parts, **links}
+    raise TypeError(f"save: {node.name} is a {type(op).__name__}, which has no description")
+
+
+def _lists(values: Any) -> Any:
+    return [_lists(value) for value in values] if isinstance(values, tuple) else values

@@ -1,0 +1,98 @@
+"""Files from anywhere, read without believing what they say of themselves.
+
+Readers here run nothing that a file holds and know how much they will allocate before they do; a
+`ValueError` names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+#: Bytes of a JSON file: architectures and settings take some kilobytes.
+LARGEST_JSON = 16 * 2**20
+
+
+def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
+    """The value that a JSON file holds.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: more than `most` bytes, or not JSON in UTF-8; the text names the file.
+    """
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{path}: expected at most {most} bytes, got {size}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged, not JSON: {error}") from error
+
+
+class Field(NamedTuple):
+    """What an array of an archive must be.
+
+    Attributes:
+      kinds: NumPy's letters of the allowed types: `U` text, `iu` integers, `f` floats.
+      rank: the number of axes.
+    """
+
+    kinds: str
+    rank: int
+
+
+def read_arrays(path: Path, fields: Mapping[str, Field], most: int) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` archive, after comparing what it declares with what is expected.
+
+    Nothing is unpickled, and no array is unpacked before the sizes in the archive's directory and
+    in the arrays' own headers are known to agree and to stay within `most` bytes together.
+
+    Raises:
+      ValueError: names the file, and the field where one is to blame.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            left, found = most, {}
+            for name, field in fields.items():
+                found[name] = _member(archive, name, field, left)
+                left -= found[name].nbytes
+            return found
+    except MemoryError:
+        raise
+    except Exception as error:  # Whatever a damaged archive leads to.
+        raise ValueError(f"{path}: damaged: {error}") from error
+
+
+def _member(archive: zipfile.ZipFile, name: str, field: Field, most: int) -> np.ndarray:
+    entries = [entry for entry in archive.infolist() if entry.filename == f"{name}.npy"]
+    if len(entries) != 1:
+        raise ValueError(f"expected one field {name!r}, got {len(entries)}")
+    (entry,) = entries
+    if entry.file_size > most:
+        raise ValueError(f"field {name!r}: {entry.file_size} bytes, expected at most {most}")
+    with archive.open(entry) as file:
+        try:
+            readers = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }
+            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"field {name!r}: no array: {error}") from error
+        if dtype.kind not in field.kinds or len(shape) != field.rank:
+            raise ValueError(
+                f"field {name!r}: expected {field.rank} axes of a type in {field.kinds!r}, got "
+                f"{dtype} of shape {shape}"
+            )
+        if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+            raise ValueError(f"field {name!r}: {dtype} of shape {shape} does not fit its bytes")
+    with archive.open(entry) as file:
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except Exception as error:  # What decompressing raises is not one kind.
+            raise ValueError(f"field {name!r}: {error}") from error

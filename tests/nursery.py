@@ -1,0 +1,313 @@
+"""Training programs as processes of their own, without the seconds of TensorFlow's import for each.
+
+`python -m tests.nursery` imports everything, starts nothing of TensorFlow's runtime, and forks a
+child that runs `train.main` or `eval.main` for every line of JSON on its input. `Nursery` is its
+other end; `outcome` is all that a run of training leaves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from train.workdir import Workdir
+
+#: A run of a tiny pair that lasts some seconds, most of them tracing.
+FLAGS = {
+    "eps_warmup_epochs": 2,
+    "eps_start": 0.01,
+    "eps": 0.04,
+    "ramp": "step",
+    "batch_size": 16,
+    "limit_train": 64,
+    "limit_test": 0,
+    "seed": 3,
+    "deterministic": True,
+    "checkpoint_minutes": 1e-9,  # after every step
+}
+
+
+class Life:
+    """A process that trains."""
+
+    def __init__(self, nursery: Nursery, pid: int, log: Path):
+        self.pid, self.log, self._nursery = pid, log, nursery
+        self.code: int | None = None
+
+    def ended(self) -> bool:
+        """Whether it has ended by now."""
+        if self.code is None:
+            self.code = self._nursery.ask({"poll": self.pid})
+        return self.code is not None
+
+    def wait(self) -> int:
+        """Its exit code once it has ended, the signal's number negated where one ended it."""
+        if self.code is None:
+            self.code = self._nursery.ask({"wait": self.pid})
+        return self.code
+
+    def kill(self, number: int) -> None:
+        """Sends a signal."""
+        os.kill(self.pid, number)
+
+    def said(self) -> str:
+        """Both of its streams."""
+        return self.log.read_text()
+
+
+class Nursery:
+    """Starts lives."""
+
+    def __init__(self):
+        self._folder = tempfile.TemporaryDirectory()
+        self._logs = Path(self._folder.name)
+        root = str(Path(__file__).resolve().parents[1])
+        environment = os.environ | {"PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": "-1"}
+        environment |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+    def start(self, workdir: Path, prepare: str = "tiny", **flags) -> Life:
+        """Runs `train.main`, after a function of this module has prepared the process."""
+        return self.run("train", prepare, workdir=workdir, **(FLAGS | flags))
+
+    def run(self, program: str, prepare: str, **flags) -> Life:
+        """Runs one of the programs."""
+        log = self._logs / f"{len(list(self._logs.iterdir()))}.log"
+        log.touch()
+        words = [f"--{name}={value}" for name, value in flags.items()]
+        order = {"program": program, "flags": words, "log": str(log), "prepare": prepare}
+        return Life(self, self.ask(order), log)
+
+    def ask(self, order: dict) -> int | None:
+        """The answer to an order."""
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+
+def scalars(folder: Workdir) -> list[tuple[str, str, int, float]]:
+    """(network, tag, step, value) as they stand in TensorBoard's files, of speeds without value."""
+    import tensorflow as tf
+
+    found = []
+    for name in "fg":
+        for path in sorted(folder.events(name).glob("events*")):
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    number = float(tf.make_ndarray(value.tensor))
+                    speed = value.tag.startswith("speed/")
+                    found.append((name, value.tag, event.step, 0.0 if speed else number))
+    return found
+
+
+def variables(folder: Workdir) -> dict[str, bytes]:
+    """The bits of every variable in the newest checkpoint."""
+    from train import checkpoint
+
+    reader = checkpoint.variables(checkpoint.found(folder.checkpoints)[0])
+    keys = [key for key in reader.get_variable_to_shape_map() if not key.startswith("_")]
+    return {key: reader.get_tensor(key).tobytes() for key in keys}
+
+
+def about(folder: Workdir) -> dict:
+    """What the newest checkpoint says, but for times and the sizes of files."""
+    from train import checkpoint
+
+    path = checkpoint.found(folder.checkpoints)[0]
+    found = json.loads((path / "about.json").read_text())
+    del found["position"]["seconds"], found["notes"]["events"]
+    return found | {"name": path.name}
+
+
+def outcome(folder: Workdir) -> dict:
+    """All that must not depend on how often a run was interrupted."""
+    return {
+        "variables": variables(folder),
+        "history": folder.history.read_text(),
+        "about": about(folder),
+        "scalars": scalars(folder),
+    }
+
+
+def tiny() -> None:
+    """One small layer instead of three convolutions, and no signature that takes long to trace."""
+    import functools
+
+    import keras
+
+    from robustra_tf import export, models
+
+    def build(name, seed, init):
+        draw = [keras.initializers.GlorotNormal(seed=seed + k) for k in range(2)]
+        layers = [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(12, activation="relu", kernel_initializer=draw[0]),
+            keras.layers.Dense(10, kernel_initializer=draw[1]),
+        ]
+        return keras.Sequential(layers)
+
+    models.build = build
+    export.save = functools.partial(export.save, certifies=False)
+
+
+def poisoned() -> None:
+    """Example 41 has a pixel that is no number."""
+    import numpy as np
+
+    from robustra_tf import data
+
+    tiny()
+    load = data.load
+
+    def damaged(*args):
+        images, labels = load(*args)
+        images = images.copy()
+        images[41, 3, 3] = np.nan
+        return data.Dataset(images, labels)
+
+    data.load = damaged
+
+
+def slow() -> None:
+    """Every step takes a second longer."""
+    import time
+
+    from train.step import TrainStep
+
+    tiny()
+    step = TrainStep.__call__
+
+    def delayed(self, *args):
+        time.sleep(1)
+        return step(self, *args)
+
+    TrainStep.__call__ = delayed
+
+
+def slow_evaluation() -> None:
+    """Test images are looked at forty together, for a second each time."""
+    import time
+
+    from train import run
+
+    tiny()
+    run._TESTED_TOGETHER = 40
+    certify = run.certify
+
+    def delayed(*args, **kwargs):
+        print("evaluating", flush=True)
+        time.sleep(1)
+        return certify(*args, **kwargs)
+
+    run.certify = delayed
+
+
+def stuck() -> None:
+    """The first step computes for ever, without ever coming back to Python."""
+    import tensorflow as tf
+
+    from train.step import TrainStep
+
+    tiny()
+
+    @tf.function(autograph=False)
+    def endless():
+        return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
+
+    TrainStep.__call__ = lambda *_: endless()
+
+
+def slow_bounds() -> None:
+    """Every batch of a bound takes a second longer."""
+    import time
+
+    from eval.stages import Bound
+
+    decide = Bound._decide
+
+    def delayed(self, batch):
+        time.sleep(1)
+        return decide(self, batch)
+
+    Bound._decide = delayed
+
+
+def endless_bound() -> None:
+    """A batch of a bound computes for ever, without ever coming back to Python."""
+    import tensorflow as tf
+
+    from eval.stages import Bound
+
+    @tf.function(autograph=False)
+    def endless():
+        return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
+
+    def decide(self, batch):
+        print("endless", flush=True)
+        endless()
+
+    Bound._decide = decide
+
+
+def plain() -> None:
+    """Nothing is changed."""
+
+
+def _live(order: dict) -> None:
+    log = os.open(order["log"], os.O_WRONLY | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    code = 1
+    try:
+        main = importlib.import_module(f"{order['program']}.main")
+        globals()[order["prepare"]]()
+        main._define()
+        main.FLAGS(["main", *order["flags"]])
+        code = main.main([])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve() -> None:
+    # Whatever takes long and starts no thread of TensorFlow's.
+    for name in ("sklearn.datasets", "sklearn.model_selection", "train.run", "eval.run"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "flags" in order:
+            answer = os.fork()
+            if answer == 0:
+                _live(order)
+        else:
+            wanted = (order["wait"], 0) if "wait" in order else (order["poll"], os.WNOHANG)
+            pid, status = os.waitpid(*wanted)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

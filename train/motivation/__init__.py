@@ -1,0 +1,1 @@
+"""The motivating experiment (section 4 of the paper): `python -m train.motivation`."""
