@@ -53,9 +53,9 @@ def measure(config: Config) -> dict[str, Any]:
     batches = data.TrainingBatches(images, run.batch_size, run.seed, run.augment)
     step, eps = make_networks(run)[0].step, tf.constant(run.eps_start, tf.float32)
     losses, seconds = [], []
-    for x, y in batches.epoch(0):
+    for k, (x, y) in enumerate(batches.epoch(0)):
         start = time.perf_counter()
-        losses.append(float(step(x, y, eps)["loss"]))
+        losses.append(float(step(x, y, eps, tf.constant([run.seed, k]))["loss"]))
         seconds.append(time.perf_counter() - start)
     tenth = max(1, len(losses) // 10)
     return {

@@ -2,17 +2,13 @@
 
 import csv
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import robustra_tf as rt
-from tests import nets
 from tests.test_train import read_scalars
 from train import run, workdir
 from train.history import ESTIMATES
-from train.step import TrainStep
 
 SETTINGS = {
     "dataset": "digits",
@@ -69,14 +65,3 @@ def test_test_errors_are_certified_by_exact_bounds(trained):
     test = rt.data.load("digits", "test", SETTINGS["limit_test"])
     found = rt.certify(model, *test, eps=SETTINGS["eps"], norm="l2", box=None)
     assert float(rows[-1]["test_lp_error"]) == pytest.approx(1 - found.certified.mean())
-
-
-def test_the_vectors_follow_the_count_of_steps():
-    """A step that goes on from a checkpoint draws what the uninterrupted one would have drawn."""
-    x, y, losses = nets.images(nets.dense(), 4), np.array([0, 1, 2, 0]), []
-    for done in (0, 2):
-        step = TrainStep(nets.dense(), None, keras.optimizers.SGD(0.0), "wong", projection=4)
-        step._optimizer.iterations.assign(done)
-        losses += [float(step(x, y, tf.constant(0.1))["loss"]) for _ in range(3 - done)]
-    assert losses[2] == losses[3]
-    assert len(set(losses)) == 3

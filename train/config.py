@@ -186,18 +186,6 @@ def _check(config: Config) -> None:
     settings.within("seed", config.seed, 0, 2**31 - 1)
 
 
-def _check_schedule(config: Config) -> None:
-    paired = len(config.networks) > 1
-    settings.one_of("schedule", config.schedule, SCHEDULES if paired else SCHEDULES[:1])
-    settings.within("split_gpu_mb", config.split_gpu_mb, 0, unit="(0: whole)")
-    if config.schedule == "parallel":
-        devices.names(config.devices)
-        return
-    for name in ("devices", "split_gpu_mb"):
-        if value := getattr(config, name):
-            raise SettingError(name, f"none with --schedule={config.schedule}", value)
-
-
 def _check_projection(config: Config) -> None:
     settings.within("projection", config.projection, 0, unit="(0: exact)")
     if not config.projection:
@@ -211,3 +199,15 @@ def _check_projection(config: Config) -> None:
     else:
         return
     raise SettingError("projection", expected, config.projection)
+
+
+def _check_schedule(config: Config) -> None:
+    paired = len(config.networks) > 1
+    settings.one_of("schedule", config.schedule, SCHEDULES if paired else SCHEDULES[:1])
+    settings.within("split_gpu_mb", config.split_gpu_mb, 0, unit="(0: whole)")
+    if config.schedule == "parallel":
+        devices.names(config.devices)
+        return
+    for name in ("devices", "split_gpu_mb"):
+        if value := getattr(config, name):
+            raise SettingError(name, f"none with --schedule={config.schedule}", value)

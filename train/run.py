@@ -183,9 +183,9 @@ def _network(
             inner=config.inner,
             options=Options(**{name: getattr(config, name) for name in Options._fields}),
             eps_end=config.eps_end,
+            device=device,
             norm=config.norm,
             projection=config.projection,
-            device=device,
         )
     return Network(name, model, optimizer, step, device, snapshot)
 

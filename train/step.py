@@ -60,11 +60,11 @@ class TrainStep:
       inner: where `robustra` and `wong` take the bounds of inner layers from, of `INNER`.
       options: of the losses by intervals.
       eps_end: the radius at the end of the ramp, in pixels, by which these losses fade.
+      device: that every operation is placed on, where the variables are too; None leaves it to
+        TensorFlow.
       norm: of the ball; by intervals `linf` alone.
       projection: estimate the inner ranges of `robustra` and `wong` by so many random vectors, new
         ones for every seed; 0 bounds them. The metrics that rest on them are called estimates.
-      device: that every operation is placed on, where the variables are too; None leaves it to
-        TensorFlow.
 
     Raises:
       ValueError: an unknown method, a reference that is missing or not wanted, or a norm or a
@@ -84,9 +84,9 @@ class TrainStep:
         inner: str = "dual",
         options: Options = DEFAULTS,
         eps_end: float = 1.0,
+        device: str | None = None,
         norm: str = "linf",
         projection: int = 0,
-        device: str | None = None,
     ):
         budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
         self._problem, self._graph, self._reference = pose(
@@ -120,7 +120,7 @@ class TrainStep:
           x: images [n, *shape] in pixels, `n` static.
           y: labels [n], integers.
           eps: radius in pixels, a scalar tensor.
-          seed: integers [2], of the attacks' random starts and of projections.
+          seed: integers [2], of the attacks' random starts and of the random vectors.
         """
         eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
         return self._step(x, tf.cast(y, tf.int32), eps, seed)

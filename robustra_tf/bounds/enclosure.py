@@ -373,7 +373,10 @@ class _Job:
                 values = next(left, None)
                 if values is None:
                     return rows
-                index = neuron if values.shape[0] == 1 else example * self.neurons + neuron
+                # Of rows on the image itself there is one set for all examples, seen here alone:
+                # the branch that keeps none hides it from the static shape.
+                alike = tf.shape(values)[0] == 1
+                index = neuron + tf.where(alike, 0, example * self.neurons)
                 found = tf.gather(merged(values, values.shape.rank - 2), index)
                 return rows.with_values(instead(rows.values, found))
 

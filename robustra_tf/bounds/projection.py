@@ -215,7 +215,7 @@ def _noise(
         drawn = _drawn(node.op.shape, ball, projection.fold(index), at_image=True)
         return (ball.radius[:, None] if ball.radius.shape.rank else ball.radius) * drawn
     if isinstance(node.op, Relu):
-        slope, error = (part[:, None] for part in relaxations[index])
+        slope, error = relaxations[index].slope[:, None], relaxations[index].error[:, None]
         drawn = _drawn(node.op.shape, ball, projection.fold(index), at_image=False)
         return slope * inputs[0] + error * drawn
     if isinstance(node.op, Add):

@@ -10,7 +10,6 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.bounds.interval import interval_margins
-from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.projection import vector_bytes
 from robustra_tf.objective.methods import ATTACKING, BOX, LOSSES, Spread, regulariser
 from robustra_tf.objective.problem import Problem, Seed, Solved, Weights, names, solve
@@ -30,7 +29,7 @@ def examples_together(problem: Problem, memory_mb: float, microbatch: int = 0) -
 
     Args:
       problem: what is computed for them.
-      memory_mb: MiB that their rows and random vectors may take.
+      memory_mb: MiB that their rows may take.
       microbatch: at most so many; 0 for no limit of its own.
     """
     found = UNLIMITED
@@ -212,8 +211,7 @@ def _piece(
 ) -> tuple:
     """What `solve` takes after the weights, for the examples `here` of a batch.
 
-    Of the reference's dual it is without what only the reference's own gradient would need. No tape
-    should watch this: nothing flows back to the reference.
+    No tape should watch this: nothing flows back to the reference.
     """
     x, y = tf.gather(x, here), tf.gather(y, here)
     draw = None if draw is None else tf.gather(draw, here)
@@ -221,8 +219,6 @@ def _piece(
     if reference is not None:
         vectors = problem.vectors(seed, 1)
         other = problem.side(problem.reference, reference, x, y, eps, vectors)
-        if isinstance(other, Margins):
-            other = other._replace(enclosure=None)
         # One network after the other: their rows are not held at the same time.
         with tf.control_dependencies([other.base, other.rows]):
             x = tf.identity(x)

@@ -65,9 +65,11 @@ class Problem(NamedTuple):
         how = (self.rows, self.budget, self.inner, self.norm)
         return side(structure, weights, x, y, eps, *how, vectors)
 
-    def vectors(self, seed: tf.Tensor | None, network: int) -> Projection | None:
+    def vectors(self, seed: Seed, network: int) -> Projection | None:
         """The random vectors of network 0, the trained one, or 1, the reference; None without."""
-        return Projection(self.projection, seed).fold(network) if self.projection else None
+        if not self.projection:
+            return None
+        return Projection(self.projection, tf.cast(seed, tf.int32)).fold(network)
 
 
 class Solved(NamedTuple):
@@ -97,7 +99,7 @@ def solve(
     y: tf.Tensor,
     eps: tf.Tensor,
     draw: tf.Tensor | None = None,
-    seed: Seed | None = None,
+    seed: Seed = (0, 0),
 ) -> Solved:
     """The loss of every example, the bounds behind it, and measurements of it.
 
@@ -108,8 +110,8 @@ def solve(
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
       eps: radius in pixels, a scalar tensor.
-      draw: of the attacks' random starts, uniform in [0, 1), as `x`; methods that attack need one.
-      seed: of the random vectors, int32 [2]; projections alone need one.
+      draw: of the attacks' random starts, as `drawn` has it.
+      seed: of the random vectors, integers [2]; projections alone use it.
     """
     logits = problem.structure.forward(weights, x)
     wrong = clean_error(logits, y)
