@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
+
+from tests.quiet import keras
 
 SEED = 20190810
 pytest_plugins = ("tests.covered",)
