@@ -21,7 +21,7 @@ train: $(VENV)/.train
 	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)"
 
 test: lint
-	$(PYTEST) --dist loadfile --cov --cov-report=
+	$(PYTEST) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 
 fuzz: $(VENV)/.dev
 	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) $(PYTEST) --dist load tests/test_fuzz.py

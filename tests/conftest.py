@@ -49,3 +49,9 @@ def _seeded():
 def rng() -> np.random.Generator:
     """A NumPy generator with the fixed seed."""
     return np.random.default_rng(SEED)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first: processes that share the files then end at about one time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

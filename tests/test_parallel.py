@@ -25,6 +25,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 def _python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "-1"}
     environment |= {"TF_ENABLE_ONEDNN_OPTS": "0", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    # A single thread for both devices would leave nothing to overlap.
+    environment |= {"TF_NUM_INTEROP_THREADS": "2"}
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400, check=False

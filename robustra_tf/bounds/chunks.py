@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+
+
+def tensors_of(nest: Any) -> tuple[list[tf.Tensor], Callable[[Sequence[tf.Tensor]], Any]]:
+    """The tensors of a nest, and what puts others in their places; None stays where it is."""
+    leaves = tf.nest.flatten(nest)
+    places = [i for i, leaf in enumerate(leaves) if leaf is not None]
+
+    def pack(tensors: Sequence[tf.Tensor]) -> Any:
+        filled: list[tf.Tensor | None] = [None] * len(leaves)
+        for place, tensor in zip(places, tensors, strict=True):
+            filled[place] = tensor
+        return tf.nest.pack_sequence_as(nest, filled)
+
+    return [leaves[i] for i in places], pack
 
 
 def map_recomputed(
@@ -20,18 +34,18 @@ def map_recomputed(
       function: a pure function of the slice's number and of the tensors in `arguments`; it must not
         close over tensors that a gradient is wanted for.
       count: how many slices there are. Where it is a tensor, slices may differ in length.
-      arguments: a nest of floating-point tensors.
+      arguments: a nest of floating-point tensors and None.
 
     Returns:
       The results stacked where `count` is a number, joined along their first axis where it is a
       tensor.
     """
-    flat = tf.nest.flatten(arguments)
+    flat, pack = tensors_of(arguments)
     joined = tf.is_tensor(count)
     dtype = flat[0].dtype
 
     def piece(i: tf.Tensor, tensors: list[tf.Tensor]) -> tf.Tensor:
-        return function(i, tf.nest.pack_sequence_as(arguments, tensors))
+        return function(i, pack(tensors))
 
     @tf.custom_gradient
     def run(*tensors: tf.Tensor) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.chunks import map_recomputed
+from robustra_tf.bounds.chunks import map_recomputed, tensors_of
 from robustra_tf.bounds.cost import COPIES, row_cost, slices
 from robustra_tf.bounds.dual import (
     Weights,
@@ -246,11 +246,11 @@ def _with_sparse_gradient(
     the gradient works on the rows of the others alone. `value` also returns what `job.every` keeps
     of all rows, if it computed them, as `many` says; what is not kept is computed again.
     """
-    flat = tf.nest.flatten(arguments)
+    flat, pack = tensors_of(arguments)
 
     @tf.custom_gradient
     def run(*tensors: tf.Tensor) -> Any:
-        radius, kept = value(tf.nest.pack_sequence_as(arguments, tensors))
+        radius, kept = value(pack(tensors))
 
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             needed = job.listed(upstream != 0)
@@ -259,7 +259,7 @@ def _with_sparse_gradient(
                 copies = [tf.identity(t) for t in tensors]
                 with tf.GradientTape() as tape:
                     tape.watch(copies)
-                    result = results(tf.nest.pack_sequence_as(arguments, copies))
+                    result = results(pack(copies))
                 parts = tape.gradient(result, copies, upstream, tf.UnconnectedGradients.ZERO)
                 return [tf.convert_to_tensor(part) for part in parts]
 
