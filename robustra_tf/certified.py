@@ -10,7 +10,8 @@ import tensorflow as tf
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.metrics import certified
 from robustra_tf.objective.methods import DEFAULTS, Options
-from robustra_tf.objective.pieces import evaluated, examples_together, gradients
+from robustra_tf.objective.normalisation import gradients_in_training, running
+from robustra_tf.objective.pieces import evaluated, examples_together
 from robustra_tf.objective.problem import pose, trained_places
 from robustra_tf.schedules import epsilon_within
 from robustra_tf.settings import DEFAULT_MEMORY_MB, DUAL_METHODS, INNER, largest_radius
@@ -33,8 +34,8 @@ class CertifiedModel(keras.Model):
 
     Along `fit` the three are means over the epoch, at the radius of each step, with the weights
     that it had then; `natural` bounds nothing there. Images are floating-point pixels in [0, 1];
-    labels are integers, [n] or [n, 1]. Dropout is off and batch normalisation keeps its statistics,
-    as the bounds have it.
+    labels are integers, [n] or [n, 1]. Dropout is off. Batch normalisation takes the statistics of
+    the batch along `fit` and moves its running ones, unless the layer's `trainable` is False.
 
     The network itself is `network`, an ordinary Keras model that learns in place: save that one.
     Weights (`save_weights`, `ModelCheckpoint(save_weights_only=True)`) are the network's and the
@@ -135,11 +136,16 @@ class CertifiedModel(keras.Model):
         x, y = _batch(data)
         weights = self._graph.weights()
         radius = tf.convert_to_tensor(self.radius)
-        found, measured = gradients(
-            self._problem, weights, self._opposing(), x, y, radius, self._together, _drawn()
+        found, measured, statistics = gradients_in_training(
+            self._problem,
+            running(self.network, self._graph),
+            weights,
+            self._opposing(),
+            *(x, y, radius, self._together, _drawn()),
         )
         places = trained_places(self, self._graph.variables)
         self.optimizer.apply([found[i] for i in places], self.trainable_variables)
+        self._graph.assign(statistics)
         values = [measured["loss"], 1.0 - measured["clean_error"]]
         if self.method != "natural":
             # Robustra's own error is over the reference's space, no bound over the ball.

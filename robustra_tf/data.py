@@ -20,9 +20,14 @@ from robustra_tf.reading import read_json
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Zeros around an image before a random crop of its own size, as for CIFAR-10 in the paper.
-CROP_PADDING = 4
 _DIGITS_TEST = 360
+
+
+class Augmentation(NamedTuple):
+    """How images are changed at random without changing what they show."""
+
+    shift: int  # pixels that an image moves by at most, along each axis
+    mirrored: bool  # every other image is turned left to right
 
 
 class Info(NamedTuple):
@@ -33,13 +38,14 @@ class Info(NamedTuple):
     train: int  # examples
     test: int
     largest: int  # the pixel value that stands for 1.0
-    augmentable: bool  # a mirrored image keeps its label
+    augmentation: Augmentation
 
 
 INFO = {
-    "digits": Info((8, 8, 1), 10, 1437, _DIGITS_TEST, 16, False),
-    "mnist": Info((28, 28, 1), 10, 60_000, 10_000, 255, False),
-    "cifar10": Info((32, 32, 3), 10, 50_000, 10_000, 255, True),
+    "digits": Info((8, 8, 1), 10, 1437, _DIGITS_TEST, 16, Augmentation(1, False)),
+    "mnist": Info((28, 28, 1), 10, 60_000, 10_000, 255, Augmentation(2, False)),
+    # Shifts by 4 pixels are the paper's crops.
+    "cifar10": Info((32, 32, 3), 10, 50_000, 10_000, 255, Augmentation(4, True)),
 }
 NAMES = tuple(INFO)
 SPLITS = ("train", "test")
@@ -85,6 +91,15 @@ def load(
     else:
         pixels, labels = _tfds(find(name, data_dir), info, split, limit)
     return Dataset(_to_unit(pixels, info.largest), labels.astype(np.int32))
+
+
+def augmentation(name: str, wanted: bool) -> Augmentation | None:
+    """How a dataset is augmented, where that is wanted.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    return _info(name).augmentation if wanted else None
 
 
 def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
@@ -234,14 +249,20 @@ class TrainingBatches:
     in each epoch). A dataset smaller than one batch is one batch of its own size.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, augment: bool = False):
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation | None = None,
+    ):
         """Keeps the images as a tensor.
 
         Args:
           dataset: images `[n, h, w, c]` in [0, 1] and labels `[n]`.
           batch_size: examples a step, at least 1.
           seed: of the order and of the augmentation, at least 0.
-          augment: random mirroring and random crops after padding by `CROP_PADDING`.
+          augmentation: of every batch, as `augment` does it; None for none.
 
         Raises:
           ValueError: an empty dataset or a batch size below 1.
@@ -255,7 +276,7 @@ class TrainingBatches:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.batch_size = min(batch_size, count)
         self.steps = count // self.batch_size
-        self._count, self._seed, self._augment = count, seed, augment
+        self._count, self._seed, self._augmentation = count, seed, augmentation
         with tf.device("CPU"):
             self._images = tf.constant(dataset.images, tf.float32)
             self._labels = tf.constant(dataset.labels, tf.int32)
@@ -283,8 +304,9 @@ class TrainingBatches:
 
         def batch(step, indices):
             images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
-            if self._augment:
-                images = augment(images, tf.random.experimental.stateless_fold_in(seed, step))
+            if self._augmentation is not None:
+                drawn = tf.random.experimental.stateless_fold_in(seed, step)
+                images = augment(images, drawn, *self._augmentation)
             return images, labels
 
         steps = np.arange(first_step, self.steps)
@@ -294,12 +316,14 @@ class TrainingBatches:
         return batches.prefetch(2)
 
 
-def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors each image with probability 1/2 and crops it at random from its zero-padded self.
+def augment(images: tf.Tensor, seed: tf.Tensor, shift: int, mirrored: bool) -> tf.Tensor:
+    """Moves each image at random, by whole pixels, and mirrors it with probability 1/2.
 
     Args:
-      images: `[n, h, w, c]`; values in [0, 1] stay there, the padding is black.
+      images: `[n, h, w, c]`; values in [0, 1] stay there, what moves in is black.
       seed: integers `[2]`; equal seeds give equal images.
+      shift: pixels at most, along each axis; all shifts are equally likely.
+      mirrored: whether images may be mirrored.
 
     Returns:
       `[n, h, w, c]`.
@@ -309,12 +333,12 @@ def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     count = tf.shape(images)[0]
     height, width = images.shape[1:3]
     seeds = tf.random.split(seed, 2)
-    mirrored = tf.random.stateless_uniform([count, 1, 1, 1], seeds[0]) < 0.5
-    images = tf.where(mirrored, tf.reverse(images, axis=[2]), images)
+    if mirrored:
+        turned = tf.random.stateless_uniform([count, 1, 1, 1], seeds[0]) < 0.5
+        images = tf.where(turned, tf.reverse(images, axis=[2]), images)
 
-    pad = CROP_PADDING
-    corners = tf.random.stateless_uniform([count, 2], seeds[1], 0, 2 * pad + 1, tf.int32)
-    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+    corners = tf.random.stateless_uniform([count, 2], seeds[1], 0, 2 * shift + 1, tf.int32)
+    padded = tf.pad(images, [[0, 0], [shift, shift], [shift, shift], [0, 0]])
     rows = corners[:, :1] + tf.range(height)
     columns = corners[:, 1:] + tf.range(width)
     padded = tf.gather(padded, rows, axis=1, batch_dims=1)

@@ -65,7 +65,9 @@ _ARCHITECTURES = {
 NAMES = tuple(_ARCHITECTURES)
 
 
-def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Model:
+def build(
+    name: str, seed: int | None = None, init: str = "fan_in", batch_norm: bool = False
+) -> keras.Model:
     """A freshly initialised model of Table 1 (Li et al., IJCAI 2019), or `digits_small`.
 
     Convolutions of the CIFAR-10 models start from N(0, 2 / (kh kw filters)) with zero biases;
@@ -78,6 +80,9 @@ def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Mod
       seed: of the initial weights; two networks of a pair need two seeds. None draws one from
         Python's random numbers, which `keras.utils.set_random_seed` fixes.
       init: `fan_in` or `interval`.
+      batch_norm: a batch normalisation behind every layer but the logits, before its ReLU, as Shi
+        et al. 2021 have it (running statistics keep 0.9 of themselves, epsilon 1e-5); their
+        variables follow no seed.
 
     Returns:
       A functional model: pixels [n, h, w, c] in [0, 1] to logits [n, 10].
@@ -90,7 +95,8 @@ def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Mod
     if name not in _ARCHITECTURES:
         raise ValueError(f"name: expected one of {', '.join(NAMES)}; got {name!r}")
     shape, body, hidden, cifar10 = _ARCHITECTURES[name]
-    make = _Layers(random.getrandbits(32) if seed is None else seed, normal=cifar10, init=init)
+    seed = random.getrandbits(32) if seed is None else seed
+    make = _Layers(seed, normal=cifar10, init=init, batch_norm=batch_norm)
     inputs = keras.Input(shape)
     x = inputs
     if cifar10:
@@ -98,21 +104,21 @@ def build(name: str, seed: int | None = None, init: str = "fan_in") -> keras.Mod
         x = layers.Normalization(mean=CIFAR10_MEAN, variance=variance, name="normalise")(x)
     for index, part in enumerate(body, start=1):
         if isinstance(part, _Conv):
-            x = make.conv(x, *part, padding=1, activation="relu", name=f"conv{index}")
+            x = make.conv(x, *part, padding=1, relu=True, name=f"conv{index}")
         else:
             x = make.block(x, part, name=f"block{index}")
     x = layers.Flatten(name="flatten")(x)
     for index, units in enumerate(hidden, start=1):
-        x = make.dense(x, units, activation="relu", name=f"dense{index}")
-    return keras.Model(inputs, make.dense(x, CLASSES, name="logits"), name=name)
+        x = make.dense(x, units, name=f"dense{index}")
+    return keras.Model(inputs, make.logits(x, CLASSES, name="logits"), name=name)
 
 
 class _Layers:
     """Makes layers whose initial weights follow from one seed."""
 
-    def __init__(self, seed: int, normal: bool, init: str):
+    def __init__(self, seed: int, normal: bool, init: str, batch_norm: bool):
         self._seeds = _seeds(seed)
-        self._normal, self._init = normal, init
+        self._normal, self._init, self._batch_norm = normal, init, batch_norm
 
     def _initial(self, fan_in: int) -> dict[str, initializers.Initializer]:
         if self._init == "interval":
@@ -127,7 +133,7 @@ class _Layers:
         kernel = initializers.RandomNormal(0.0, deviation, seed=next(self._seeds))
         return {"kernel_initializer": kernel, "bias_initializer": initializers.Zeros()}
 
-    def conv(self, x, filters, kernel, stride, *, padding, name, activation=None):
+    def conv(self, x, filters, kernel, stride, *, padding, name, relu=False):
         if padding:
             # Not padding="same": with stride 2 that would put its zeros at the bottom and right.
             x = layers.ZeroPadding2D(padding, name=f"{name}_pad")(x)
@@ -137,30 +143,31 @@ class _Layers:
             start = self._gaussian(deviation)
         else:
             start = self._initial(size * x.shape[-1])
-        return layers.Conv2D(
-            filters,
-            kernel,
-            stride,
-            activation=activation,
-            **start,
-            name=name,
-        )(x)
+        return self._hidden(x, layers.Conv2D, (filters, kernel, stride), start, name, relu)
 
     def block(self, x, block: _Block, *, name):
         n, size, stride = block.filters, *((4, 2) if block.down else (3, 1))
         skip = (2, 2) if block.down else (1, 1)
-        branch = self.conv(x, n, size, stride, padding=1, activation="relu", name=f"{name}_conv1")
+        branch = self.conv(x, n, size, stride, padding=1, relu=True, name=f"{name}_conv1")
         skipped = self.conv(x, n, *skip, padding=0, name=f"{name}_skip")
         branch = self.conv(branch, n, 3, 1, padding=1, name=f"{name}_conv2")
         return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([skipped, branch]))
 
-    def dense(self, x, units, *, name, activation=None):
-        return layers.Dense(
-            units,
-            activation=activation,
-            **self._initial(x.shape[-1]),
-            name=name,
-        )(x)
+    def dense(self, x, units, *, name):
+        start = self._initial(x.shape[-1])
+        return self._hidden(x, layers.Dense, (units,), start, name, relu=True)
+
+    def logits(self, x, units, *, name):
+        return layers.Dense(units, **self._initial(x.shape[-1]), name=name)(x)
+
+    def _hidden(self, x, kind, sizes, start, name, relu):
+        fused = relu and not self._batch_norm
+        x = kind(*sizes, activation="relu" if fused else None, **start, name=name)(x)
+        if self._batch_norm:
+            x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+        if relu and not fused:
+            x = layers.ReLU(name=f"{name}_relu")(x)
+        return x
 
 
 def _seeds(seed: int) -> Iterator[int]:

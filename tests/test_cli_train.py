@@ -64,7 +64,6 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--momentum=-1", ["--momentum", "at least 0 and at most 1", "-1"]),
         ("--weight_decay=-1", ["--weight_decay", "at least 0", "-1"]),
         ("--clip_norm=-1", ["--clip_norm", "at least 0", "-1"]),
-        ("--augment", ["--augment", "false for digits"]),
         ("--memory_mb=1", ["--memory_mb", "at least 16", "1"]),
         ("--limit_train=0", ["--limit_train", "at least 1 and at most 1437", "0"]),
         ("--limit_test=361", ["--limit_test", "at most 360", "361"]),

@@ -153,7 +153,7 @@ def test_the_order_is_that_of_seed_and_epoch_alone():
 def test_an_interrupted_epoch_goes_on_with_the_same_augmented_batches(rng):
     images = rng.random((30, 8, 8, 3), dtype=np.float32)
     dataset = data.Dataset(images, np.arange(30, dtype=np.int32))
-    batches = data.TrainingBatches(dataset, 6, seed=9, augment=True)
+    batches = data.TrainingBatches(dataset, 6, 9, data.Augmentation(2, True))
     whole, rest = list(batches.epoch(4)), list(batches.epoch(4, first_step=2))
     assert len(rest) == 3
     for (x, y), (x_rest, y_rest) in zip(whole[2:], rest, strict=True):
@@ -162,14 +162,17 @@ def test_an_interrupted_epoch_goes_on_with_the_same_augmented_batches(rng):
 
 
 def test_the_batches_have_static_shapes():
-    element = data.TrainingBatches(_numbered(23), 5, seed=1, augment=True).epoch(0).element_spec
+    batches = data.TrainingBatches(_numbered(23), 5, 1, data.Augmentation(1, True))
+    element = batches.epoch(0).element_spec
     assert [spec.shape.as_list() for spec in element] == [[5, 2, 2, 1], [5]]
 
 
-def test_augmented_images_are_mirrored_and_shifted_originals(rng):
+@pytest.mark.parametrize("mirroring", [True, False])
+def test_augmented_images_are_mirrored_and_shifted_originals(rng, mirroring):
     images = rng.random((64, 8, 8, 3), dtype=np.float32)
-    augmented = data.augment(tf.constant(images), tf.constant([3, 4], tf.int64)).numpy()
-    pad = data.CROP_PADDING
+    pad = 4
+    seed = tf.constant([3, 4], tf.int64)
+    augmented = data.augment(tf.constant(images), seed, pad, mirroring).numpy()
     shifts, mirrors = [], 0
     for original, result in zip(images, augmented, strict=True):
         found = []
@@ -186,7 +189,7 @@ def test_augmented_images_are_mirrored_and_shifted_originals(rng):
         assert len(found) == 1
         shifts.append(found[0][:2])
         mirrors += found[0][2]
-    assert 16 <= mirrors <= 48
+    assert 16 <= mirrors <= 48 if mirroring else mirrors == 0
     assert {row for row, _ in shifts} == set(range(2 * pad + 1))
     assert {column for _, column in shifts} == set(range(2 * pad + 1))
 
@@ -194,7 +197,7 @@ def test_augmented_images_are_mirrored_and_shifted_originals(rng):
 def test_each_step_and_epoch_is_augmented_differently():
     images = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1), (4, 8, 8, 1))
     dataset = data.Dataset(np.array(images), np.zeros(4, np.int32))
-    batches = data.TrainingBatches(dataset, 2, seed=0, augment=True)
+    batches = data.TrainingBatches(dataset, 2, 0, data.Augmentation(2, True))
     found = [x.numpy() for epoch in range(2) for x, _ in batches.epoch(epoch)]
     for index, left in enumerate(found):
         assert not any(np.array_equal(left, right) for right in found[index + 1 :])

@@ -52,6 +52,25 @@ def test_the_graph_computes_the_model(built, name):
     np.testing.assert_allclose(graph.build(built[name])(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["digits_small", "cifar10_resnet"])
+def test_batch_normalisation_stands_before_every_relu(name):
+    """And behind every weighted layer but the logits; the weights are those without it."""
+    plain, model = (models.build(name, seed=1, batch_norm=given) for given in (False, True))
+    weighted = [x for x in model.layers if isinstance(x, layers.Conv2D | layers.Dense)]
+    normalising = [x for x in model.layers if isinstance(x, layers.BatchNormalization)]
+    for layer, norm in zip(weighted[:-1], normalising, strict=True):
+        assert norm.input is layer.output
+        assert layer.activation is keras.activations.linear
+    theirs = [x for x in plain.layers if isinstance(x, layers.Conv2D | layers.Dense)]
+    for mine, other in zip(weighted, theirs, strict=True):
+        np.testing.assert_array_equal(mine.kernel, other.kernel)
+    relus = [len(graph.build(m).structure.relus) for m in (plain, model)]
+    assert relus[0] == relus[1]
+    x = np.random.default_rng(0).uniform(size=(2, *model.input_shape[1:])).astype(np.float32)
+    found, expected = graph.build(model)(x), model(x, training=False)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(
         ValueError, match=r"name: expected one of digits_small, mnist_small.*'mnist'"

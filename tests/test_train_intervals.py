@@ -47,6 +47,17 @@ def test_a_run_by_intervals_trains_one_network_along_a_ramp_of_steps(tmp_path):
     assert config.networks == ("f",)
 
 
+def test_what_batch_normalisation_has_trained_is_certified_with_its_running_statistics(tmp_path):
+    given = {"method": "ibp", "eps": 0.02, "lr": 2e-3, "batch_norm": True, "augment": True}
+    _, place, rows = trained(tmp_path / "run", **given)
+    model = rt.export.load(place.model("f"))
+    moving = [w.numpy() for w in model.non_trainable_weights]
+    assert len(moving) == 6
+    assert not any((w == 0).all() or (w == 1).all() for w in moving)
+    found = rt.certify(model, *rt.data.load("digits", "test", 60), eps=0.02, method="interval")
+    assert float(rows[-1]["test_interval_error"]) == pytest.approx(1 - found.certified.mean())
+
+
 def test_a_share_of_the_interval_loss_narrows_the_intervals(tmp_path):
     """The same pair with and without it: what changes is what was asked for."""
     test = rt.data.load("digits", "test", 60)

@@ -49,6 +49,7 @@ class Config:
     epochs: int
     batch_size: int
     init: str
+    batch_norm: bool
     share: float  # of mtl_ibp and sabr
     clean_share: float  # of the methods on intervals, as the next two
     attack_steps: int
@@ -175,9 +176,6 @@ def _check(config: Config) -> None:
     settings.within("momentum", config.momentum, 0, 1)
     settings.within("weight_decay", config.weight_decay, 0)
     settings.within("clip_norm", config.clip_norm, 0, unit="(0: none)")
-    if config.augment and not info.augmentable:
-        expected = f"false for {config.dataset}: its images change their meaning when mirrored"
-        raise SettingError("augment", expected, config.augment)
     settings.within("limit_train", config.limit_train, 1, info.train)
     settings.within("limit_test", config.limit_test, 0, info.test)
     settings.within("memory_mb", config.memory_mb, 16)

@@ -43,6 +43,7 @@ def _define() -> None:
     whole("epochs", None, f"each trains f, then g; {preset}")
     whole("batch_size", None, f"examples a step; {preset}")
     text("init", None, f"of the weights: {', '.join(settings.INITS)}; {preset}")
+    flags.DEFINE_bool("batch_norm", None, "batch normalisation behind hidden layers; default: no")
     number("share", None, "mtl_ibp: of the interval loss; sabr: of the radius; default: 0.05")
     number("clean_share", None, "of the clean loss, by intervals, after the ramp; default: 0")
     whole("attack_steps", None, "of the attacks of mtl_ibp and sabr; default: 8")
@@ -54,7 +55,7 @@ def _define() -> None:
     number("momentum", None, "of sgd; default: 0.9")
     number("weight_decay", None, f"added to the gradient times the weights; {preset}")
     number("clip_norm", None, f"largest norm of the gradient, 0: no limit; {preset}")
-    flags.DEFINE_bool("augment", None, f"random mirroring and crops; {preset}")
+    flags.DEFINE_bool("augment", None, f"random shifts, on cifar10 mirroring too; {preset}")
     whole("limit_train", None, "train on the first so many examples; default: all")
     whole("limit_test", None, "evaluate on so many test examples an epoch, 0: none")
     whole(

@@ -20,6 +20,7 @@ COMMON = {
     "ramp": "epoch",
     "batch_size": 50,
     "init": "fan_in",
+    "batch_norm": False,
     "share": 0.05,
     "clean_share": 0.0,
     "attack_steps": 8,

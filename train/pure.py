@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
-from robustra_tf.objective.pieces import gradients
+from robustra_tf.objective.normalisation import gradients_in_training, running
 from robustra_tf.objective.problem import pose, trained_places
 from train import rules
 from train.step import regularised
@@ -62,6 +62,7 @@ class PureStep:
             model, reference, method, rows="every", budget=budget
         )
         self._places = trained_places(model, self._graph.variables)
+        self._running = running(model, self._graph)
         self._optimizer, self._rule = optimizer, rules.rule(optimizer)
         optimizer.build(model.trainable_variables)
         self._together = together
@@ -108,8 +109,12 @@ class PureStep:
     def _run(self, weights, state, x, y, reference, eps, learning_rate):
         self.traces += 1
         together = self._together or x.shape[0]
-        found, metrics = gradients(
-            self._problem, weights, list(reference) or None, x, y, eps, together
+        found, metrics, statistics = gradients_in_training(
+            self._problem,
+            self._running,
+            weights,
+            list(reference) or None,
+            *(x, y, eps, together),
         )
         trained = [weights[i] for i in self._places]
         found, norm = regularised(
@@ -117,6 +122,7 @@ class PureStep:
         )
         trained, state = rules.updated(self._rule, found, trained, state, learning_rate)
         weights = list(weights)
-        for place, weight in zip(self._places, trained, strict=True):
+        updated = dict(zip(self._places, trained, strict=True)) | statistics
+        for place, weight in updated.items():
             weights[place] = weight
         return weights, state, {**metrics, "grad_norm": norm}

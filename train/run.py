@@ -53,7 +53,8 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     if config.deterministic:
         make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
-    batches = data.TrainingBatches(train, config.batch_size, config.seed, config.augment)
+    augmentation = data.augmentation(config.dataset, config.augment)
+    batches = data.TrainingBatches(train, config.batch_size, config.seed, augmentation)
     del train  # the pipeline has its own copy
     test = None
     if config.limit_test:
@@ -159,7 +160,7 @@ def _measured(
 
 def _build(config: Config, seed: int, device: str | None) -> keras.Model:
     with tf.device(device):
-        return models.build(config.model, seed=int(seed), init=config.init)
+        return models.build(config.model, int(seed), config.init, config.batch_norm)
 
 
 def _network(

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.objective.methods import DEFAULTS, Options
-from robustra_tf.objective.pieces import examples_together, gradients
+from robustra_tf.objective.normalisation import gradients_in_training, running
+from robustra_tf.objective.pieces import examples_together
 from robustra_tf.objective.problem import Seed, Weights, pose, trained_places
 from robustra_tf.settings import DEFAULT_MEMORY_MB
 
@@ -43,6 +44,9 @@ def finite(loss: tf.Tensor, grad_norm: tf.Tensor) -> tf.Tensor:
 
 class TrainStep:
     """`(x, y, eps, seed) -> metrics`: one optimizer step on a batch, compiled once.
+
+    Batch normalisations of the model that are trainable take the batch's statistics and move their
+    running ones, which the reference uses and every evaluation.
 
     A loss or a gradient that is not finite leaves weights and optimizer as they were; the metrics
     show it.
@@ -106,6 +110,7 @@ class TrainStep:
         self._clip_norm, self._weight_decay = clip_norm, weight_decay
         self._variables = model.trainable_variables
         self._places = trained_places(model, self._graph.variables)
+        self._running = running(model, self._graph)
         optimizer.build(self._variables)
         #: How often the step has been traced: once, unless the batch's shape changes.
         self.traces = 0
@@ -133,8 +138,12 @@ class TrainStep:
         with tf.device(self._device), tf.name_scope(name or "step"):
             weights = self._graph.weights()
             reference = None if self._reference is None else self._reference.weights()
-            found, metrics = gradients(
-                self._problem, weights, reference, x, y, eps, self._together, seed
+            found, metrics, statistics = gradients_in_training(
+                self._problem,
+                self._running,
+                weights,
+                reference,
+                *(x, y, eps, self._together, seed),
             )
             found, norm = regularised(
                 [found[i] for i in self._places],
@@ -143,9 +152,11 @@ class TrainStep:
                 self._weight_decay,
             )
             # A poisoned update could not be taken back.
-            tf.cond(finite(metrics["loss"], norm), lambda: self._update(found), lambda: False)
+            sound = finite(metrics["loss"], norm)
+            tf.cond(sound, lambda: self._update(found, statistics), lambda: False)
         return {**metrics, "grad_norm": norm}
 
-    def _update(self, found):
+    def _update(self, found, statistics):
         self._optimizer.apply(found, self._variables)
+        self._graph.assign(statistics)
         return True

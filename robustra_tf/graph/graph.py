@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -26,6 +26,13 @@ class Node:
     inputs: tuple[int, ...] = ()
     weights: tuple[int, ...] = ()
     name: str = dataclasses.field(default="", compare=False)
+
+    def compute(self, values: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The node's output, of all earlier nodes' outputs and of the graph's weights."""
+        inputs = [values[i] for i in self.inputs]
+        if isinstance(self.op, Relu):
+            return tf.nn.relu(*inputs)
+        return self.op.forward(*inputs, *(weights[i] for i in self.weights))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +111,7 @@ class Structure:
         """
         values = [x]
         for node in self.nodes[1:]:
-            inputs = [values[i] for i in node.inputs]
-            if isinstance(node.op, Relu):
-                values.append(tf.nn.relu(*inputs))
-            else:
-                values.append(node.op.forward(*inputs, *(weights[i] for i in node.weights)))
+            values.append(node.compute(values, weights))
         return values[-1]
 
 
@@ -142,6 +145,11 @@ class Graph:
     def weights(self, dtype: tf.DType = tf.float32) -> list[tf.Tensor]:
         """The variables' present values, cast to `dtype`; differentiable in the variables."""
         return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in self.variables]
+
+    def assign(self, values: Mapping[int, tf.Tensor]) -> None:
+        """Gives some variables, by their places, new values."""
+        for place, value in values.items():
+            self.variables[place].assign(tf.cast(value, self.variables[place].dtype))
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """The logits [n, classes] of `x` [n, *input_shape], computed in the dtype of `x`."""

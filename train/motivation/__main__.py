@@ -41,7 +41,7 @@ def _define() -> None:
     number("momentum", None, "of sgd; default: 0.9")
     number("weight_decay", None, f"added to the gradient times the weights; {preset}")
     number("clip_norm", None, f"largest norm of the gradient, 0: no limit; {preset}")
-    flags.DEFINE_bool("augment", None, f"random mirroring and crops; {preset}")
+    flags.DEFINE_bool("augment", None, f"random shifts, on cifar10 mirroring too; {preset}")
     whole("limit_train", None, "train on the first so many examples; default: all")
     whole("limit_test", None, f"attack so many test examples an epoch; {preset}")
     whole("seed", None, "of the weights, the order of the data and the attacks; default: 0")

@@ -9,7 +9,6 @@ from typing import Any
 
 from robustra_tf import settings
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.settings import SettingError
 from train import presets
 from train.config import OPTIMIZERS
 
@@ -73,9 +72,6 @@ class Settings:
         settings.within("momentum", self.momentum, 0, 1)
         settings.within("weight_decay", self.weight_decay, 0)
         settings.within("clip_norm", self.clip_norm, 0, unit="(0: none)")
-        if self.augment and not info.augmentable:
-            expected = f"false for {self.dataset}: its images change their meaning when mirrored"
-            raise SettingError("augment", expected, self.augment)
         settings.within("limit_train", self.limit_train, 1, info.train)
         settings.within("limit_test", self.limit_test, 1, info.test)
         settings.within("seed", self.seed, 0, 2**31 - 1)
