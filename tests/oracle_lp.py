@@ -3,7 +3,8 @@
 Variables: the perturbed input and every node's value. An unstable ReLU `z -> v` with bounds
 `l < 0 < u` and slope `d = u / (u - l)` is the strip `d z <= v <= d (z - l)`, whose dual is
 Equation 8: both have the same optimum, by a route with no backward pass in it. Other slopes of the
-lower line give CROWN's relaxation.
+lower line give CROWN's relaxation; all of them at once, with the bounds kept, the triangle
+`max(0, z) <= v <= d (z - l)`, which is the least convex set that holds a ReLU between its bounds.
 """
 
 import numpy as np
@@ -15,12 +16,19 @@ from tests.oracles import Enclosure, relaxation
 class Programme:
     """`max sum_k rows_k.f_k(x')` over the ball and the relaxations of one or two networks."""
 
-    def __init__(self, first: Enclosure, second: Enclosure | None = None, lower_slopes=None):
+    def __init__(
+        self,
+        first: Enclosure,
+        second: Enclosure | None = None,
+        lower_slopes=None,
+        triangle: bool = False,
+    ):
         """Both networks read the same input; their ball is that of `first`.
 
-        `lower_slopes` holds one array per ReLU where the lower lines are not parallel to the upper.
+        `lower_slopes` holds one array per ReLU where the lower lines are not parallel to the upper;
+        `triangle` takes every neuron's triangle instead.
         """
-        self._lower_slopes = lower_slopes
+        self._lower_slopes, self._triangle = lower_slopes, triangle
         self._columns = 0
         self._equal: list = []  # (coefficients {column: value}, right-hand side)
         self._at_most: list = []
@@ -72,6 +80,8 @@ class Programme:
                 slopes, lows = relaxation(found.lower[relu], found.upper[relu])
                 below = slopes if self._lower_slopes is None else self._lower_slopes[relu]
                 self._relu(before, after, slopes, lows, below)
+                if self._triangle:
+                    self._keep(before, after, found.lower[relu], found.upper[relu])
                 relu += 1
             columns.append(after)
         return columns[-1]
@@ -83,6 +93,13 @@ class Programme:
             else:
                 self._at_most.append(({v: -1.0, z: flat}, 0.0))
                 self._at_most.append(({v: 1.0, z: -slope}, -slope * low))
+
+    def _keep(self, before, after, lowers, uppers):
+        """Every neuron within its bounds, and its ReLU above 0 and above the neuron."""
+        for z, v, low, high in zip(before, after, lowers, uppers, strict=True):
+            self._bounds[z] = (low, high)
+            self._at_most.append(({v: -1.0}, 0.0))
+            self._at_most.append(({v: -1.0, z: 1.0}, 0.0))
 
     def _dense(self, constraints) -> tuple[np.ndarray, np.ndarray]:
         matrix = np.zeros((len(constraints), self._columns))

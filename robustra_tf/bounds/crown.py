@@ -57,6 +57,11 @@ def adaptive(bounds: Mapping[int, Interval]) -> Slopes:
     }
 
 
+def parallel(bounds: Mapping[int, Interval]) -> Slopes:
+    """WK's lower slopes, those of the upper lines: `u / (u - l)` where the ReLU is unstable."""
+    return {index: lines(*ends).upper[:, None] for index, ends in bounds.items()}
+
+
 def crown_margins(
     structure: Structure,
     weights: Weights,
@@ -136,8 +141,8 @@ def optimised_margins(
 ) -> tf.Tensor:
     """`crown_margins` with the lower slopes of every margin optimised: [n, classes].
 
-    Adam on the slopes, kept within [0, 1], from CROWN's own; the best bound of all steps counts, so
-    that none is looser than CROWN's.
+    Adam on the slopes, kept within [0, 1], from CROWN's own; the best bound of all steps counts,
+    and so does that of WK's slopes: none is looser than CROWN's or than WK's on the same bounds.
 
     Args:
       structure, weights, ball, y, bounds: as `crown_margins` takes them.
@@ -152,6 +157,8 @@ def optimised_margins(
     def bound(slopes: list[tf.Tensor]) -> tf.Tensor:
         named = dict(zip(order, slopes, strict=True))
         return crown_margins(structure, weights, ball, y, bounds, named)
+
+    wk = crown_margins(structure, weights, ball, y, bounds, parallel(bounds))
 
     def descend(k, best, slopes, mean, square):
         with tf.GradientTape() as tape:
@@ -168,7 +175,7 @@ def optimised_margins(
             moved.append(tf.clip_by_value(slope - scale * m / (tf.sqrt(s) + 1e-12), 0.0, 1.0))
         return k + 1, tf.minimum(best, upper), moved, mean, square
 
-    start = (tf.constant(0), bound(first), first, nothing, nothing)
+    start = (tf.constant(0), tf.minimum(bound(first), wk), first, nothing, nothing)
     _, best, last, _, _ = tf.while_loop(
         lambda k, *_: k < steps, descend, start, parallel_iterations=1, maximum_iterations=steps
     )

@@ -1,0 +1,160 @@
+"""How far theory orders the bounds of a margin: interval, WK, CROWN, alpha, exact, attack.
+
+With one set of inner bounds for all of them, lower bounds of the margin `f_y - f_t` satisfy
+
+    CROWN, WK <= alpha <= triangle <= exact <= attacked <= clean    and    interval <= triangle
+
+where the triangle is the linear programme over the least convex set of every ReLU: each of the
+others relaxes it. Alpha begins at CROWN's slopes and counts WK's. Tighter inner bounds tighten the
+triangle. Nothing orders intervals, WK and CROWN among each other: for each pair there are margins
+where either is the better one, and the last test shows such margins. That is why the stages of an
+evaluation follow one another instead of the best replacing the rest.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from robustra_tf.attacks import Attack
+from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
+from robustra_tf.bounds.enclosure import enclose
+from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.bounds.margins import margins
+from robustra_tf.graph import build
+from tests import nets, oracle_nets, oracles
+from tests.oracle_exact import TooManyPiecesError, least_margin
+from tests.oracle_lp import Programme
+
+NAMES = ("dense", "conv", "residual", "batch_norm")
+SEEDS = 6
+INNER = ("interval", "mixed")
+BOX = (0.0, 1.0)
+CLOSE = 1e-6  # of HiGHS and of the float32 attack
+
+
+class Found(NamedTuple):
+    """Lower bounds of all margins of all networks, [margins] each, and the margins themselves."""
+
+    interval: np.ndarray
+    wk: np.ndarray
+    crown: np.ndarray
+    alpha: np.ndarray
+    triangle: np.ndarray
+    exact: np.ndarray
+    attacked: np.ndarray
+    clean: np.ndarray
+
+
+class Drawn:
+    """A random network and image, and a ball that is small enough for the exact margin."""
+
+    def __init__(self, name, seed):
+        self.model = nets.randomise(nets.ALL[name](), seed)
+        self.net, self.graph = oracle_nets.of_model(self.model), build(self.model)
+        self.x = nets.images(self.model, 1, seed=seed)
+        self.flat = self.x.astype(np.float64).ravel()
+        self.y = int(self.net.logits(self.flat).argmax())
+        self.others = [t for t in range(nets.CLASSES) if t != self.y]
+        self.eps = 0.2
+        while True:
+            self.low = np.maximum(self.flat - self.eps, 0)
+            self.high = np.minimum(self.flat + self.eps, 1)
+            try:
+                self.exact = [self._exact(t) for t in self.others]
+                break
+            except TooManyPiecesError:
+                self.eps *= 0.7
+
+    def _exact(self, target):
+        ends = self.low, self.high
+        return least_margin(self.net, self.flat, self.y, *ends, targets=[target])
+
+    def margin(self, point):
+        logits = self.net.logits(np.asarray(point, np.float64).ravel())
+        return logits[self.y] - logits[self.others]
+
+    def bounds(self, inner):
+        """interval, WK, CROWN, alpha and the triangle, with the same inner bounds."""
+        eps = tf.constant(self.eps, tf.float64)
+        region = ball(tf.constant(self.x, tf.float64), eps, box=BOX)
+        network = (self.graph.structure, self.graph.weights(tf.float64), region)
+        y, bounds = tf.constant([self.y]), enclose(*network, inner=inner).bounds
+        upper = (
+            interval_margins(*network, y)[1],
+            margins(*network, y, inner=inner).upper,
+            crown_margins(*network, y, bounds, adaptive(bounds)),
+            optimised_margins(*network, y, bounds),
+        )
+        relus = self.graph.structure.relus
+        ends = [[bounds[k][side].numpy().ravel() for k in relus] for side in (0, 1)]
+        enclosed = oracles.Enclosure(self.net, self.flat, self.eps, "linf", BOX, *ends)
+        programme = Programme(enclosed, triangle=True)
+        rows = oracles.target_rows(self.y, nets.CLASSES)
+        triangle = [-programme.maximum(rows[t]) for t in self.others]
+        return [*(-part.numpy()[0, self.others] for part in upper), np.array(triangle)]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """For each kind of inner bounds, everything about every margin."""
+    parts = {inner: [] for inner in INNER}
+    for name in NAMES:
+        for seed in range(SEEDS):
+            drawn = Drawn(name, seed)
+            attack = Attack(drawn.model, restarts=1, steps=20, early_stop=False)
+            point = attack(drawn.x, np.array([drawn.y]), drawn.eps).adversarial
+            clean, attacked = drawn.margin(drawn.flat), drawn.margin(point)
+            for inner in INNER:
+                known = (np.array(drawn.exact), attacked, clean)
+                parts[inner].append([*drawn.bounds(inner), *known])
+    return {
+        inner: Found(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+        for inner, rows in parts.items()
+    }
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_what_theory_orders_is_ordered(found, inner):
+    here = found[inner]
+    chain = [
+        (here.crown, here.alpha),
+        (here.wk, here.alpha),
+        (here.alpha, here.triangle),
+        (here.interval, here.triangle),
+        (here.triangle, here.exact),
+        (here.exact, here.attacked),
+    ]
+    for k, (below, above) in enumerate(chain):
+        assert np.all(below <= above + CLOSE), k
+
+
+def test_an_attack_lowers_the_least_margin_of_an_image(found):
+    """Not that of every target: it works on the worst one."""
+    here = found["mixed"]
+    images = (-1, nets.CLASSES - 1)
+    clean, attacked = here.clean.reshape(images).min(1), here.attacked.reshape(images).min(1)
+    assert np.all(attacked <= clean + 1e-6)
+
+
+def test_tighter_inner_bounds_tighten_the_triangle(found):
+    gain = found["mixed"].triangle - found["interval"].triangle
+    assert np.all(gain >= -CLOSE)
+    assert gain.max() > 1e-3
+
+
+def test_no_step_of_the_chain_is_an_equality(found):
+    """Each bound is beaten by the next one somewhere: none of the stages is idle."""
+    here = found["mixed"]
+    for below, above in itertools.pairwise(here[3:7]):
+        assert np.max(above - below) > 1e-3
+
+
+@pytest.mark.parametrize("pair", [("interval", "wk"), ("interval", "crown"), ("wk", "crown")])
+def test_what_theory_does_not_order_is_found_both_ways(found, pair):
+    one, other = (getattr(found["interval"], name) for name in pair)
+    assert np.max(one - other) > 1e-3
+    assert np.max(other - one) > 1e-3
