@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import subprocess
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from benchmarks import (
     profile,
     scaling,
     step,
+    study,
     subjects,
 )
 from robustra_tf import models
@@ -27,6 +29,7 @@ from robustra_tf.graph.ops import Dense
 from robustra_tf.graph.spatial import Windowed
 from robustra_tf.settings import SettingError
 from tests import nets
+from train import config as train_config
 from train.pure import PureStep
 
 
@@ -358,3 +361,74 @@ def test_recipes_are_measured_as_training_begins_them(shared, monkeypatch):
     assert found["peak_memory_mb"] > 100
     with pytest.raises(SettingError, match="--steps: expected at least 2"):
         presets.Config(steps=1)
+
+
+# Studies.
+
+
+def finished(folder, clean, lp):
+    """What a run leaves behind that is of account to a study."""
+    for name in study.NETWORKS:
+        (folder / f"eval_{name}").mkdir(parents=True)
+        (folder / name).mkdir()
+        (folder / name / "saved_model.pb").touch()
+        figures = {"n": 100, "clean_error": clean, "lp_error": lp, "undecided": 3}
+        (folder / f"eval_{name}" / "results.json").write_text(json.dumps(figures))
+
+
+def test_a_finished_study_is_a_table_of_means_and_deviations(tmp_path, capsys, monkeypatch):
+    def refused(*arguments, **options):
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(study.subprocess, "run", refused)
+    for variant in ("robustra", "wong"):
+        for eps in study.RADII:
+            for seed in range(3):
+                values = (0.01 * seed, 0.2 + 0.1 * seed * (variant == "wong"))
+                finished(tmp_path / f"{variant}_{eps:g}_{seed}", *values)
+    study.main(study.Config(out=str(tmp_path)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| variant | eps | network | clean | lp |"
+    assert "| robustra | 0.1 | f | 1.00 ± 1.00 | 20.00 ± 0.00 |" in lines
+    assert "| wong | 0.3 | g | 1.00 ± 1.00 | 30.00 ± 10.00 |" in lines
+    assert len(lines) == 2 + 8
+    assert len(json.loads((tmp_path / "study.json").read_text())) == 24
+
+
+def test_a_study_does_what_is_missing_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Its commands are read by the programs themselves; no process is started."""
+    lines = []
+
+    def ran(line, env, **options):
+        lines.append(line[2:])
+        assert env["TF_NUM_INTRAOP_THREADS"].isdigit()
+        values = dict(flag.removeprefix("--").split("=") for flag in line[3:] if "=" in flag)
+        if line[2] == "train.main":
+            given = {k: float(v) if v[0].isdigit() else v for k, v in values.items()}
+            assert train_config.resolve(given).method == "wong"
+            for name in study.NETWORKS:
+                (tmp_path / "wong_0.1_0" / name).mkdir()
+                (tmp_path / "wong_0.1_0" / name / "saved_model.pb").touch()
+        return subprocess.CompletedProcess(line, 0)
+
+    (tmp_path / "wong_0.1_0" / "eval_f").mkdir(parents=True)
+    (tmp_path / "wong_0.1_0" / "config.json").touch()
+    monkeypatch.setattr(study.subprocess, "run", ran)
+    config = study.Config(out=str(tmp_path), data_dir="DIR")
+    study.perform(config, study.Run("wong", 0.1, 0))
+    assert [line[0] for line in lines] == ["train.main", "eval.main", "eval.main"]
+    assert lines[0][-1] == "--resume"
+    assert "--resume" not in lines[1]
+    assert {"--eps=0.1", "--seed=0", "--method=wong", "--data_dir=DIR"} <= set(lines[0])
+    assert "--stages=clean,lp" in lines[1]
+
+
+def test_a_study_that_fails_says_which_command_and_why(tmp_path, monkeypatch):
+    def ran(line, **options):
+        return subprocess.CompletedProcess(line, 2, stderr="train.main: --eps: expected less")
+
+    monkeypatch.setattr(study.subprocess, "run", ran)
+    with pytest.raises(RuntimeError, match=r"train\.main.*exit 2: train\.main: --eps: expected"):
+        study.perform(study.Config(out=str(tmp_path)), study.Run("wong", 0.1, 0))
+    with pytest.raises(SettingError, match="--out: expected a folder"):
+        study.Config()
