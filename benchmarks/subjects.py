@@ -62,7 +62,7 @@ def network(model: str, weights: str = RANDOM, seed: int = 1, channels: int = 1)
 
     Args:
       model: one of `robustra_tf.models.NAMES`.
-      weights: `RANDOM`, `PUBLISHED`, or a .mat file as `robustra_tf.models.load_mat` reads it.
+      weights: `RANDOM`, `PUBLISHED`, or a .mat file as `robustra_tf.published.load_mat` reads it.
       seed: of random weights.
       channels: how many times as many channels every convolution gets; random weights alone.
 
@@ -70,7 +70,7 @@ def network(model: str, weights: str = RANDOM, seed: int = 1, channels: int = 1)
       FileNotFoundError: published weights without a shared folder, or a file that is not there.
       ValueError: published weights of a model that has none, or that do not fit.
     """
-    from robustra_tf import models
+    from robustra_tf import models, published
 
     built = models.build(model, seed=seed)
     if weights == RANDOM:
@@ -78,13 +78,13 @@ def network(model: str, weights: str = RANDOM, seed: int = 1, channels: int = 1)
     if channels != 1:
         raise ValueError(f"channels must be 1 with the weights {weights!r}, got {channels}")
     if weights != PUBLISHED:
-        return models.load_mat(built, weights, normalised=models.normalises(built))
+        return published.load_mat(built, weights, normalised=published.normalises(built))
     if model not in WEIGHTS:
         raise ValueError(f"model must be one of {', '.join(WEIGHTS)} for published weights")
     folder = shared_folder()
     if folder is None:
         raise FileNotFoundError("published weights: set ROBUSTRA_SHARED to the folder of them")
-    return models.load_mat(built, folder / WEIGHTS[model].file, WEIGHTS[model].normalised)
+    return published.load_mat(built, folder / WEIGHTS[model].file, WEIGHTS[model].normalised)
 
 
 def pair(model: str, weights: str = RANDOM, channels: int = 1) -> tuple[keras.Model, keras.Model]:

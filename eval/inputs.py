@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from eval.config import Config
-from robustra_tf import data, export, fingerprint, models
+from robustra_tf import data, export, fingerprint, models, published
 
 
 def load_network(config: Config) -> keras.Model:
@@ -22,7 +22,7 @@ def load_network(config: Config) -> keras.Model:
         model = export.load(config.saved_model)
     else:
         model = models.build(config.model, seed=0)
-        models.load_mat(model, config.weights, normalised=config.normalised)
+        published.load_mat(model, config.weights, normalised=config.normalised)
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
             source = config.saved_model or config.weights

@@ -6,17 +6,19 @@ a SavedModel that training wrote, or published weights (`--weights=FILE.mat --mo
 
 from __future__ import annotations
 
+import functools
 import os
-import sys
 
 from absl import app, flags, logging
 
 from eval import config as configs
 from robustra_tf import data, settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
+from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
 
 FLAGS = flags.FLAGS
+PROGRAM = Program("eval.main")
 
 
 def _define() -> None:
@@ -59,11 +61,11 @@ def main(argv) -> int:
         config = configs.resolve({name: FLAGS[name].value for name in configs.FIELDS})
         data.find(config.dataset, config.data_dir)
     except (ValueError, OSError) as error:
-        return _refuse(error)
+        return PROGRAM.refuse(error)
     # The first is read by TensorFlow at its import, the second by TensorFlow Datasets.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
-    with Stop(_say) as stop:
+    with Stop(PROGRAM.say) as stop:
         return _evaluate(config, stop)
 
 
@@ -74,35 +76,19 @@ def _evaluate(config: configs.Config, stop: Stop) -> Exit:
 
         evaluation = run.prepare(config)
     except (ValueError, OSError, BackendError) as error:
-        return _refuse(error)
+        return PROGRAM.refuse(error)
     try:
         run.evaluate(evaluation, stop)
     except (Stopped, milp.StageError, OSError) as error:
         # Ctrl-C reaches the workers too, which may break off before anything is looked at.
         if stop.requested:
-            _say("stopped; --resume goes on from here")
+            PROGRAM.say("stopped; --resume goes on from here")
             return Exit.STOPPED
-        _say(str(error))  # Such as a full disk.
+        PROGRAM.say(str(error))  # Such as a full disk.
         return Exit.FAILED
     return Exit.DONE
 
 
-def _refuse(error: Exception) -> Exit:
-    _say(str(error))
-    return Exit.BAD_USAGE
-
-
-def _say(line: str) -> None:
-    print(f"eval.main: {' '.join(line.split())}", file=sys.stderr, flush=True)
-
-
-def _parse(argv):
-    try:
-        return settings.parse(FLAGS, argv)
-    except ValueError as error:
-        sys.exit(_refuse(error))
-
-
 if __name__ == "__main__":
     _define()
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS))

@@ -34,13 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         require_tensorflow_backend()
-        from robustra_tf import export, graph, models, proofs
+        from robustra_tf import export, graph, models, proofs, published
 
         if given.weights is None:
             model = export.load(given.saved_model)
         else:
             model = models.build(given.model, seed=0)
-            models.load_mat(model, given.weights, normalised=given.normalised)
+            published.load_mat(model, given.weights, normalised=given.normalised)
         print(proofs.network_sha256(graph.build(model)))
     except (ValueError, OSError, BackendError) as error:
         print(f"eval.network: {' '.join(str(error).split())}", file=sys.stderr)

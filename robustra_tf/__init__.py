@@ -31,6 +31,7 @@ _HOMES = {
     "margin_bounds": "robustra_tf.certificates",
     "metrics": None,
     "models": None,
+    "published": None,
 }
 #: Modules that load without TensorFlow, so that a bad flag is refused at once.
 _LIGHT = ("data", "description")

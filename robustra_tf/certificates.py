@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 
 import keras
@@ -11,19 +10,17 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf import proofs
-from robustra_tf.bounds.balls import NORMS, Box, ball
-from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
-from robustra_tf.bounds.enclosure import ROWS, enclose
-from robustra_tf.bounds.interval import interval_margins, propagate
-from robustra_tf.bounds.margins import margins
-from robustra_tf.bounds.sound import outward_ball, sound_interval_margins, sound_margins
+from robustra_tf.arguments import (
+    check_options,
+    check_sound,
+    checked_images,
+    checked_labels,
+    checked_save,
+)
+from robustra_tf.bounds.balls import Box
+from robustra_tf.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.graph.build import build
-from robustra_tf.graph.graph import Graph, Structure
-from robustra_tf.settings import INNER
-
-METHODS = ("dual", "interval", "crown", "alpha")
-SOUND_METHODS = ("dual", "interval")
-DTYPES = ("float32", "float64")
+from robustra_tf.graph.graph import Graph
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,75 +110,6 @@ class Certificate:
         return int(self.certified.sum()), int((self.predicted == self.labels).sum())
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled(structure: Structure, norm: str, box: Box | None, method: str, rows: str, inner: str):
-    """(weights, x, y, eps) -> (margins, predicted, bands), traced once per batch size and dtype.
-
-    `bands` are those that the margins of the dual rest on, as `proofs.BAND` lists them.
-    """
-
-    @tf.function(autograph=False)
-    def bound(weights, x, y, eps):
-        region = ball(x, eps, norm, box)
-        network = (structure, weights, region)
-        bands = []
-        if method == "interval":
-            margin = -interval_margins(*network, y)[1]
-        elif method == "dual":
-            found = margins(*network, y, rows, inner=inner)
-            margin = -found.upper
-            for index in structure.relus:
-                slope, error, _ = found.enclosure.relaxations[index]
-                bands.append((*found.enclosure.bounds[index], slope, 2 * error))
-        else:
-            bounds = enclose(*network, rows, inner=inner).bounds
-            if method == "crown":
-                margin = -crown_margins(*network, y, bounds, adaptive(bounds))
-            else:
-                margin = -optimised_margins(*network, y, bounds)
-        return margin, _classes(structure, weights, x), bands
-
-    return bound
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled_sound(structure: Structure, norm: str, box: Box | None, method: str, rows: str):
-    """As `_compiled`, with every rounding subtracted."""
-
-    @tf.function(autograph=False)
-    def bound(weights, x, y, eps):
-        network = (structure, weights, outward_ball(x, eps, norm, box), y)
-        dual = method == "dual"
-        proof = sound_margins(*network, rows) if dual else sound_interval_margins(*network)
-        bands = [tuple(proof.bands[index]) for index in structure.relus]
-        return proof.lower, _classes(structure, weights, x), bands
-
-    def on_cpu(*arguments):
-        # Elsewhere a library may take convolutions by a transform, which rounds otherwise.
-        with tf.device("/CPU:0"):
-            return bound(*arguments)
-
-    return on_cpu
-
-
-def _classes(structure: Structure, weights: list[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-    return tf.argmax(structure.forward(weights, x), -1, output_type=tf.int32)
-
-
-@functools.lru_cache(maxsize=32)
-def _compiled_layers(structure: Structure, norm: str, box: Box | None, method: str):
-    @tf.function(autograph=False)
-    def bound(weights, x, eps):
-        region = ball(x, eps, norm, box)
-        if method == "interval":
-            found = propagate(structure, weights, region)[0]
-        else:
-            found = enclose(structure, weights, region).bounds
-        return [found[i] for i in structure.relus]
-
-    return bound
-
-
 def certify(
     model: keras.Model | Graph,
     x: np.ndarray,
@@ -239,19 +167,19 @@ def certify(
         inner = "dual" if method in ("dual", "interval") else "mixed"
     if dtype is None:
         dtype = "float64" if sound else "float32"
-    _check_options(eps, norm, method, dtype, batch_size, rows, inner)
+    check_options(eps, norm, method, dtype, batch_size, rows, inner)
     if sound:
-        _check_sound(model, graph, method, dtype, inner)
-    x, y = _checked_images(structure, x, box, dtype), _checked_labels(structure, y)
+        check_sound(model, graph, method, dtype, inner)
+    x, y = checked_images(structure, x, box, dtype), checked_labels(structure, y)
     if len(x) != len(y):
         raise ValueError(f"y must have a label for each of the {len(x)} images, got {len(y)}")
     if save is not None:
-        save, rows = _checked_save(save, method, inner, len(y)), "every"
+        save, rows = checked_save(save, method, inner, len(y)), "every"
     box = None if box is None else tuple(box)
     if sound:
-        function = _compiled_sound(structure, norm, box, method, rows)
+        function = sound_bound(structure, norm, box, method, rows)
     else:
-        function = _compiled(structure, norm, box, method, rows, inner)
+        function = margins_bound(structure, norm, box, method, rows, inner)
     weights = graph.weights(tf.as_dtype(dtype))
     margins_, classes_, bands = [np.zeros((0, structure.output_shape[0]))], [np.zeros(0, int)], []
     for xs, ys in _batches(x, y, batch_size):
@@ -313,9 +241,9 @@ def layer_bounds(
       For each ReLU in order, (lower, upper), [n, *shape] each, channels last.
     """
     graph = model if isinstance(model, Graph) else build(model)
-    _check_options(eps, norm, method, dtype, batch_size)
-    x = _checked_images(graph.structure, x, box, dtype)
-    function = _compiled_layers(graph.structure, norm, None if box is None else tuple(box), method)
+    check_options(eps, norm, method, dtype, batch_size)
+    x = checked_images(graph.structure, x, box, dtype)
+    function = layers_bound(graph.structure, norm, None if box is None else tuple(box), method)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
         function(weights, xs, tf.constant(float(eps), dtype))
@@ -339,85 +267,3 @@ def _batches(x: np.ndarray, y: np.ndarray, batch_size: int):
     for start in range(0, len(x), max(size, 1)):
         index = np.arange(start, start + size) % len(x)
         yield tf.constant(x[index]), tf.constant(y[index])
-
-
-def _check_options(
-    eps: float,
-    norm: str,
-    method: str,
-    dtype: str,
-    batch_size: int,
-    rows: str = "every",
-    inner: str = "dual",
-) -> None:
-    if not (np.isscalar(eps) or np.ndim(eps) == 0) or not 0 <= float(eps) < float("inf"):
-        raise ValueError(f"eps must be one finite number of pixels >= 0, got {eps!r}")
-    for name, value, allowed in (
-        ("norm", norm, NORMS),
-        ("method", method, METHODS),
-        ("dtype", dtype, DTYPES),
-        ("rows", rows, ROWS),
-        ("inner", inner, INNER),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-
-
-def _check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> None:
-    for name, value, allowed in (
-        ("method", method, SOUND_METHODS),
-        ("dtype", dtype, ("float64",)),
-        ("inner", inner, ("dual",)),
-    ):
-        if value not in allowed:
-            raise ValueError(
-                f"{name} must be {' or '.join(allowed)} where sound is true, got {value!r}"
-            )
-    kinds = {variable.name: variable.dtype.name for variable in graph.variables}
-    if isinstance(model, keras.Model):
-        layers = model._flatten_layers(include_self=False)
-        kinds |= {layer.name: layer.compute_dtype for layer in layers}
-    for name, kind in kinds.items():
-        if kind != "float32":
-            raise ValueError(
-                f"sound: expected a model that computes in float32, {name!r} is of {kind}"
-            )
-
-
-def _checked_save(path, method: str, inner: str, count: int):
-    if count == 0:
-        raise ValueError("save: expected at least one image to certify, got none")
-    for name, value in (("method", method), ("inner", inner)):
-        if value != "dual":
-            raise ValueError(f"{name} must be dual where save is given, got {value!r}")
-    return proofs.checked_path(path)
-
-
-def _checked_images(structure: Structure, x, box: Box | None, dtype: str) -> np.ndarray:
-    x = np.asarray(x, dtype)
-    if x.shape[1:] != structure.input_shape:
-        raise ValueError(f"x must have shape [n, *{structure.input_shape}], got {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError("x must be finite, got NaN or infinity")
-    if box is not None:
-        low, high = box
-        if not low < high:
-            raise ValueError(f"box must be (lo, hi) with lo < hi, got {box!r}")
-        if x.size and not (x.min() >= low and x.max() <= high):
-            raise ValueError(
-                f"x must lie in the box [{low:g}, {high:g}], got values in "
-                f"[{x.min():g}, {x.max():g}]"
-            )
-    return x
-
-
-def _checked_labels(structure: Structure, y) -> np.ndarray:
-    y = np.asarray(y)
-    classes = structure.output_shape[0]
-    if y.ndim != 1 or not (np.issubdtype(y.dtype, np.integer)):
-        raise ValueError(f"y must be one axis of integers, got {y.dtype} of shape {y.shape}")
-    if y.size and not (y.min() >= 0 and y.max() < classes):
-        raise ValueError(f"y must lie in 0..{classes - 1}, got {y.min()}..{y.max()}")
-    return y.astype(np.int32)

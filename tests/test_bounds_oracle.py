@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from robustra_tf import models
+from robustra_tf import models, published
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
 from robustra_tf.certificates import certify
@@ -34,8 +34,8 @@ def values_of(shared, name):
 def mnist(shared):
     """The values, f and g."""
     values = values_of(shared, "mnist_small_pair_eps0.1.npz")
-    f = models.load_mat(models.build("mnist_small"), shared / oracle_nets.MNIST_WEIGHTS)
-    return values, f, models.load_arrays(models.build("mnist_small"), values, prefix="g/")
+    f = published.load_mat(models.build("mnist_small"), shared / oracle_nets.MNIST_WEIGHTS)
+    return values, f, published.load_arrays(models.build("mnist_small"), values, prefix="g/")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def cifar10(shared):
     """The values, the network behind its normalisation, the images in pixels, and their radius."""
     values = values_of(shared, "cifar10_small_eps0.0347_normalised.npz")
     model = models.build("cifar10_small")
-    models.load_mat(model, shared / oracle_nets.CIFAR10_WEIGHTS, normalised=True)
+    published.load_mat(model, shared / oracle_nets.CIFAR10_WEIGHTS, normalised=True)
     pixels = values["x"] * oracle_nets.CIFAR10_STD + oracle_nets.CIFAR10_MEAN
     return values, model, pixels, values["eps"] * oracle_nets.CIFAR10_STD
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from keras import layers
 
 from eval import curves, ledger, results, sweep, witnesses
-from robustra_tf import data, description, export, models
+from robustra_tf import data, description, export, published
 from robustra_tf.reading import Field, read_arrays, read_json
 from tests import nets
 
@@ -141,14 +141,14 @@ def test_a_malformed_matlab_file_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     model = network()
     before = model.get_weights()
-    refused(lambda: models.load_mat(model, path), path, message)
+    refused(lambda: published.load_mat(model, path), path, message)
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_the_malformed_matlab_files_are_near_a_good_one(tmp_path):
     (tmp_path / "weights.mat").write_bytes(matlab())
-    model = models.load_mat(network(), tmp_path / "weights.mat")
+    model = published.load_mat(network(), tmp_path / "weights.mat")
     np.testing.assert_allclose(model.layers[1].kernel, fields()["0/weight"], rtol=1e-6)
 
 

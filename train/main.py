@@ -6,7 +6,7 @@ presets per dataset, the paper's; without any flag a pair is trained on scikit-l
 
 from __future__ import annotations
 
-import sys
+import functools
 
 from absl import app, flags
 
@@ -14,11 +14,13 @@ from robustra_tf import settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
+from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
 from train import config as configs
 from train import devices, environment, presets, workdir
 
 FLAGS = flags.FLAGS
+PROGRAM = Program("train.main")
 
 
 def _define() -> None:
@@ -79,14 +81,14 @@ def main(argv) -> int:
         print(presets.listing())
         return 0
     given = {name: FLAGS[name].value for name in configs.FIELDS}
-    with Stop(_say) as stop:
+    with Stop(PROGRAM.say) as stop:
         try:
             config, folder = workdir.open_run(given, FLAGS.resume, _require)
             return _train(config, folder, stop)
         except (settings.SettingError, DataNotFoundError, BackendError) as error:
-            return _refuse(error)
+            return PROGRAM.refuse(error)
         except OSError as error:  # Such as a full disk, or one that cannot be written.
-            _say(f"{error}; --resume goes on from the last checkpoint")
+            PROGRAM.say(f"{error}; --resume goes on from the last checkpoint")
             return Exit.FAILED
 
 
@@ -98,13 +100,13 @@ def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
     try:
         run.run(config, folder, stop)
     except Stopped as saved:
-        _say(f"stopped; saved in {saved}; --resume goes on from there")
+        PROGRAM.say(f"stopped; saved in {saved}; --resume goes on from there")
         return Exit.STOPPED
     except NotFiniteError as error:
-        _say(str(error))
+        PROGRAM.say(str(error))
         return Exit.NOT_FINITE
     except CheckpointError as error:
-        return _refuse(error)
+        return PROGRAM.refuse(error)
     return Exit.DONE
 
 
@@ -116,22 +118,6 @@ def _require(config: configs.Config) -> None:
         devices.require(config.devices, config.split_gpu_mb)
 
 
-def _refuse(error: Exception) -> Exit:
-    _say(str(error))
-    return Exit.BAD_USAGE
-
-
-def _say(line: str) -> None:
-    print(f"train.main: {' '.join(line.split())}", file=sys.stderr, flush=True)
-
-
-def _parse(argv):
-    try:
-        return settings.parse(FLAGS, argv)
-    except ValueError as error:
-        sys.exit(_refuse(error))
-
-
 if __name__ == "__main__":
     _define()
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS))

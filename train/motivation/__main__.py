@@ -6,7 +6,7 @@ both are attacked, and each is shown what was found for the other.
 
 from __future__ import annotations
 
-import sys
+import functools
 from pathlib import Path
 
 from absl import app, flags
@@ -15,6 +15,7 @@ from robustra_tf import settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError, find
+from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
 from train import config as configs
 from train import environment, presets
@@ -22,6 +23,7 @@ from train.motivation.settings import FIELDS, Settings, resolve
 from train.workdir import Workdir
 
 FLAGS = flags.FLAGS
+PROGRAM = Program("train.motivation")
 
 
 def _define() -> None:
@@ -59,21 +61,21 @@ def main(argv) -> int:
         environment.prepare(given.deterministic, FLAGS["verbosity"].present)
         require_tensorflow_backend()
     except (settings.SettingError, DataNotFoundError, BackendError) as error:
-        return _refuse(error)
+        return PROGRAM.refuse(error)
     from train.means import NotFiniteError
     from train.motivation.run import run
 
-    with Stop(_say) as stop:
+    with Stop(PROGRAM.say) as stop:
         try:
             run(given, stop)
         except Stopped:
-            _say(f"stopped; the epochs so far are in {given.workdir}")
+            PROGRAM.say(f"stopped; the epochs so far are in {given.workdir}")
             return Exit.STOPPED
         except NotFiniteError as error:
-            _say(str(error))
+            PROGRAM.say(str(error))
             return Exit.NOT_FINITE
         except OSError as error:  # Such as a full disk.
-            _say(str(error))
+            PROGRAM.say(str(error))
             return Exit.FAILED
     return Exit.DONE
 
@@ -87,22 +89,6 @@ def _check(given: Settings) -> None:
     find(given.dataset, given.data_dir)
 
 
-def _refuse(error: Exception) -> Exit:
-    _say(str(error))
-    return Exit.BAD_USAGE
-
-
-def _say(line: str) -> None:
-    print(f"train.motivation: {' '.join(line.split())}", file=sys.stderr, flush=True)
-
-
-def _parse(argv):
-    try:
-        return settings.parse(FLAGS, argv)
-    except ValueError as error:
-        sys.exit(_refuse(error))
-
-
 if __name__ == "__main__":
     _define()
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS))
