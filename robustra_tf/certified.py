@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
+from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.metrics import certified
 from robustra_tf.objective.methods import DEFAULTS, Options
 from robustra_tf.objective.normalisation import gradients_in_training, running

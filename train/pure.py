@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
+from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.objective.normalisation import gradients_in_training, running
 from robustra_tf.objective.problem import pose, trained_places
 from train import rules

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
+from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.objective.methods import DEFAULTS, Options
 from robustra_tf.objective.normalisation import gradients_in_training, running
 from robustra_tf.objective.pieces import examples_together

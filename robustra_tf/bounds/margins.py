@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import Weights, differences, support, trace
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, Enclosure, enclose
+from robustra_tf.bounds.enclosure import Enclosure, enclose
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.passing import as_whole
+from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows
 from robustra_tf.graph.graph import Structure

@@ -27,9 +27,9 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import Weights, affine, root
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, exact_radius, interval_exact
 from robustra_tf.bounds.margins import last_pass
 from robustra_tf.bounds.median import absolute_median
+from robustra_tf.bounds.radius import DEFAULT_BUDGET, exact_radius, interval_exact
 from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Add, Input, Relu

@@ -27,9 +27,9 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, Box, as_scalar, ball
 from robustra_tf.bounds.dual import Weights, affine, differences, half_widths, support, trace
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET, interval_exact, row_radius
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.passing import as_whole
+from robustra_tf.bounds.radius import DEFAULT_BUDGET, interval_exact, row_radius
 from robustra_tf.bounds.relu import Relaxation, unstable
 from robustra_tf.bounds.rounding import SLACK, SMALLEST, TINY, UNIT64, bounded, deviation
 from robustra_tf.bounds.rows import WholeRows

@@ -9,7 +9,6 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.projection import (
@@ -17,6 +16,7 @@ from robustra_tf.bounds.projection import (
     Projection,
     check_projection,
 )
+from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure

@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import as_scalar, ball
 from robustra_tf.bounds.dual import Weights
-from robustra_tf.bounds.enclosure import DEFAULT_BUDGET
 from robustra_tf.bounds.margins import Margins, margins
 from robustra_tf.bounds.projection import (
     MarginEstimate,
@@ -17,6 +16,7 @@ from robustra_tf.bounds.projection import (
     check_projection,
     margin_estimates,
 )
+from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Structure
 from robustra_tf.objective.breakpoints import Tightness, choose, combined_norm, tightness
