@@ -45,13 +45,14 @@ def measure(config: Config) -> dict[str, Any]:
     import tensorflow as tf
 
     from robustra_tf import data
+    from robustra_tf.batches import TrainingBatches
     from train.run import make_networks
 
     given = {"preset": config.preset, "batch_size": config.batch, "data_dir": _data(config)}
     run = resolve(given)
     images = data.load(run.dataset, "train", config.steps * run.batch_size, run.data_dir)
     augmentation = data.augmentation(run.dataset, run.augment)
-    batches = data.TrainingBatches(images, run.batch_size, run.seed, augmentation)
+    batches = TrainingBatches(images, run.batch_size, run.seed, augmentation)
     step, eps = make_networks(run)[0].step, tf.constant(run.eps_start, tf.float32)
     losses, seconds = [], []
     for k, (x, y) in enumerate(batches.epoch(0)):

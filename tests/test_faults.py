@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from robustra_tf import data, export
+from robustra_tf.batches import TrainingBatches
 from robustra_tf.stopping import Exit
 from tests.nursery import Nursery, outcome, variables
 from train import checkpoint
@@ -257,7 +258,7 @@ def test_a_poisoned_example_ends_the_run_and_is_named(nursery, folder, minutes):
     life = nursery.start(folder.root, "poisoned", **flags)
     assert life.wait() == Exit.NOT_FINITE == 4, life.said()
     line = last_line(life)
-    batches = data.TrainingBatches(data.load("digits", "train", 64), 16, flags.get("seed", 3))
+    batches = TrainingBatches(data.load("digits", "train", 64), 16, flags.get("seed", 3))
     step = int(np.argwhere(batches.order(0) == 41)[0, 0])
     assert f"epoch 1 of f, step {step + 1} of 4: " in line
     assert "loss nan" in line

@@ -23,6 +23,7 @@ BELOW_BOUNDS = LEAVES | {"graph"}
 MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
     "description": {"reading"},
     "data": LEAVES,
+    "batches": {"data"},
     "graph": LEAVES,
     "models": BELOW_BOUNDS,
     "published": set(),

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf import data, export, schedules
+from robustra_tf.batches import TrainingBatches
 from train.config import resolve
 from train.history import COLUMNS, History
 from train.mutual import Network, Pass, Position, Watch, alternate
@@ -33,9 +34,9 @@ def _silent() -> Watch:
     return Watch(*[lambda *_: None] * 3)
 
 
-def _batches() -> data.TrainingBatches:
+def _batches() -> TrainingBatches:
     images = np.zeros((12, 1, 1, 1), np.float32)
-    return data.TrainingBatches(data.Dataset(images, np.arange(12, dtype=np.int32)), 4, seed=0)
+    return TrainingBatches(data.Dataset(images, np.arange(12, dtype=np.int32)), 4, seed=0)
 
 
 def _alternate(start: Position = Position(), watch: Watch | None = None):  # noqa: B008

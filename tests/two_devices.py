@@ -20,6 +20,7 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
 from benchmarks import parallel as benchmark
 from robustra_tf import data, models
+from robustra_tf.batches import TrainingBatches
 from train import devices, environment, run
 from train.config import resolve
 from train.history import History
@@ -174,7 +175,7 @@ def main(out: Path) -> None:
     """Everything, the real convolutional network where its placement matters."""
     devices.require(SETTINGS["devices"])
     environment.make_deterministic()
-    batches = data.TrainingBatches(data.load("digits", "train", STEPS * BATCH), BATCH, seed=3)
+    batches = TrainingBatches(data.load("digits", "train", STEPS * BATCH), BATCH, seed=3)
     found, config, watch = {}, resolve(SETTINGS), Watch(*[lambda *_: None] * 3)
     pair = run.make_networks(config)
     found["placement"] = {network.device: placement(network, batches) for network in pair}

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf import schedules
-from robustra_tf.data import TrainingBatches
+from robustra_tf.batches import TrainingBatches
 from train.config import Config
 from train.means import Means, NotFiniteError
 

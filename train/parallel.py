@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from robustra_tf.data import TrainingBatches
+from robustra_tf.batches import TrainingBatches
 from train.config import Config
 from train.mutual import Network, Pass, Position, Watch, in_turn, rounds
 

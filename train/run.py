@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf import data, export, models
+from robustra_tf.batches import TrainingBatches
 from robustra_tf.certificates import certify
 from robustra_tf.objective.methods import Options
 from robustra_tf.settings import INTERVAL_METHODS
@@ -54,7 +55,7 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
         make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
     augmentation = data.augmentation(config.dataset, config.augment)
-    batches = data.TrainingBatches(train, config.batch_size, config.seed, augmentation)
+    batches = TrainingBatches(train, config.batch_size, config.seed, augmentation)
     del train  # the pipeline has its own copy
     test = None
     if config.limit_test:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from robustra_tf import data, export, models
 from robustra_tf.attacks import Attack, replay
+from robustra_tf.batches import TrainingBatches
 from robustra_tf.files import hold, write_atomically
 from robustra_tf.plots import MOTIVATION, motivation
 from robustra_tf.stopping import NEVER, Stop
@@ -53,7 +54,7 @@ def run(given: Settings, stop: Stop = NEVER) -> None:
     train = data.load(given.dataset, "train", given.limit_train, given.data_dir)
     test = data.load(given.dataset, "test", given.limit_test, given.data_dir)
     augmentation = data.augmentation(given.dataset, given.augment)
-    batches = data.TrainingBatches(train, given.batch_size, given.seed, augmentation)
+    batches = TrainingBatches(train, given.batch_size, given.seed, augmentation)
     workdir.root.mkdir(parents=True, exist_ok=True)
     hold(workdir.root)
     write_atomically(workdir.config, json.dumps(dataclasses.asdict(given), indent=2) + "\n")
