@@ -26,12 +26,14 @@ class Config:
     preset: str | None = options.option(None, "one recipe, here; absent: all", tuple(presets.PAPER))
     steps: int = options.option(20, "steps of f against a fixed g")
     batch: int | None = options.option(None, "examples a step; default: the recipe's")
+    microbatch: int | None = options.option(None, "examples worked on at a time; default: as many")
     data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
 
     def __post_init__(self):
         settings.within("steps", self.steps, 2)
-        if self.batch is not None:
-            settings.within("batch", self.batch, 1)
+        for name in ("batch", "microbatch"):
+            if getattr(self, name) is not None:
+                settings.within(name, getattr(self, name), 1)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def measure(config: Config) -> dict[str, Any]:
     from train.run import make_networks
 
     given = {"preset": config.preset, "batch_size": config.batch, "data_dir": _data(config)}
-    run = resolve(given)
+    run = resolve(given | {"microbatch": config.microbatch})
     images = data.load(run.dataset, "train", config.steps * run.batch_size, run.data_dir)
     augmentation = data.augmentation(run.dataset, run.augment)
     batches = TrainingBatches(images, run.batch_size, run.seed, augmentation)
@@ -65,6 +67,7 @@ def measure(config: Config) -> dict[str, Any]:
         "projection": run.projection,
         "eps": run.eps_start,
         "batch": run.batch_size,
+        "microbatch": run.microbatch,
         "steps": len(losses),
         "first_step_s": seconds[0],
         "ms_per_step": 1e3 * statistics.median(seconds[1:]),
