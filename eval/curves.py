@@ -1,7 +1,7 @@
 """Draws the curves of training: `python -m eval.curves --out=FILE.png RUN...`.
 
 Every RUN is a workdir of `train.main`; what is drawn stands in its `config.json` and `history.csv`.
-The report draws Figures 3 and 4 of the paper with the functions below.
+One run gives Figures 3 and 4 of the paper, several a comparison.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from robustra_tf.plots import MOTIVATION, curve, finish
 from robustra_tf.reading import read_json
@@ -86,6 +86,11 @@ def _table(path: Path, columns: Sequence[str]) -> Rows:
 def errors(run: Run) -> Figure:
     """Figure 3: robust and clean error of f and g per epoch, on training and on test images."""
     figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
+    _errors(figure, run)
+    return figure
+
+
+def _errors(figure: Figure | SubFigure, run: Run) -> None:
     robust, clean = figure.subplots(1, 2)
     for name, rows in run.networks.items():
         color = _COLORS[name]
@@ -105,12 +110,16 @@ def errors(run: Run) -> Figure:
     for axes in (robust, clean):
         axes.set(ylabel="error in %", ylim=(0, None))
     finish((robust, clean))
-    return figure
 
 
 def reference(run: Run) -> Figure:
     """Figure 4: the threshold t0 and how tight the reference's constraint is, per epoch."""
     figure = Figure(figsize=(13, 4), dpi=110, layout="constrained")
+    _reference(figure, run)
+    return figure
+
+
+def _reference(figure: Figure | SubFigure, run: Run) -> None:
     threshold, *panels = figure.subplots(1, 1 + len(NETWORKS))
     for name, rows in run.networks.items():
         curve(threshold, rows, "t0", 1, color=_COLORS[name], label=f"training of {name}")
@@ -120,6 +129,16 @@ def reference(run: Run) -> Figure:
     for axes, (name, rows) in zip(panels, run.networks.items(), strict=True):
         _tightness(axes, name, rows)
     finish((threshold, *panels))
+
+
+def single(run: Run) -> Figure:
+    """Figure 3 and, of a pair with references, Figure 4 below it."""
+    paired = run.method == "robustra"
+    figure = Figure(figsize=(13, 4 * (1 + paired)), dpi=110, layout="constrained")
+    above, *below = figure.subfigures(1 + paired, 1, squeeze=False)[:, 0]
+    _errors(above, run)
+    for part in below:
+        _reference(part, run)
     return figure
 
 
@@ -156,7 +175,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the picture, FILE.png")
     arguments = parser.parse_args()
     try:
-        compare([read(folder) for folder in arguments.runs]).savefig(arguments.out)
+        runs = [read(folder) for folder in arguments.runs]
+        figure = single(*runs) if len(runs) == 1 else compare(runs)
+        figure.savefig(arguments.out)
     except (ValueError, OSError) as error:
         parser.error(str(error))
 

@@ -73,6 +73,17 @@ def test_a_comparison_of_runs_is_drawn_by_the_command(tmp_path):
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_one_run_alone_is_drawn_as_the_papers_two_figures(tmp_path, monkeypatch):
+    pair, alone = (write_run(tmp_path / method, method) for method in ("robustra", "wong"))
+    drawn = [axes.get_title() for axes in curves.single(curves.read(pair)).get_axes()]
+    apart = [curves.errors(curves.read(pair)), curves.reference(curves.read(pair))]
+    assert drawn == [axes.get_title() for figure in apart for axes in figure.axes]
+    assert len(curves.single(curves.read(alone)).get_axes()) == 2
+    monkeypatch.setattr(sys, "argv", ["eval.curves", f"--out={tmp_path / 'x.png'}", str(pair)])
+    curves.main()
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_errors_are_drawn_against_the_radius_in_pixels():
     points = [sweep.Point(0.1, 9, 0.1, 0.2, 0.3, 1.0), sweep.Point(0.2, 9, 0.1, 0.4, 0.6, 1.0)]
     (axes,) = figures.sweep(points).axes
