@@ -51,6 +51,24 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(SEED)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A small network on the digits as training would leave it; not to be changed."""
+    from tests.evaluations import digits_network, save
+
+    return save(digits_network(), tmp_path_factory.mktemp("model") / "f")
+
+
+@pytest.fixture(scope="module")
+def without_pages():
+    """Evaluations draw no pages, which take half a second each."""
+    from eval import report
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "build", lambda out, **options: out)
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests first: processes that share the files then end at about one time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

@@ -13,8 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from train.workdir import Workdir
 
@@ -31,6 +34,10 @@ FLAGS = {
     "deterministic": True,
     "checkpoint_minutes": 1e-9,  # after every step
 }
+
+
+#: Seconds that anything may take that a life is waited for.
+PATIENCE = 120
 
 
 class Life:
@@ -59,6 +66,14 @@ class Life:
     def said(self) -> str:
         """Both of its streams."""
         return self.log.read_text()
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Waits for a condition to hold while it goes on."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.said()
+            assert not self.ended(), self.said()
+            time.sleep(0.002)
 
 
 class Nursery:
@@ -156,12 +171,14 @@ def tiny() -> None:
 
     from robustra_tf import export, models
 
-    def build(name, seed, init):
+    def build(name, seed, init, batch_norm):
         draw = [keras.initializers.GlorotNormal(seed=seed + k) for k in range(2)]
         layers = [
             keras.Input((8, 8, 1)),
             keras.layers.Flatten(),
-            keras.layers.Dense(12, activation="relu", kernel_initializer=draw[0]),
+            keras.layers.Dense(12, kernel_initializer=draw[0]),
+            *([keras.layers.BatchNormalization(momentum=0.9)] if batch_norm else []),
+            keras.layers.ReLU(),
             keras.layers.Dense(10, kernel_initializer=draw[1]),
         ]
         return keras.Sequential(layers)

@@ -12,24 +12,12 @@ from eval.ledger import LedgerError
 from robustra_tf.settings import SettingError
 from tests.evaluations import digits_network, evaluate, resolve, rows, save
 
+pytestmark = pytest.mark.usefixtures("without_pages")
 OPTIONS = {"stages": ["clean", "pgd", "lp"], "attack_steps": 10, "eps_sweep": ["0.02"]}
 RANGES = ((0, 25), (25, 7), (40, 20))
 
 
 build_page = report.build
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_pages():
-    """No pages are drawn here, which take half a second each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "build", lambda out, **options: out)
-        yield
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save(digits_network(), tmp_path_factory.mktemp("model") / "f")
 
 
 @pytest.fixture(scope="module")

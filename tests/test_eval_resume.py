@@ -11,10 +11,11 @@ import textwrap
 import numpy as np
 import pytest
 
-from eval import report, run
+from eval import run
 from robustra_tf import data
 from tests.evaluations import digits_network, evaluate, resolve, save, without_seconds
 
+pytestmark = pytest.mark.usefixtures("without_pages")
 OPTIONS = {
     "stages": ["clean", "pgd", "lp"],
     "attack_steps": 10,
@@ -58,19 +59,6 @@ KILLER = textwrap.dedent(
     print(*kills)
     """
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_pages():
-    """No pages are drawn here, which take half a second each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "build", lambda out, **options: out)
-        yield
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save(digits_network(), tmp_path_factory.mktemp("model") / "f")
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from robustra_tf.stopping import Exit
-from tests.evaluations import digits_network, rows, save, without_seconds
+from tests.evaluations import rows, without_seconds
 from tests.nursery import Nursery
 
 # A process imports TensorFlow, and two workers of another one do.
 pytestmark = pytest.mark.slow
 
 FLAGS = {"limit": 60, "batch_size": 10, "eps": 0.04, "stages": "clean,lp"}
-SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +25,11 @@ def nursery():
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save(digits_network(), tmp_path_factory.mktemp("model") / "f")
-
-
-@pytest.fixture(scope="module")
 def whole(nursery, saved, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
     life = nursery.run("eval", "plain", saved_model=saved, out=out, **FLAGS)
     assert life.wait() == Exit.DONE, life.said()
     return without_seconds(out)
-
-
-def until(condition, life):
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, life.said()
-        assert not life.ended(), life.said()
-        time.sleep(0.01)
 
 
 def decided(out, stage):
@@ -62,7 +48,7 @@ def test_a_signal_stops_between_batches_and_the_evaluation_goes_on(
 ):
     out = tmp_path / "out"
     life = nursery.run("eval", "slow_bounds", saved_model=saved, out=out, **FLAGS)
-    until(lambda: decided(out, "lp"), life)
+    life.until(lambda: decided(out, "lp"))
     life.kill(number)
     assert life.wait() == Exit.STOPPED
     assert f"{number.name}: stopping" in life.said()
@@ -80,9 +66,9 @@ def test_a_second_signal_stops_at_once(nursery, saved, tmp_path):
     out = tmp_path / "out"
     flags = FLAGS | {"batch_size": 60}
     life = nursery.run("eval", "endless_bound", saved_model=saved, out=out, **flags)
-    until(lambda: "endless" in life.said(), life)
+    life.until(lambda: "endless" in life.said())
     life.kill(signal.SIGTERM)
-    until(lambda: "a second one stops at once" in life.said(), life)
+    life.until(lambda: "a second one stops at once" in life.said())
     time.sleep(0.5)
     assert not life.ended()
     life.kill(signal.SIGTERM)
@@ -92,7 +78,7 @@ def test_a_second_signal_stops_at_once(nursery, saved, tmp_path):
 def test_a_second_evaluation_in_the_same_folder_is_refused(nursery, saved, whole, tmp_path):
     out = tmp_path / "out"
     first = nursery.run("eval", "slow_bounds", saved_model=saved, out=out, **FLAGS)
-    until(lambda: decided(out, "lp"), first)
+    first.until(lambda: decided(out, "lp"))
     life = nursery.run("eval", "plain", saved_model=saved, out=out, resume=True, **FLAGS)
     assert life.wait() == Exit.BAD_USAGE
     assert last_line(life) == f"eval.main: {out}: process {first.pid} is working there"
@@ -122,7 +108,7 @@ def test_no_worker_outlives_its_evaluation(nursery, saved, tmp_path, number):
     out = tmp_path / "out"
     flags = {"limit": 300, "eps": 0.12, "stages": "clean,milp", "workers": 2, "time_limit": 20}
     life = nursery.run("eval", "plain", saved_model=saved, out=out, **flags)
-    until(lambda: len(decided(out, "milp")) > 1, life)
+    life.until(lambda: len(decided(out, "milp")) > 1)
     found = workers(life.pid)
     assert len(found) == 2
     life.kill(number)

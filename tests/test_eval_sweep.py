@@ -7,27 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from eval import report, run, sweep
+from eval import run, sweep
 from eval.cascade import Decisions, Examples
 from eval.ledger import Ledger, LedgerError, Row, Status
 from robustra_tf.settings import SettingError
-from tests.evaluations import COUNT, RADIUS, digits_network, evaluate, resolve, save
+from tests.evaluations import COUNT, RADIUS, evaluate, resolve
 
 RADII = ["0.06", "0", "0.01"]
+pytestmark = pytest.mark.usefixtures("without_pages")
 OPTIONS = {"stages": ["clean", "pgd", "lp"], "attack_steps": 10}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_pages():
-    """No pages are drawn here, which take half a second each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "build", lambda out, **options: out)
-        yield
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    return save(digits_network(), tmp_path_factory.mktemp("model") / "f")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from train.workdir import Workdir
 pytestmark = pytest.mark.slow
 
 FLAGS = {"epochs": 3}
-SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +43,6 @@ def folder(tmp_path):
     return Workdir(tmp_path / "run")
 
 
-def until(condition, life):
-    """Waits for a condition while a life goes on."""
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, life.said()
-        assert not life.ended(), life.said()
-        time.sleep(0.002)
-
-
 def saved(folder):
     return checkpoint.found(folder.checkpoints)
 
@@ -70,7 +60,7 @@ def last_line(life):
 def test_a_signal_saves_between_two_steps_and_the_run_goes_on(nursery, whole, folder, number):
     flags = FLAGS | {"checkpoint_minutes": 0}
     life = nursery.start(folder.root, "slow", **flags)
-    until(folder.history.exists, life)
+    life.until(folder.history.exists)
     time.sleep(1.5)
     life.kill(number)
     assert life.wait() == Exit.STOPPED == 3
@@ -90,10 +80,10 @@ def test_a_signal_saves_between_two_steps_and_the_run_goes_on(nursery, whole, fo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once_within_a_computation(nursery, folder, number):
     life = nursery.start(folder.root, "stuck", **FLAGS)
-    until(folder.history.exists, life)
+    life.until(folder.history.exists)
     time.sleep(1)
     life.kill(number)
-    until(lambda: "a second one stops at once" in life.said(), life)
+    life.until(lambda: "a second one stops at once" in life.said())
     time.sleep(0.5)
     assert not life.ended()
     life.kill(number)
@@ -107,7 +97,7 @@ def test_a_signal_stops_an_evaluation_too(nursery, folder):
     """The pass before it is saved, its row is not written yet."""
     flags = FLAGS | {"checkpoint_minutes": 0, "limit_test": 360}
     life = nursery.start(folder.root, "slow_evaluation", **flags)
-    until(lambda: "evaluating" in life.said(), life)
+    life.until(lambda: "evaluating" in life.said())
     life.kill(signal.SIGTERM)
     assert life.wait() == Exit.STOPPED
     assert [path.name for path in saved(folder)] == ["000000-00000004"]
@@ -134,7 +124,7 @@ def disk(tmp_path):
 def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(nursery, whole, disk):
     folder, filler = Workdir(disk / "run"), disk / "filler"
     life = nursery.start(folder.root, **FLAGS)
-    until(lambda: saved(folder), life)
+    life.until(lambda: saved(folder))
     with pytest.raises(OSError, match="No space left"):
         filler.write_bytes(bytes(2**20))
     assert life.wait() == Exit.FAILED
@@ -166,7 +156,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(nursery, disk):
 
 def test_a_damaged_checkpoint_is_told_and_the_run_ends_the_same(nursery, whole, folder):
     life = nursery.start(folder.root, **FLAGS)
-    until(lambda: len(saved(folder)) > 1 and saved(folder)[0].name > "000002", life)
+    life.until(lambda: len(saved(folder)) > 1 and saved(folder)[0].name > "000002")
     life.kill(signal.SIGKILL)
     life.wait()
     newest, before = saved(folder)[:2]
@@ -182,7 +172,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_ends_the_same(nursery, whole, 
 def test_a_run_that_is_killed_while_it_exports_leaves_whole_networks(nursery, whole, folder):
     life = nursery.start(folder.root, **FLAGS)
     scratch = lambda: list(folder.root.glob(".g.*"))  # noqa: E731
-    until(scratch, life)
+    life.until(scratch)
     life.kill(signal.SIGKILL)
     life.wait()
     assert scratch()
@@ -199,7 +189,7 @@ def test_a_run_that_is_killed_while_it_exports_leaves_whole_networks(nursery, wh
 
 def test_nothing_but_damaged_checkpoints_is_refused(nursery, folder):
     life = nursery.start(folder.root, **FLAGS)
-    until(lambda: len(saved(folder)) > 1, life)
+    life.until(lambda: len(saved(folder)) > 1)
     life.kill(signal.SIGKILL)
     life.wait()
     for path in saved(folder):
@@ -213,7 +203,7 @@ def test_nothing_but_damaged_checkpoints_is_refused(nursery, folder):
 
 def test_a_second_process_is_refused_while_the_first_goes_on(nursery, whole, folder):
     first = nursery.start(folder.root, "slow", **FLAGS)
-    until(lambda: saved(folder), first)
+    first.until(lambda: saved(folder))
     second = Workdir(folder.root.with_name("second"))
     second.root.symlink_to(folder.root)
     life = nursery.start(second.root, resume=True, **FLAGS)
