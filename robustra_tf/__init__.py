@@ -23,6 +23,7 @@ _HOMES = {
     "Verifier": "robustra_tf.exact",
     "attack": "robustra_tf.attacks",
     "attacks": None,
+    "batches": None,
     "certify": "robustra_tf.certificates",
     "data": None,
     "description": None,
@@ -34,7 +35,7 @@ _HOMES = {
     "published": None,
 }
 #: Modules that load without TensorFlow, so that a bad flag is refused at once.
-_LIGHT = ("data", "description")
+_LIGHT = ("batches", "data", "description")
 
 __all__ = sorted(_HOMES)
 
