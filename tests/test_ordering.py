@@ -30,7 +30,7 @@ from tests.oracle_exact import TooManyPiecesError, least_margin
 from tests.oracle_lp import Programme
 
 NAMES = ("dense", "conv", "residual", "batch_norm")
-SEEDS = 4
+SEEDS = 6
 INNER = ("interval", "mixed")
 BOX = (0.0, 1.0)
 CLOSE = 1e-6  # of HiGHS and of the float32 attack
