@@ -50,6 +50,7 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--norm=l7", ["--norm", "linf, l2, l1", "l7"]),
         ("--norm=l2 --method=ibp", ["--norm", "one of linf,", "l2"]),
         ("--norm=l2 --interval_share=0.1", ["--interval_share", "0 with --norm=l2", "0.1"]),
+        ("--norm=l2 --attack_share=0.1", ["--attack_share", "0 with --norm=l2", "0.1"]),
         ("--projection=-1", ["--projection", "at least 0", "-1"]),
         ("--projection=50 --norm=l1", ["--projection", "0 with --norm=l1", "50"]),
         ("--projection=50 --method=natural", ["--projection", "0 with --method=natural", "50"]),

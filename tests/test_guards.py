@@ -247,7 +247,8 @@ def test_the_layer_of_the_objective_is_defined_where_the_reference_has_no_rows()
 def test_every_loss_has_finite_values_and_gradients(name, method):
     graph, other = build(NETWORKS[name]()), build(last_is_zero())
     reference = (other.structure, other.weights()) if method == "robustra" else (None, None)
-    options = Options(attack_steps=1, clean_share=0.5, regulariser=0.5, interval_share=0.25)
+    shares = {"clean_share": 0.5, "interval_share": 0.25, "attack_share": 0.25}
+    options = Options(attack_steps=1, regulariser=0.5, **shares)
     problem = Problem(graph.structure, reference[0], method, options=options, eps_end=EPS)
     x = tf.constant(BATCHES["constant images"]())
     for eps in (0.0, EPS) if name in ("ordinary", "all dead") else (EPS,):

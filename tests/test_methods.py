@@ -19,6 +19,7 @@ from robustra_tf.objective.methods import (
     regulariser,
     spread,
 )
+from robustra_tf.objective.problem import Problem, names, solve
 from tests import nets
 from train.step import TrainStep
 
@@ -107,6 +108,22 @@ def test_sabr_with_a_whole_box_is_ibp_and_with_a_small_one_lies_below(model):
     # The small box lies within the ball: its intervals cannot be worse.
     assert np.all(small.loss.numpy() < ibp.numpy())
     np.testing.assert_allclose(small.upper, bounds_of(here)[2], rtol=1e-10)
+
+
+def test_attack_share_goes_from_the_dual_to_the_attack(model):
+    here = task(model)
+
+    def loss(share):
+        problem = Problem(here.structure, None, "wong", options=Options(attack_share=share))
+        found = solve(problem, here.weights, None, here.x, here.y, here.eps, here.draw)
+        assert set(found.measured) | {"loss"} == set(names(problem))
+        return found.loss
+
+    attack = cross_entropy(here, attacked(here, Options().attack_steps))
+    dual = loss(0.0)
+    assert np.all(dual.numpy() > attack)
+    np.testing.assert_allclose(loss(1.0), attack, rtol=1e-10)
+    np.testing.assert_allclose(loss(0.3), 0.7 * dual + 0.3 * attack, rtol=1e-10)
 
 
 @pytest.mark.parametrize("method", ["mtl_ibp", "sabr"])

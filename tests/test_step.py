@@ -150,7 +150,8 @@ def test_microbatches_have_the_gradient_of_the_whole_batch(method):
     """Every method in float64: of the mean loss and, midway along the ramp, of its regulariser."""
     model, reference = networks(nets.dense)
     other = reference if method == "robustra" else None
-    options = Options(share=0.3, clean_share=0.4, regulariser=0.5, interval_share=0.2)
+    shares = {"share": 0.3, "clean_share": 0.4, "interval_share": 0.2, "attack_share": 0.2}
+    options = Options(regulariser=0.5, **shares)
     problem, graph, opposite = pose(model, other, method, options=options, eps_end=2 * EPS)
     weights = graph.weights(tf.float64)
     against = None if opposite is None else opposite.weights(tf.float64)

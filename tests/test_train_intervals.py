@@ -71,6 +71,17 @@ def test_a_share_of_the_interval_loss_narrows_the_intervals(tmp_path):
     assert margins[0.5] > margins[0.0]
 
 
+def test_a_baseline_trains_alone_the_network_that_it_trains_beside_another(tmp_path):
+    given = {"method": "wong", "eps": 0.01, "lr": 4e-3, "attack_share": 0.5, "attack_steps": 2}
+    _, alone, rows = trained(tmp_path / "alone", pair=False, **given)
+    assert [row["network"] for row in rows] == ["f"] * 3
+    assert not alone.model("g").exists()
+    # Later epochs take their examples in another order: an order belongs to a pass.
+    _, _, beside = trained(tmp_path / "both", **given)
+    assert float(rows[0]["loss"]) == pytest.approx(float(beside[0]["loss"]), rel=1e-3)
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
 @pytest.mark.parametrize("method", ["robustra", "wong"])
 @pytest.mark.parametrize("inner", ["interval", "mixed"])
 def test_a_pair_trains_on_other_inner_bounds(tmp_path, method, inner):
@@ -91,6 +102,7 @@ def test_a_pair_trains_on_other_inner_bounds(tmp_path, method, inner):
     [
         ({"method": "ibp", "inner": "interval"}, "--inner: expected one of dual, got 'interval'"),
         ({"inner": "best"}, "--inner: expected one of dual, interval, mixed, got 'best'"),
+        ({"pair": False}, "--pair: expected true with --method=robustra"),
         ({"method": "sabr", "share": 1.5}, "--share: expected"),
         ({"method": "ibp", "eps_train_ratio": 0.0}, "--eps_train_ratio: expected"),
         ({"ramp": "day"}, "--ramp: expected one of epoch, step, got 'day'"),

@@ -35,6 +35,7 @@ class Config:
     dataset: str
     model: str
     method: str
+    pair: bool  # f and g, or f alone
     inner: str  # where `robustra` and `wong` take the bounds of inner layers from
     schedule: str
     devices: str | None  # of the parallel schedule: f's and g's
@@ -54,7 +55,8 @@ class Config:
     clean_share: float  # of the methods on intervals, as the next two
     attack_steps: int
     regulariser: float
-    interval_share: float  # of robustra and wong
+    interval_share: float  # of robustra and wong, as the next
+    attack_share: float
     optimizer: str
     lr: float
     lr_schedule: str
@@ -83,7 +85,8 @@ class Config:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks that are trained: a pair, but for the methods on intervals."""
-        return ("f",) if self.method in INTERVAL_METHODS else ("f", "g")
+        paired = self.pair and self.method not in INTERVAL_METHODS
+        return ("f", "g") if paired else ("f",)
 
 
 # Where a run is kept, read from and computed, and how often it is saved, says nothing of what it
@@ -150,6 +153,8 @@ def _check(config: Config) -> None:
     if config.model not in fitting:
         raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
     settings.one_of("method", config.method, METHODS)
+    if config.method == "robustra" and not config.pair:
+        raise SettingError("pair", "true with --method=robustra, each other's reference", False)
     settings.one_of("inner", config.inner, INNER if config.method in DUAL_METHODS else INNER[:1])
     _check_schedule(config)
     settings.one_of("ramp", config.ramp, RAMPS)
@@ -166,10 +171,11 @@ def _check(config: Config) -> None:
     settings.within("eps_train_ratio", config.eps_train_ratio, 0, open_low=True)
     settings.radius("eps_train_ratio", config.eps_end, config.norm, info.shape)
     settings.within("batch_size", config.batch_size, 1)
-    for name in ("share", "clean_share", "interval_share"):
+    for name in ("share", "clean_share", "interval_share", "attack_share"):
         settings.within(name, getattr(config, name), 0, 1)
-    if config.interval_share and config.norm != "linf":
-        raise SettingError("interval_share", f"0 with --norm={config.norm}", config.interval_share)
+    for name in ("interval_share", "attack_share"):
+        if (value := getattr(config, name)) and config.norm != "linf":
+            raise SettingError(name, f"0 with --norm={config.norm}", value)
     settings.within("attack_steps", config.attack_steps, 1)
     settings.within("regulariser", config.regulariser, 0)
     settings.within("lr", config.lr, 0, open_low=True)

@@ -64,6 +64,8 @@ class Options(NamedTuple):
       regulariser: the weight at the beginning of the ramp, falling to 0 (Shi et al. 2021).
       interval_share: of `robustra` and `wong`, the weight of the loss on the margins' intervals
         over the ball cut to the box, beside that on the dual's bounds.
+      attack_share: of `robustra` and `wong`, the weight of the loss at an attacked image, beside
+        that on bounds.
     """
 
     share: float = 0.05
@@ -71,6 +73,7 @@ class Options(NamedTuple):
     attack_steps: int = 8
     regulariser: float = 0.0
     interval_share: float = 0.0
+    attack_share: float = 0.0
 
 
 DEFAULTS = Options()

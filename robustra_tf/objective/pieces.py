@@ -11,7 +11,7 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.projection import vector_bytes
-from robustra_tf.objective.methods import ATTACKING, BOX, LOSSES, Spread, regulariser
+from robustra_tf.objective.methods import BOX, LOSSES, Spread, regulariser
 from robustra_tf.objective.problem import Problem, Seed, Solved, Weights, names, solve
 from robustra_tf.settings import DUAL_METHODS
 
@@ -201,7 +201,7 @@ def _split(x: tf.Tensor, together: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 def _drawn(problem: Problem, x: tf.Tensor, seed: Seed) -> tf.Tensor | None:
     """Random starts for the whole batch: an example's does not depend on its piece."""
-    if problem.method not in ATTACKING:
+    if not problem.attacks:
         return None
     return tf.random.stateless_uniform(tf.shape(x), tf.cast(seed, tf.int32), dtype=x.dtype)
 

@@ -22,13 +22,15 @@ from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
 from robustra_tf.objective.methods import (
+    ATTACKING,
     BOX,
     DEFAULTS,
     LOSSES,
     Options,
     Task,
+    attacked,
 )
-from robustra_tf.objective.robustra import Objective, objective, side
+from robustra_tf.objective.robustra import Objective, ObjectiveEstimate, objective, side
 from robustra_tf.settings import DUAL_METHODS, METHODS, NORMS
 
 #: What a step measures that claims something of the bounds it used; losses, eta and t0, which are
@@ -57,6 +59,12 @@ class Problem(NamedTuple):
     eps_end: float = 1.0
     norm: str = "linf"
     projection: int = 0
+
+    @property
+    def attacks(self) -> bool:
+        """Whether a step attacks its images, from random starts."""
+        mixed = self.method in DUAL_METHODS and bool(self.options.attack_share)
+        return mixed or self.method in ATTACKING
 
     def side(
         self, structure: Structure, weights: Weights, x, y, eps, vectors: Projection | None
@@ -127,34 +135,49 @@ def solve(
         return Solved(trained.loss, trained.upper, measured, trained.spread, trained.weight)
     f = problem.side(problem.structure, weights, x, y, eps, problem.vectors(seed, 0))
     found = objective(f, reference, eps, problem.norm)
-    bounded = isinstance(found, Objective)
-    ranges = f.enclosure.bounds if bounded else f.inner.ranges
-    measured = {"clean_error": wrong, "robust_error": robust_error(found.h, y)}
-    measured["wk_error"] = robust_error(found.wk, y)
-    for k, index in enumerate(problem.structure.relus):
-        crossing = tf.cast(unstable(*ranges[index]), x.dtype)
-        measured[f"unstable/{k + 1}"] = tf.reduce_mean(crossing, tf.range(1, tf.rank(crossing)))
-    if problem.method == "robustra":
-        targets = {
-            "eta": found.eta,
-            "t0": found.t0,
-            "infeasible": found.tightness.infeasible,
-            "tight": found.tightness.tight,
-            "loose": found.tightness.loose,
-        }
-        others = 1.0 - tf.one_hot(y, logits.shape[-1], dtype=x.dtype)
-        for name, value in targets.items():
-            value = tf.cast(value, x.dtype)
-            measured[name] = tf.reduce_sum(value * others, -1) / tf.reduce_sum(others, -1)
-    loss, share = robust_cross_entropy(found.h, y), problem.options.interval_share
-    if share:
+    measured = {"clean_error": wrong} | _measured_of_dual(problem, f, found, y)
+    loss, shares = robust_cross_entropy(found.h, y), problem.options
+    if shares.interval_share:
         region = ball(x, eps, box=BOX)
         cheap = interval_margins(problem.structure, weights, region, y)[1]
-        loss = (1.0 - share) * loss + share * robust_cross_entropy(cheap, y)
+        loss = _between(loss, robust_cross_entropy(cheap, y), shares.interval_share)
         measured["interval_error"] = robust_error(cheap, y)
-    if not bounded:
-        measured = {called(problem, name): value for name, value in measured.items()}
-    return Solved(loss, found.wk if bounded else None, _floats(measured))
+    if shares.attack_share:
+        task = Task(problem.structure, weights, x, y, eps, tf.ones_like(eps), draw)
+        there = problem.structure.forward(weights, attacked(task, shares.attack_steps))
+        loss = _between(loss, robust_cross_entropy(there, y), shares.attack_share)
+        measured["attack_error"] = clean_error(there, y)
+    measured = {called(problem, name): value for name, value in measured.items()}
+    upper = found.wk if isinstance(found, Objective) else None
+    return Solved(loss, upper, _floats(measured))
+
+
+def _measured_of_dual(
+    problem: Problem,
+    f: Margins | MarginEstimate,
+    found: Objective | ObjectiveEstimate,
+    y: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """What the dual and the objective say of every example, by the names that bounds have."""
+    ranges = f.enclosure.bounds if isinstance(found, Objective) else f.inner.ranges
+    dtype, classes = found.h.dtype, found.h.shape[-1]
+    measured = {"robust_error": robust_error(found.h, y), "wk_error": robust_error(found.wk, y)}
+    for k, index in enumerate(problem.structure.relus):
+        crossing = tf.cast(unstable(*ranges[index]), dtype)
+        measured[f"unstable/{k + 1}"] = tf.reduce_mean(crossing, tf.range(1, tf.rank(crossing)))
+    if problem.method == "robustra":
+        targets = {"eta": found.eta, "t0": found.t0}
+        for name in ("infeasible", "tight", "loose"):
+            targets[name] = getattr(found.tightness, name)
+        others = 1.0 - tf.one_hot(y, classes, dtype=dtype)
+        for name, value in targets.items():
+            total = tf.reduce_sum(tf.cast(value, dtype) * others, -1)
+            measured[name] = total / tf.reduce_sum(others, -1)
+    return measured
+
+
+def _between(one: tf.Tensor, other: tf.Tensor, share: float) -> tf.Tensor:
+    return (1.0 - share) * one + share * other
 
 
 def called(problem: Problem, name: str) -> str:
@@ -193,6 +216,8 @@ def names(problem: Problem) -> list[str]:
         found += ["robust_error", "wk_error", *(f"unstable/{k}" for k in layers)]
     if problem.method in DUAL_METHODS and problem.options.interval_share:
         found.append("interval_error")
+    if problem.method in DUAL_METHODS and problem.options.attack_share:
+        found.append("attack_error")
     if problem.method == "robustra":
         found += ["eta", "t0", "infeasible", "tight", "loose"]
     return [called(problem, name) for name in found]
