@@ -1,12 +1,14 @@
 """Methods against each other at a small budget, over seeds: `python -m benchmarks.study --out=DIR`.
 
-Every run is `train.main` and then `eval.main` on the networks f and g, in processes of their own;
+Every run is `train.main` and then `eval.main` on the networks trained, in processes of their own;
 what a former call has finished in DIR is not done again. The table gives, for each network, the
-mean of the errors over the seeds and their sample standard deviation.
+mean of the errors over the seeds and their sample standard deviation, and the minutes of training.
 
 * `exact`: Robustra against Wong and Kolter's bound alone, exact bounds, equal epochs.
 * `interval`: the same with interval bounds of inner layers, and with half of the loss by intervals;
   Wong and Kolter's, whose step is cheaper, has epochs for as long as Robustra takes.
+* `cifar10`: Wong and Kolter's exact bound, Robustra's, and the recipes `cifar10_2_best` and
+  `cifar10_8_best`, each for as many epochs as take about an hour on one core.
 """
 
 from __future__ import annotations
@@ -22,35 +24,72 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
 from benchmarks import options
 from robustra_tf import settings
+from train import config as train_config
 
-RADII = (0.1, 0.3)
-COMMON = {"dataset": "mnist", "model": "mnist_small", "limit_train": 2000, "limit_test": 0}
-NETWORKS = ("f", "g")
+_MNIST = {"dataset": "mnist", "model": "mnist_small", "limit_train": 2000, "limit_test": 0}
+_CIFAR10 = {"dataset": "cifar10", "model": "cifar10_small", "limit_test": 0}
 _SHORT = {"epochs": 30, "eps_warmup_epochs": 10}
 _LONG = {"epochs": 50, "eps_warmup_epochs": 17}
 _INTERVAL = {"inner": "interval"}
 _HALF = {"inner": "interval", "interval_share": 0.5}
+_HOUR = {
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "ramp": "step",
+    "lr_schedule": "cosine",
+}
 
 
 class Study(NamedTuple):
-    """What is compared: flags of `train.main` by name, and the stages that judge the networks."""
+    """What is compared.
 
+    Attributes:
+      common: flags of `train.main` for every run, by name.
+      variants: further ones by the name of the variant; `{}` in a text stands for the radius's
+        name.
+      radii: in pixels, by name.
+      evaluation: flags of `eval.main`.
+    """
+
+    common: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]]
-    stages: tuple[str, ...]
+    radii: Mapping[str, float]
+    evaluation: Mapping[str, Any]
 
 
 STUDIES = {
-    "exact": Study({name: {"method": name} | _SHORT for name in ("robustra", "wong")}, ("lp",)),
+    "exact": Study(
+        _MNIST,
+        {name: {"method": name} | _SHORT for name in ("robustra", "wong")},
+        {"0.1": 0.1, "0.3": 0.3},
+        {"stages": "clean,lp"},
+    ),
     "interval": Study(
+        _MNIST,
         {
             "robustra-interval": {"method": "robustra"} | _INTERVAL | _SHORT,
             "wong-interval": {"method": "wong"} | _INTERVAL | _LONG,
             "robustra-half": {"method": "robustra"} | _HALF | _SHORT,
             "wong-half": {"method": "wong"} | _HALF | _LONG,
         },
-        ("ibp", "lp", "crown"),
+        {"0.1": 0.1, "0.3": 0.3},
+        {"stages": "clean,ibp,lp,crown"},
+    ),
+    "cifar10": Study(
+        _CIFAR10,
+        {
+            "wong": {"method": "wong", "pair": False, "epochs": 10, "eps_warmup_epochs": 4} | _HOUR,
+            "robustra": {"method": "robustra", "epochs": 3, "eps_warmup_epochs": 1} | _HOUR,
+            "best": {"preset": "cifar10_{}_best"},
+        },
+        {"2": 2 / 255, "8": 8 / 255},
+        {"stages": "clean,pgd,ibp,lp,crown,alpha", "lp_box": True},
     ),
 }
 
@@ -74,16 +113,28 @@ class Config:
 
 
 class Run(NamedTuple):
-    """A pair: the name of its variant, its radius in pixels and its seed."""
+    """What trains a network or a pair: its variant, the name of its radius and its seed."""
 
     variant: str
-    eps: float
+    radius: str
     seed: int
 
     @property
     def folder(self) -> str:
         """Its name within the study's folder."""
-        return f"{self.variant}_{self.eps:g}_{self.seed}"
+        return "_".join(map(str, self))
+
+    def given(self, study: Study) -> dict[str, Any]:
+        """Its settings as far as they are given."""
+        named = {
+            name: value.format(self.radius) if isinstance(value, str) else value
+            for name, value in study.variants[self.variant].items()
+        }
+        return {**study.common, **named, "eps": study.radii[self.radius], "seed": self.seed}
+
+    def networks(self, study: Study) -> tuple[str, ...]:
+        """The names of those that it trains."""
+        return train_config.resolve(self.given(study)).networks
 
 
 class Task(NamedTuple):
@@ -97,14 +148,13 @@ class Task(NamedTuple):
 def tasks(config: Config, run: Run) -> list[Task]:
     """What is to be run, in order."""
     study, root = STUDIES[config.study], Path(config.out) / run.folder
-    given = COMMON | study.variants[run.variant] | {"eps": run.eps, "seed": run.seed}
     places = {"data_dir": config.data_dir} if config.data_dir else {}
-    train = ["train.main", *_flags(given | places | {"workdir": root})]
-    found = [Task(train, root, root / name / "saved_model.pb") for name in NETWORKS]
-    stages = ",".join(("clean", *study.stages))
-    for name in NETWORKS:
+    train = ["train.main", *_flags(run.given(study) | places | {"workdir": root})]
+    networks = run.networks(study)
+    found = [Task(train, root, root / name / "saved_model.pb") for name in networks]
+    for name in networks:
         out = root / f"eval_{name}"
-        flags = {"saved_model": root / name, "stages": stages, "out": out} | places
+        flags = {"saved_model": root / name, **study.evaluation, "out": out} | places
         found.append(Task(["eval.main", *_flags(flags)], out, out / "results.json"))
     return found
 
@@ -132,14 +182,29 @@ def perform(config: Config, run: Run) -> None:
             raise RuntimeError(f"{' '.join(line)}: exit {done.returncode}: {done.stderr[-2000:]}")
 
 
-def errors(config: Config, run: Run) -> list[dict[str, Any]]:
-    """What a finished run came to, a row for each network: errors as fractions of the images."""
+def figures(config: Config, run: Run) -> list[dict[str, Any]]:
+    """What a finished run came to, a row for each network.
+
+    Errors are fractions of the images; `minutes` are those of the whole training, which the two
+    networks of a pair share.
+    """
     root, rows = Path(config.out) / run.folder, []
-    for name in NETWORKS:
-        figures = json.loads((root / f"eval_{name}" / "results.json").read_text())
-        found = {key: value for key, value in figures.items() if key.endswith("_error")}
-        rows.append({**run._asdict(), "network": name, **found})
+    networks, study = run.networks(STUDIES[config.study]), STUDIES[config.study]
+    examples = train_config.resolve(run.given(study)).limit_train
+    seconds = sum(examples / speed for name in networks for speed in _speeds(root, name))
+    for name in networks:
+        results = json.loads((root / f"eval_{name}" / "results.json").read_text())
+        found = {key: value for key, value in results.items() if key.endswith("_error")}
+        rows.append({**run._asdict(), "network": name, **found, "minutes": seconds / 60})
     return rows
+
+
+def _speeds(root: Path, network: str) -> list[float]:
+    """Examples a second in every epoch, as the run has written them for TensorBoard."""
+    events = EventAccumulator(str(root / "events" / network), {"tensors": 0})
+    events.Reload()
+    records = events.Tensors("speed/examples_per_second")
+    return [float(tensor_util.make_ndarray(record.tensor_proto)) for record in records]
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -147,15 +212,16 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     numbers = [name for name in rows[0] if name.endswith("_error")]
     titles = [name.removesuffix("_error") for name in numbers]
     lines = [
-        f"| variant | eps | network | {' | '.join(titles)} |",
-        "| --- " * (len(titles) + 3) + "|",
+        f"| variant | radius | network | {' | '.join(titles)} | minutes |",
+        "| --- " * (len(titles) + 4) + "|",
     ]
     groups: dict[tuple, list] = {}
     for row in rows:
-        groups.setdefault((row["variant"], row["eps"], row["network"]), []).append(row)
-    for (variant, eps, network), group in groups.items():
+        groups.setdefault((row["variant"], row["radius"], row["network"]), []).append(row)
+    for names, group in groups.items():
         cells = [_spread([100 * row[name] for row in group]) for name in numbers]
-        lines.append(f"| {variant} | {eps:g} | {network} | {' | '.join(cells)} |")
+        cells.append(f"{statistics.fmean(row['minutes'] for row in group):.1f}")
+        lines.append(f"| {' | '.join((*names, *cells))} |")
     return "\n".join(lines)
 
 
@@ -166,9 +232,15 @@ def _spread(values: Sequence[float]) -> str:
 
 def main(config: Config) -> None:
     """Do what is missing of the study, write `study.json`, and print the table."""
-    variants = STUDIES[config.study].variants
+    study = STUDIES[config.study]
+    ordered = [
+        Run(variant, radius, seed)
+        for radius in study.radii
+        for variant in study.variants
+        for seed in range(config.seeds)
+    ]
     # Seed by seed, so that a study that is broken off compares what it has.
-    runs = [Run(v, e, seed) for seed in range(config.seeds) for e in RADII for v in variants]
+    runs = sorted(ordered, key=lambda run: run.seed)
     root = Path(config.out)
     root.mkdir(exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(config.workers) as pool:
@@ -176,8 +248,7 @@ def main(config: Config) -> None:
         for done in concurrent.futures.as_completed(waiting):
             done.result()
             print(f"{waiting[done].folder} finished", file=sys.stderr, flush=True)
-    order = sorted(runs, key=lambda run: (run.eps, list(variants).index(run.variant), run.seed))
-    rows = [row for run in order for row in errors(config, run)]
+    rows = [row for run in ordered for row in figures(config, run)]
     (root / "study.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows))
 
