@@ -121,7 +121,9 @@ def save(
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
         fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
         servable = _Servable(model, network, certifies)
-        tf.saved_model.save(servable, str(fresh), signatures=servable.functions())
+        # The signatures are bounds to be read; their gradients would take longer than all the rest.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(servable, str(fresh), servable.functions(), options)
         description.write(fresh, architecture, settings or {})
         if directory.exists():
             directory.rename(old)
