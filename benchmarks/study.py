@@ -89,7 +89,7 @@ STUDIES = {
             "best": {"preset": "cifar10_{}_best"},
         },
         {"2": 2 / 255, "8": 8 / 255},
-        {"stages": "clean,pgd,ibp,lp,crown,alpha", "lp_box": True},
+        {"stages": "clean,pgd,ibp,lp,crown,alpha,milp", "lp_box": True, "time_limit": 2},
     ),
 }
 
