@@ -37,6 +37,8 @@ _SHORT = {"epochs": 30, "eps_warmup_epochs": 10}
 _LONG = {"epochs": 50, "eps_warmup_epochs": 17}
 _INTERVAL = {"inner": "interval"}
 _HALF = {"inner": "interval", "interval_share": 0.5}
+# What the results call the errors of stages; of the complete one, what it could not exclude.
+_ERRORS = ("_error", "_error_upper")
 _HOUR = {
     "optimizer": "adam",
     "lr": 1e-3,
@@ -194,7 +196,7 @@ def figures(config: Config, run: Run) -> list[dict[str, Any]]:
     seconds = sum(examples / speed for name in networks for speed in _speeds(root, name))
     for name in networks:
         results = json.loads((root / f"eval_{name}" / "results.json").read_text())
-        found = {key: value for key, value in results.items() if key.endswith("_error")}
+        found = {key: value for key, value in results.items() if key.endswith(_ERRORS)}
         rows.append({**run._asdict(), "network": name, **found, "minutes": seconds / 60})
     return rows
 
@@ -209,8 +211,8 @@ def _speeds(root: Path, network: str) -> list[float]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Means and standard deviations over the seeds, in percent, as a table in Markdown."""
-    numbers = [name for name in rows[0] if name.endswith("_error")]
-    titles = [name.removesuffix("_error") for name in numbers]
+    numbers = [name for name in rows[0] if name.endswith(_ERRORS)]
+    titles = [name.partition("_")[0] for name in numbers]
     lines = [
         f"| variant | radius | network | {' | '.join(titles)} | minutes |",
         "| --- " * (len(titles) + 4) + "|",

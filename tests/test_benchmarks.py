@@ -373,6 +373,7 @@ def finished(folder, networks, clean, lp, speed=100.0, epochs=2):
         (folder / name).mkdir()
         (folder / name / "saved_model.pb").touch()
         figures = {"n": 100, "clean_error": clean, "lp_error": lp, "undecided": 3}
+        figures |= {"milp_error_lower": 0.1, "milp_error_upper": 0.15}
         (folder / f"eval_{name}" / "results.json").write_text(json.dumps(figures))
         with tf.summary.create_file_writer(str(folder / "events" / name)).as_default():
             for epoch in range(epochs):
@@ -391,10 +392,10 @@ def test_a_finished_study_is_a_table_of_means_and_deviations(tmp_path, capsys, m
                 finished(tmp_path / f"{variant}_{radius}_{seed}", "fg", *values)
     study.main(study.Config(out=str(tmp_path)))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "| variant | radius | network | clean | lp | minutes |"
+    assert lines[0] == "| variant | radius | network | clean | lp | milp | minutes |"
     # Two networks, two epochs each, 2,000 examples an epoch, 100 a second.
-    assert "| robustra | 0.1 | f | 1.00 ± 1.00 | 20.00 ± 0.00 | 1.3 |" in lines
-    assert "| wong | 0.3 | g | 1.00 ± 1.00 | 30.00 ± 10.00 | 1.3 |" in lines
+    assert "| robustra | 0.1 | f | 1.00 ± 1.00 | 20.00 ± 0.00 | 15.00 ± 0.00 | 1.3 |" in lines
+    assert "| wong | 0.3 | g | 1.00 ± 1.00 | 30.00 ± 10.00 | 15.00 ± 0.00 | 1.3 |" in lines
     assert len(lines) == 2 + 8
     assert len(json.loads((tmp_path / "study.json").read_text())) == 24
 
