@@ -8,7 +8,7 @@ mean of the errors over the seeds and their sample standard deviation, and the m
 * `interval`: the same with interval bounds of inner layers, and with half of the loss by intervals;
   Wong and Kolter's, whose step is cheaper, has epochs for as long as Robustra takes.
 * `cifar10`: Wong and Kolter's exact bound, Robustra's, and the recipes `cifar10_2_best` and
-  `cifar10_8_best`, each for as many epochs as take about an hour on one core.
+  `cifar10_8_best`, with epochs for about an hour on one core by the speed of their first steps.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ class Run(NamedTuple):
         }
         return {**study.common, **named, "eps": study.radii[self.radius], "seed": self.seed}
 
-    def networks(self, study: Study) -> tuple[str, ...]:
-        """The names of those that it trains."""
-        return train_config.resolve(self.given(study)).networks
+    def resolved(self, study: Study) -> train_config.Config:
+        """All of its settings, but for where it is kept."""
+        return train_config.resolve(self.given(study))
 
 
 class Task(NamedTuple):
@@ -152,7 +152,7 @@ def tasks(config: Config, run: Run) -> list[Task]:
     study, root = STUDIES[config.study], Path(config.out) / run.folder
     places = {"data_dir": config.data_dir} if config.data_dir else {}
     train = ["train.main", *_flags(run.given(study) | places | {"workdir": root})]
-    networks = run.networks(study)
+    networks = run.resolved(study).networks
     found = [Task(train, root, root / name / "saved_model.pb") for name in networks]
     for name in networks:
         out = root / f"eval_{name}"
@@ -191,10 +191,10 @@ def figures(config: Config, run: Run) -> list[dict[str, Any]]:
     networks of a pair share.
     """
     root, rows = Path(config.out) / run.folder, []
-    networks, study = run.networks(STUDIES[config.study]), STUDIES[config.study]
-    examples = train_config.resolve(run.given(study)).limit_train
-    seconds = sum(examples / speed for name in networks for speed in _speeds(root, name))
-    for name in networks:
+    settled = run.resolved(STUDIES[config.study])
+    speeds = [speed for name in settled.networks for speed in _speeds(root, name)]
+    seconds = sum(settled.limit_train / speed for speed in speeds)
+    for name in settled.networks:
         results = json.loads((root / f"eval_{name}" / "results.json").read_text())
         found = {key: value for key, value in results.items() if key.endswith(_ERRORS)}
         rows.append({**run._asdict(), "network": name, **found, "minutes": seconds / 60})

@@ -8,6 +8,7 @@ A saved model is an ordinary SavedModel that runs without this package. Its sign
   (float32 [batch], a lower bound of `min_t f_p(x') - f_t(x')` over the targets `t` other than the
   predicted class `p` and over the l_inf ball of radius `eps`, by Wong and Kolter's bound) and
   `certified` (bool [batch], whether it is positive: no input of the ball changes the prediction).
+  It has no gradient, of which TensorFlow warns when it loads one.
 
 The architecture stands beside it as text (`description.py`), the weights in the SavedModel's own
 checkpoint. Reading back builds Keras's own layers from that text and never runs code that the files

@@ -402,8 +402,8 @@ def test_a_finished_study_is_a_table_of_means_and_deviations(tmp_path, capsys, m
 
 def test_a_study_of_recipes_and_single_networks(tmp_path):
     chosen, config = study.STUDIES["cifar10"], study.Config(study="cifar10", out=str(tmp_path))
-    assert study.Run("wong", "2", 0).networks(chosen) == ("f",)
-    assert study.Run("robustra", "2", 0).networks(chosen) == ("f", "g")
+    assert study.Run("wong", "2", 0).resolved(chosen).networks == ("f",)
+    assert study.Run("robustra", "2", 0).resolved(chosen).networks == ("f", "g")
     train, judged = study.tasks(config, study.Run("best", "8", 1))
     assert "--preset=cifar10_8_best" in train.command
     assert train.folder.name == "best_8_1"
@@ -415,7 +415,7 @@ def test_every_run_of_a_study_is_one_of_the_training_program(name):
     chosen = study.STUDIES[name]
     for variant in chosen.variants:
         for radius, eps in chosen.radii.items():
-            run = train_config.resolve(study.Run(variant, radius, 1).given(chosen))
+            run = study.Run(variant, radius, 1).resolved(chosen)
             assert (run.eps, run.seed) == (eps, 1)
 
 

@@ -56,6 +56,23 @@ def test_round_trip_gives_identical_logits(name, tmp_path):
     np.testing.assert_array_equal(signature(image=tf.constant(images))["logits"], expected)
 
 
+def test_logits_of_a_saved_model_are_differentiated_as_the_models(tmp_path):
+    """Attacks need it; the bounds of the other signature have no gradient."""
+    model = nets.two_conv()
+    export.save(model, tmp_path / "f")
+    loaded = tf.saved_model.load(str(tmp_path / "f"))  # its functions do not keep its variables
+    signature = loaded.signatures["serving_default"]
+    images = tf.constant(nets.images(model, 3))
+    found = []
+    for logits in (lambda: signature(image=images)["logits"], lambda: model(images)):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = tf.reduce_sum(logits()[:, 0])
+        found.append(tape.gradient(total, images))
+    assert np.abs(found[1]).max() > 0
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)
+
+
 def test_adapted_normalisation_and_nested_models_survive(tmp_path, rng):
     normalisation = layers.Normalization()
     normalisation.adapt(rng.normal(3.0, 2.0, size=(50, 4)))
