@@ -232,3 +232,10 @@ def test_a_pass_is_summed_up_in_one_line(capsys):
     for part in ("epoch 2/9 g", "eps 0.1", "loss 2.5000", "robust error 50.00%", "test lp error"):
         assert part in line
     assert "left" in line
+
+
+def test_what_is_left_counts_the_time_before_a_resume(capsys):
+    # An hour for the first of three passes, nearly all of it in the process that was interrupted.
+    progress = Progress(epochs=3, passes=3, batch_size=50, spent=3600.0)
+    progress.summary(_pass(0, "f", robust_error=0.5, clean_error=0.25), {})
+    assert "left 2:00:0" in capsys.readouterr().out

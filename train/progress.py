@@ -20,10 +20,13 @@ _FILE_SECONDS = 30.0
 class Progress:
     """Bars on the error stream and summary lines on the output stream."""
 
-    def __init__(self, epochs: int, passes: int, batch_size: int):
-        """Prepares for `passes` passes to come of a run of `epochs` epochs."""
+    def __init__(self, epochs: int, passes: int, batch_size: int, spent: float = 0.0):
+        """Prepares for `passes` passes to come of a run of `epochs` epochs.
+
+        `spent` are the seconds that an earlier process gave to the first of them.
+        """
         self._epochs, self._left, self._batch_size = epochs, passes, batch_size
-        self._done, self._start = 0, time.perf_counter()
+        self._done, self._start = 0, time.perf_counter() - spent
         self._bars: dict[str, _Bar] = {}
         self._terminal = sys.stderr.isatty()
         self._refresh = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS

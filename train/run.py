@@ -71,7 +71,8 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
         print(line, file=sys.stderr)
     saver = Saver(checkpoints, history, summaries, config.checkpoint_minutes, stop, start)
     passes = config.epochs * len(networks)
-    progress = Progress(config.epochs, passes - start.passes, batches.batch_size)
+    due = passes - start.passes
+    progress = Progress(config.epochs, due, batches.batch_size, start.seconds)
     print(_heading(config, networks, saved), flush=True)
     schedule = parallel if config.schedule == "parallel" else alternate
     watch = progress.watch._replace(boundary=saver.boundary)
