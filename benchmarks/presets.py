@@ -53,8 +53,7 @@ def measure(config: Config) -> dict[str, Any]:
     given = {"preset": config.preset, "batch_size": config.batch, "data_dir": _data(config)}
     run = resolve(given | {"microbatch": config.microbatch})
     images = data.load(run.dataset, "train", config.steps * run.batch_size, run.data_dir)
-    augmentation = data.augmentation(run.dataset, run.augment)
-    batches = TrainingBatches(images, run.batch_size, run.seed, augmentation)
+    batches = TrainingBatches(images, run.batch_size, run.seed, run.shift, run.mirror)
     step, eps = make_networks(run)[0].step, tf.constant(run.eps_start, tf.float32)
     losses, seconds = [], []
     for k, (x, y) in enumerate(batches.epoch(0)):

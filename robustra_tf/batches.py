@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustra_tf.data import Augmentation, Dataset
+from robustra_tf.data import Dataset
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -26,7 +26,8 @@ class TrainingBatches:
         dataset: Dataset,
         batch_size: int,
         seed: int,
-        augmentation: Augmentation | None = None,
+        shift: int = 0,
+        mirror: bool = False,
     ):
         """Keeps the images as a tensor.
 
@@ -34,7 +35,8 @@ class TrainingBatches:
           dataset: images `[n, h, w, c]` in [0, 1] and labels `[n]`.
           batch_size: examples a step, at least 1.
           seed: of the order and of the augmentation, at least 0.
-          augmentation: of every batch, as `augment` does it; None for none.
+          shift: pixels that an image moves by at most, along each axis, as `augment` does it.
+          mirror: whether every other image is turned left to right.
 
         Raises:
           ValueError: an empty dataset or a batch size below 1.
@@ -48,7 +50,7 @@ class TrainingBatches:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         self.batch_size = min(batch_size, count)
         self.steps = count // self.batch_size
-        self._count, self._seed, self._augmentation = count, seed, augmentation
+        self._count, self._seed, self._augmentation = count, seed, (shift, mirror)
         with tf.device("CPU"):
             self._images = tf.constant(dataset.images, tf.float32)
             self._labels = tf.constant(dataset.labels, tf.int32)
@@ -76,7 +78,7 @@ class TrainingBatches:
 
         def batch(step, indices):
             images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)
-            if self._augmentation is not None:
+            if any(self._augmentation):
                 drawn = tf.random.experimental.stateless_fold_in(seed, step)
                 images = augment(images, drawn, *self._augmentation)
             return images, labels
@@ -88,14 +90,14 @@ class TrainingBatches:
         return batches.prefetch(2)
 
 
-def augment(images: tf.Tensor, seed: tf.Tensor, shift: int, mirrored: bool) -> tf.Tensor:
+def augment(images: tf.Tensor, seed: tf.Tensor, shift: int, mirror: bool) -> tf.Tensor:
     """Moves each image at random, by whole pixels, and mirrors it with probability 1/2.
 
     Args:
       images: `[n, h, w, c]`; values in [0, 1] stay there, what moves in is black.
       seed: integers `[2]`; equal seeds give equal images.
       shift: pixels at most, along each axis; all shifts are equally likely.
-      mirrored: whether images may be mirrored.
+      mirror: whether images may be mirrored.
 
     Returns:
       `[n, h, w, c]`.
@@ -105,7 +107,7 @@ def augment(images: tf.Tensor, seed: tf.Tensor, shift: int, mirrored: bool) -> t
     count = tf.shape(images)[0]
     height, width = images.shape[1:3]
     seeds = tf.random.split(seed, 2)
-    if mirrored:
+    if mirror:
         turned = tf.random.stateless_uniform([count, 1, 1, 1], seeds[0]) < 0.5
         images = tf.where(turned, tf.reverse(images, axis=[2]), images)
 

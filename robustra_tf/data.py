@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 _DIGITS_TEST = 360
 
 
-class Augmentation(NamedTuple):
-    """How images are changed at random without changing what they show."""
-
-    shift: int  # pixels that an image moves by at most, along each axis
-    mirrored: bool  # every other image is turned left to right
-
-
 class Info(NamedTuple):
     """What is known of a dataset without reading it."""
 
@@ -38,14 +31,12 @@ class Info(NamedTuple):
     train: int  # examples
     test: int
     largest: int  # the pixel value that stands for 1.0
-    augmentation: Augmentation
 
 
 INFO = {
-    "digits": Info((8, 8, 1), 10, 1437, _DIGITS_TEST, 16, Augmentation(1, False)),
-    "mnist": Info((28, 28, 1), 10, 60_000, 10_000, 255, Augmentation(2, False)),
-    # Shifts by 4 pixels are the paper's crops.
-    "cifar10": Info((32, 32, 3), 10, 50_000, 10_000, 255, Augmentation(4, True)),
+    "digits": Info((8, 8, 1), 10, 1437, _DIGITS_TEST, 16),
+    "mnist": Info((28, 28, 1), 10, 60_000, 10_000, 255),
+    "cifar10": Info((32, 32, 3), 10, 50_000, 10_000, 255),
 }
 NAMES = tuple(INFO)
 SPLITS = ("train", "test")
@@ -91,15 +82,6 @@ def load(
     else:
         pixels, labels = _tfds(find(name, data_dir), info, split, limit)
     return Dataset(_to_unit(pixels, info.largest), labels.astype(np.int32))
-
-
-def augmentation(name: str, wanted: bool) -> Augmentation | None:
-    """How a dataset is augmented, where that is wanted.
-
-    Raises:
-      ValueError: an unknown name.
-    """
-    return _info(name).augmentation if wanted else None
 
 
 def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:

@@ -56,7 +56,7 @@ def test_the_order_is_that_of_seed_and_epoch_alone():
 def test_an_interrupted_epoch_goes_on_with_the_same_augmented_batches(rng):
     images = rng.random((30, 8, 8, 3), dtype=np.float32)
     dataset = data.Dataset(images, np.arange(30, dtype=np.int32))
-    batches = TrainingBatches(dataset, 6, 9, data.Augmentation(2, True))
+    batches = TrainingBatches(dataset, 6, 9, shift=2, mirror=True)
     whole, rest = list(batches.epoch(4)), list(batches.epoch(4, first_step=2))
     assert len(rest) == 3
     for (x, y), (x_rest, y_rest) in zip(whole[2:], rest, strict=True):
@@ -65,7 +65,7 @@ def test_an_interrupted_epoch_goes_on_with_the_same_augmented_batches(rng):
 
 
 def test_the_batches_have_static_shapes():
-    batches = TrainingBatches(_numbered(23), 5, 1, data.Augmentation(1, True))
+    batches = TrainingBatches(_numbered(23), 5, 1, shift=1, mirror=True)
     element = batches.epoch(0).element_spec
     assert [spec.shape.as_list() for spec in element] == [[5, 2, 2, 1], [5]]
 
@@ -100,7 +100,7 @@ def test_augmented_images_are_mirrored_and_shifted_originals(rng, mirroring):
 def test_each_step_and_epoch_is_augmented_differently():
     images = np.broadcast_to(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8, 1), (4, 8, 8, 1))
     dataset = data.Dataset(np.array(images), np.zeros(4, np.int32))
-    batches = TrainingBatches(dataset, 2, 0, data.Augmentation(2, True))
+    batches = TrainingBatches(dataset, 2, 0, shift=2, mirror=True)
     found = [x.numpy() for epoch in range(2) for x, _ in batches.epoch(epoch)]
     for index, left in enumerate(found):
         assert not any(np.array_equal(left, right) for right in found[index + 1 :])

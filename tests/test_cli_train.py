@@ -66,6 +66,7 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--weight_decay=-1", ["--weight_decay", "at least 0", "-1"]),
         ("--clip_norm=-1", ["--clip_norm", "at least 0", "-1"]),
         ("--memory_mb=1", ["--memory_mb", "at least 16", "1"]),
+        ("--shift=8", ["--shift", "at least 0 and at most 7 pixels", "8"]),
         ("--limit_train=0", ["--limit_train", "at least 1 and at most 1437", "0"]),
         ("--limit_test=361", ["--limit_test", "at most 360", "361"]),
         ("--seed=-1", ["--seed", "at least 0", "-1"]),
@@ -117,12 +118,13 @@ def test_each_preset_is_a_valid_configuration_with_the_papers_settings(dataset):
     if dataset == "digits":
         return
     assert (config.epochs, config.eps_warmup_epochs, config.lr) == (100, 20, 1e-3)
-    sgd = (config.optimizer, config.momentum, config.weight_decay, config.clip_norm, config.augment)
+    sgd = (config.optimizer, config.momentum, config.weight_decay, config.clip_norm)
+    augmentation = (config.shift, config.mirror)
     if dataset == "cifar10":
-        assert sgd == ("sgd", 0.9, 5e-4, 1.0, True)
+        assert (sgd, augmentation) == (("sgd", 0.9, 5e-4, 1.0), (4, True))
         assert config.eps_start < config.eps == 2 / 255
     else:
-        assert (config.optimizer, config.augment) == ("adam", False)
+        assert (config.optimizer, augmentation) == ("adam", (0, False))
         assert (config.eps_start, config.eps) == (0.01, 0.1)
 
 

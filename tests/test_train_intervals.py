@@ -48,7 +48,7 @@ def test_a_run_by_intervals_trains_one_network_along_a_ramp_of_steps(tmp_path):
 
 
 def test_what_batch_normalisation_has_trained_is_certified_with_its_running_statistics(tmp_path):
-    given = {"method": "ibp", "eps": 0.02, "lr": 2e-3, "batch_norm": True, "augment": True}
+    given = {"method": "ibp", "eps": 0.02, "lr": 2e-3, "batch_norm": True, "shift": 1}
     _, place, rows = trained(tmp_path / "run", **given)
     model = rt.export.load(place.model("f"))
     moving = [w.numpy() for w in model.non_trainable_weights]

@@ -63,7 +63,8 @@ class Config:
     momentum: float
     weight_decay: float
     clip_norm: float  # 0: no clipping
-    augment: bool
+    shift: int  # pixels that training images move by at most
+    mirror: bool
     limit_train: int
     limit_test: int  # 0: no evaluation on test images
     memory_mb: int
@@ -182,6 +183,7 @@ def _check(config: Config) -> None:
     settings.within("momentum", config.momentum, 0, 1)
     settings.within("weight_decay", config.weight_decay, 0)
     settings.within("clip_norm", config.clip_norm, 0, unit="(0: none)")
+    settings.within("shift", config.shift, 0, info.shape[0] - 1, unit="pixels")
     settings.within("limit_train", config.limit_train, 1, info.train)
     settings.within("limit_test", config.limit_test, 0, info.test)
     settings.within("memory_mb", config.memory_mb, 16)

@@ -59,7 +59,8 @@ def _define() -> None:
     number("momentum", None, "of sgd; default: 0.9")
     number("weight_decay", None, f"added to the gradient times the weights; {preset}")
     number("clip_norm", None, f"largest norm of the gradient, 0: no limit; {preset}")
-    flags.DEFINE_bool("augment", None, f"random shifts, on cifar10 mirroring too; {preset}")
+    whole("shift", None, f"move training images at random by up to so many pixels; {preset}")
+    flags.DEFINE_bool("mirror", None, f"mirror training images at random; {preset}")
     whole("limit_train", None, "train on the first so many examples; default: all")
     whole("limit_test", None, "evaluate on so many test examples an epoch, 0: none")
     whole(

@@ -33,7 +33,8 @@ COMMON = {
     "momentum": 0.9,
     "clip_norm": 0.0,
     "weight_decay": 0.0,
-    "augment": False,
+    "shift": 0,
+    "mirror": False,
     "memory_mb": DEFAULT_MEMORY_MB,
     "microbatch": 0,
     "seed": 0,
@@ -73,7 +74,9 @@ OF_DATASET: dict[str, dict[str, Any]] = {
         "optimizer": "sgd",
         "weight_decay": 5e-4,
         "clip_norm": 1.0,
-        "augment": True,
+        # The paper's crops of images with a border of 4 pixels.
+        "shift": 4,
+        "mirror": True,
         "limit_test": 1000,
     },
 }
@@ -101,7 +104,8 @@ def _paper(model: str, eps: float) -> dict[str, Any]:
     settings = OF_DATASET[dataset]
     named = (
         *("method", "schedule", "norm", "eps_start", "eps_warmup_epochs", "epochs", "batch_size"),
-        *("optimizer", "lr", "lr_schedule", "momentum", "weight_decay", "clip_norm", "augment"),
+        *("optimizer", "lr", "lr_schedule", "momentum", "weight_decay", "clip_norm"),
+        *("shift", "mirror"),
     )
     projection = _PROJECTED.get(model, 0)
     return {
@@ -127,7 +131,8 @@ _CIFAR10 = {
     "dataset": "cifar10",
     "model": "cifar10_small",
     "batch_norm": True,
-    "augment": True,
+    "shift": 4,
+    "mirror": True,
     "optimizer": "adam",
     "lr": 1e-3,
     "weight_decay": 0.0,

@@ -54,8 +54,8 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     if config.deterministic:
         make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
-    augmentation = data.augmentation(config.dataset, config.augment)
-    batches = TrainingBatches(train, config.batch_size, config.seed, augmentation)
+    augmentation = (config.shift, config.mirror)
+    batches = TrainingBatches(train, config.batch_size, config.seed, *augmentation)
     del train  # the pipeline has its own copy
     test = None
     if config.limit_test:

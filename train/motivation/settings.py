@@ -23,7 +23,8 @@ _FROM_PRESETS = (
     "momentum",
     "weight_decay",
     "clip_norm",
-    "augment",
+    "shift",
+    "mirror",
     "limit_test",
     "seed",
     "deterministic",
@@ -49,7 +50,8 @@ class Settings:
     momentum: float
     weight_decay: float
     clip_norm: float  # 0: no clipping
-    augment: bool
+    shift: int  # pixels that training images move by at most
+    mirror: bool
     limit_train: int
     limit_test: int
     seed: int
@@ -72,6 +74,7 @@ class Settings:
         settings.within("momentum", self.momentum, 0, 1)
         settings.within("weight_decay", self.weight_decay, 0)
         settings.within("clip_norm", self.clip_norm, 0, unit="(0: none)")
+        settings.within("shift", self.shift, 0, info.shape[0] - 1, unit="pixels")
         settings.within("limit_train", self.limit_train, 1, info.train)
         settings.within("limit_test", self.limit_test, 1, info.test)
         settings.within("seed", self.seed, 0, 2**31 - 1)
