@@ -73,3 +73,10 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests first: processes that share the files then end at about one time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture
+def nothing_runs(tmp_path):
+    """No payload of the test has run."""
+    yield
+    assert not (tmp_path / "ran").exists()
