@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import (
-    export_step,
-    options,
-)
+from benchmarks import export_step, options
 from tests import nets
 from train.pure import PureStep
 

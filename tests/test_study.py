@@ -6,9 +6,7 @@ import subprocess
 import pytest
 import tensorflow as tf
 
-from benchmarks import (
-    study,
-)
+from benchmarks import study
 from robustra_tf.settings import SettingError
 from train import config as train_config
 

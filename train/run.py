@@ -54,8 +54,7 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     if config.deterministic:
         make_deterministic()
     train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
-    augmentation = (config.shift, config.mirror)
-    batches = TrainingBatches(train, config.batch_size, config.seed, *augmentation)
+    batches = TrainingBatches(train, config.batch_size, config.seed, config.shift, config.mirror)
     del train  # the pipeline has its own copy
     test = None
     if config.limit_test:
