@@ -2,13 +2,10 @@
 
 import ast
 import hashlib
-import io
 import itertools
 import json
-import pickle
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,54 +16,21 @@ from eval import check, network
 from eval.checker import claim, derive
 from robustra_tf import proofs
 from robustra_tf.graph import build
-from tests import evaluations, nets
+from tests import claims, evaluations, nets
 
 ROOT = Path(__file__).resolve().parents[1]
-REGIONS = (("linf", (0.0, 1.0), 0.05), ("linf", None, 0.03), ("l2", None, 0.15), ("l1", None, 0.3))
-MODES = {"float32": {"dtype": "float32"}, "float64": {"dtype": "float64"}, "sound": {"sound": True}}
 PLAIN = [(0, "float32"), (2, "float32"), (1, "float64"), (3, "float64")]
 #: Every network sound, with the regions in turn; one network with every region, and plain modes.
 CASES = [(name, k % 4, "sound") for k, name in enumerate(nets.ALL)] + [
     ("dense", region, mode) for region, mode in [*itertools.product(range(1, 4), ["sound"]), *PLAIN]
 ]
-SEED = 7
-
-
-def members(path):
-    """The arrays of a certificate, and its header."""
-    with np.load(path) as file:
-        arrays = dict(file)
-    return arrays, json.loads(arrays.pop("header").tobytes())
-
-
-def written(path, arrays, header):
-    """A certificate of these arrays; its path."""
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    np.savez(path, header=text, **arrays)
-    return path
-
-
-def rejection(path):
-    """Why a file is rejected."""
-    with pytest.raises(derive.RejectedError) as error:
-        derive.check(claim.read(path))
-    return error.value
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
     """For each case the file and what `certify` returned."""
-    folder, made = tmp_path_factory.mktemp("certificates"), {}
-    for case in CASES:
-        name, region, mode = case
-        norm, box, eps = REGIONS[region]
-        model = nets.ALL[name]()
-        x = nets.images(model, 2, seed=SEED)
-        y = model(x).numpy().argmax(1)
-        path = folder / f"{name}-{region}-{mode}.npz"
-        found = rt.certify(model, x, y, eps, norm, box, batch_size=2, save=path, **MODES[mode])
-        made[case] = (path, found)
-    return made
+    folder = tmp_path_factory.mktemp("certificates")
+    return {case: claims.made(folder, case) for case in CASES}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -150,10 +114,10 @@ def altered(rng, arrays, header):
 
 def test_no_single_alteration_passes(certificates, tmp_path):
     rng = np.random.default_rng(11)
-    loaded, kinds = [members(path) for path, _ in certificates.values()], set()
+    loaded, kinds = [claims.members(path) for path, _ in certificates.values()], set()
     for trial in range(240):
         arrays, header, kind = altered(rng, *loaded[trial % len(loaded)])
-        path = written(tmp_path / "altered.npz", arrays, header)
+        path = claims.written(tmp_path / "altered.npz", arrays, header)
         with pytest.raises((derive.RejectedError, claim.UnreadableError)) as error:
             pytest.fail(f"{kind} altered: accepted, {derive.check(claim.read(path))}")
         if error.type is claim.UnreadableError:
@@ -181,41 +145,64 @@ def _rehashed(arrays, header):
 def test_a_forged_hash_does_not_help(certificates, tmp_path):
     """Weights altered and hashed anew: the bounds do not follow from them."""
     path, _ = certificates["conv", 1, "sound"]
-    arrays, header = members(path)
+    arrays, header = claims.members(path)
     assert _rehashed(arrays, header) == header["network_sha256"]
     arrays["weight_0"][1, 1, 0, 0] += 0.1
     header["network_sha256"] = _rehashed(arrays, header)
-    error = rejection(written(tmp_path / "forged.npz", arrays, header))
+    error = claims.rejection(claims.written(tmp_path / "forged.npz", arrays, header))
     assert error.layer == "ReLU 0 (network[2])"
     assert error.field in ("lower", "upper")
 
 
 def test_the_first_layer_that_does_not_hold_is_named(certificates, tmp_path):
     path, _ = certificates["dense", 0, "sound"]
-    arrays, header = members(path)
+    arrays, header = claims.members(path)
     arrays["margin_lower"][0] += 1
-    error = rejection(written(tmp_path / "a.npz", arrays, header))
+    error = claims.rejection(claims.written(tmp_path / "a.npz", arrays, header))
     assert (error.layer, error.field) == ("logits", "margin_lower")
     arrays["slope_1"][1] *= 0.5
-    error = rejection(written(tmp_path / "b.npz", arrays, header))
+    error = claims.rejection(claims.written(tmp_path / "b.npz", arrays, header))
     assert error.layer.startswith("ReLU 1 ")
     arrays["upper_0"][1, 3] -= 0.1
-    error = rejection(written(tmp_path / "c.npz", arrays, header))
+    error = claims.rejection(claims.written(tmp_path / "c.npz", arrays, header))
     assert error.layer.startswith("ReLU 0 ")
     assert error.field == "upper"
     assert "(1, 3)" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("member", "value", "layer", "field"),
+    [
+        ("x", np.nan, "input", "x"),
+        ("x", 2.0, "input", "x"),
+        ("lower_0", np.nan, "ReLU 0 (network[2])", "lower"),
+        ("upper_0", np.inf, "ReLU 0 (network[2])", "upper"),
+        ("slope_0", -0.5, "ReLU 0 (network[2])", "slope"),
+        ("margin_lower", np.nan, "logits", "margin_lower"),
+        ("margin_lower", np.inf, "logits", "margin_lower"),
+        ("weight_1", np.nan, "network", "network_sha256"),
+        ("labels", 3, "logits", "labels"),
+        ("labels", -1, "logits", "labels"),
+    ],
+)
+def test_numbers_that_are_none_are_rejected(certificates, tmp_path, member, value, layer, field):
+    case = ("dense", 0, "sound") if member == "x" else ("two_conv", 2, "sound")
+    arrays, header = claims.members(certificates[case][0])
+    arrays[member].flat[0] = value
+    error = claims.rejection(claims.written(tmp_path / "c.npz", arrays, header))
+    assert (error.layer, error.field) == (layer, field)
+
+
 def test_an_ulp_too_much_is_too_much_where_it_is_sound(certificates, tmp_path):
     """Strict: claimed margins may not be above what follows, not by the last digit."""
     path, _ = certificates["dense", 0, "sound"]
-    arrays, header = members(path)
+    arrays, header = claims.members(path)
     derived = derive.check(claim.read(path)).margin_lower
     at = (0, int((header and arrays["labels"][0] + 1) % nets.CLASSES))
     arrays["margin_lower"][at] = derived[at]
-    derive.check(claim.read(written(tmp_path / "a.npz", arrays, header)))
+    derive.check(claim.read(claims.written(tmp_path / "a.npz", arrays, header)))
     arrays["margin_lower"][at] = np.nextafter(derived[at], np.inf)
-    error = rejection(written(tmp_path / "b.npz", arrays, header))
+    error = claims.rejection(claims.written(tmp_path / "b.npz", arrays, header))
     assert (error.layer, error.field) == ("logits", "margin_lower")
 
 
@@ -235,8 +222,8 @@ def test_a_certificate_that_float64_gets_wrong_is_not_accepted_as_sound(tmp_path
     found = rt.certify(model, np.ones((1, 1)), [0], 0.0, dtype="float64", save=path)
     assert found.certified.all()
     assert derive.check(claim.read(path)).certified.all()
-    arrays, header = members(path)
-    error = rejection(written(path, arrays, header | {"mode": "sound"}))
+    arrays, header = claims.members(path)
+    error = claims.rejection(claims.written(path, arrays, header | {"mode": "sound"}))
     assert error.layer.startswith("ReLU 0")
     sound = rt.certify(model, np.ones((1, 1)), [0], 0.0, sound=True, save=path)
     assert not sound.certified.any()
@@ -249,9 +236,9 @@ def test_exit_codes_and_words(certificates, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("accepted: 2 images, linf balls of radius 0.05 cut to [0, 1], sound")
     assert f"{found.certified.sum()} certified, 2 correct" in out
-    arrays, header = members(path)
+    arrays, header = claims.members(path)
     arrays["lower_1"][0, 0] -= 1
-    assert check.main([str(written(tmp_path / "c.npz", arrays, header))]) == 1
+    assert check.main([str(claims.written(tmp_path / "c.npz", arrays, header))]) == 1
     assert capsys.readouterr().out.startswith("rejected: ReLU 1 (network[4]): lower: at (0, 0)")
     assert check.main([str(tmp_path / "none.npz")]) == 2
     error = capsys.readouterr().err
@@ -302,154 +289,3 @@ def test_the_checker_imports_numpy_and_nothing_of_what_it_checks(certificates):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert run.stdout.splitlines()[-1] == "0 set()", run.stderr
-
-
-class Bomb:
-    """Would leave a file where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
-def _npy(descr="<f8", shape=(1,), data=b"\0" * 8):
-    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-    header += " " * (63 - (10 + len(header)) % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + data
-
-
-def _repacked(path, target, replace=None, compression=zipfile.ZIP_STORED, extra=()):
-    """The archive with members replaced, dropped (None) or added."""
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", compression) as new:
-        for name in old.namelist():
-            content = (replace or {}).get(name.removesuffix(".npy"), old.read(name))
-            if content is not None:
-                new.writestr(name, content)
-        for name, content in extra:
-            new.writestr(name, content)
-    return target
-
-
-def _node(index, **change):
-    def edit(header):
-        header["network"][index].update(change)
-        return header
-
-    return edit
-
-
-HEADERS = {
-    "format": (lambda h: h | {"format": "other"}, "format: expected 'robustra_tf certificate'"),
-    "version": (lambda h: h | {"version": 2}, "version: expected 1, got 2"),
-    "fields": (lambda h: h | {"more": 1}, "header: expected the fields"),
-    "list": (lambda h: [h], "header: expected an object"),
-    "eps": (lambda h: h | {"eps": -1}, "eps: expected a finite number >= 0, got -1"),
-    "eps nan": (lambda h: h | {"eps": float("nan")}, "eps: expected"),
-    "eps text": (lambda h: h | {"eps": "0.1"}, "eps: expected"),
-    "norm": (lambda h: h | {"norm": "l3"}, "norm: expected one of linf, l2, l1, got l3"),
-    "norm list": (lambda h: h | {"norm": ["linf"]}, "norm: expected one of"),
-    "mode": (lambda h: h | {"mode": "exact"}, "mode: expected one of"),
-    "method": (lambda h: h | {"method": "interval"}, "method: expected one of dual"),
-    "box": (lambda h: h | {"box": [1, 0]}, "box: expected null or two numbers"),
-    "hash": (lambda h: h | {"network_sha256": 7}, "network_sha256: expected"),
-    "no network": (lambda h: h | {"network": []}, r"network: expected a list of at most"),
-    "op": (_node(1, op="softmax"), r"network\[1\]: expected one of add, .*, got softmax"),
-    "later": (_node(1, inputs=[2]), r"network\[1\]: expected inputs below 1"),
-    "negative": (_node(1, inputs=[-1]), r"network\[1\]: expected whole numbers from 0 on"),
-    "weights": (_node(1, weights=[99]), r"network\[1\]: expected weights below"),
-    "unused": (_node(1, weights=[0]), r"network: expected every weight in use"),
-    "second input": (_node(2, op="input"), r"network\[2\]: expected the input first"),
-    "strides": (_node(1, strides=[0, 2]), r"network\[1\]: expected whole numbers from 1 on"),
-    "padding": (_node(1, padding=[[1, 1]]), r"network\[1\]: expected padding of two sides"),
-    "huge": (_node(1, padding=[[2**26, 0], [2**26, 0]]), r"network\[1\]: expected 1 to 67108864"),
-    "field": (_node(2, slope=0.1), r"network\[2\]: expected no further fields, got slope"),
-}
-
-
-@pytest.mark.parametrize("change", HEADERS)
-def test_headers_that_are_refused(certificates, tmp_path, change):
-    path, _ = certificates["conv", 1, "sound"]
-    arrays, header = members(path)
-    edit, message = HEADERS[change]
-    with pytest.raises(claim.UnreadableError, match=f"c.npz: {message}"):
-        claim.read(written(tmp_path / "c.npz", arrays, edit(header)))
-
-
-def _members_that_are_refused(trap):
-    objects = io.BytesIO()
-    np.save(objects, np.array([Bomb(trap)], dtype=object), allow_pickle=True)
-    plain = pickle.dumps(Bomb(trap))
-    return {
-        "pickle in an array": ({"x": objects.getvalue()}, "x: expected numbers of type"),
-        "pickle alone": ({"x": plain}, "x: its .npy header is damaged"),
-        "giant shape": ({"x": _npy(shape=(2**40, 2**20))}, "x: expected data for shape"),
-        "negative shape": ({"x": _npy(shape=(-1,))}, "x: expected a shape"),
-        "short data": ({"x": _npy(shape=(2,))}, "x: expected data for shape|x: expected 16 bytes"),
-        "long data": ({"x": _npy(data=b"\0" * 9)}, "x: expected 8 bytes of data"),
-        "header of code": ({"x": _npy(shape="__import__('os')")}, "x: its .npy header is damaged"),
-        "another type": ({"x": _npy("<c16", data=b"\0" * 16)}, "x: expected numbers of type"),
-        "another shape": ({"x": _npy()}, r"x: expected shape \(2, 6, 6, 1\), got \(1,\)"),
-        "labels of reals": ({"labels": _npy(shape=(2,), data=b"\0" * 16)}, "labels: expected type"),
-        "weights of reals": ({"weight_1": _npy()}, "weight_1: expected float32"),
-        "no labels": ({"labels": None}, "labels: expected one axis"),
-        "no margins": ({"margin_lower": None}, "margin_lower: expected a member of that name"),
-        "no slopes": ({"slope_0": None}, "slope_0: expected a member of that name"),
-        "no header": ({"header": None}, "header: expected a member of that name"),
-        "header of words": ({"header": _npy("|u1", (4,), b"{no}")}, "header: not JSON"),
-        "deep header": ({"header": _npy("|u1", (10**5,), b"[" * 10**5)}, "header: not JSON"),
-    }
-
-
-@pytest.mark.parametrize("kind", _members_that_are_refused("nowhere"))
-def test_members_that_are_refused(certificates, tmp_path, kind):
-    path, _ = certificates["conv", 1, "sound"]
-    replace, message = _members_that_are_refused(tmp_path / "trap")[kind]
-    with pytest.raises(claim.UnreadableError, match=f"c.npz: ({message})"):
-        claim.read(_repacked(path, tmp_path / "c.npz", replace))
-    assert not (tmp_path / "trap").exists()
-
-
-def test_archives_that_are_refused(certificates, tmp_path):
-    path, _ = certificates["conv", 1, "sound"]
-    target = tmp_path / "c.npz"
-    with pytest.raises(claim.UnreadableError, match="expected an uncompressed member"):
-        claim.read(_repacked(path, target, compression=zipfile.ZIP_DEFLATED))
-    with pytest.raises(claim.UnreadableError, match="file: expected no further members, got more"):
-        claim.read(_repacked(path, target, extra=[("more.npy", _npy())]))
-    with (
-        pytest.warns(UserWarning, match="Duplicate name"),
-        pytest.raises(claim.UnreadableError, match="file: expected each member once"),
-    ):
-        claim.read(_repacked(path, target, extra=[("x.npy", _npy())]))
-    whole = path.read_bytes()
-    target.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(claim.UnreadableError, match=r"file: damaged, or no \.npz archive"):
-        claim.read(target)
-    at = whole.index(b"NUMPY") + 2000
-    target.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    with pytest.raises(claim.UnreadableError, match=r"no \.npz archive: Bad CRC"):
-        claim.read(target)
-    target.write_bytes(b"")
-    with pytest.raises(claim.UnreadableError, match="file: damaged"):
-        claim.read(target)
-    with pytest.raises(claim.UnreadableError, match="file: cannot be read"):
-        claim.read(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "layer"),
-    [("x", np.nan, "input"), ("x", 2.0, "input"), ("lower_0", np.nan, "ReLU 0 (network[2])"),
-     ("upper_0", np.inf, "ReLU 0 (network[2])"), ("slope_0", -0.5, "ReLU 0 (network[2])"),
-     ("margin_lower", np.nan, "logits"), ("margin_lower", np.inf, "logits"),
-     ("weight_1", np.nan, "network"), ("labels", 3, "logits"), ("labels", -1, "logits")],
-)  # fmt: skip
-def test_numbers_that_are_none_are_rejected(certificates, tmp_path, field, value, layer):
-    path, _ = certificates["two_conv", 2, "sound"]
-    if field == "x":
-        path, _ = certificates["dense", 0, "sound"]
-    arrays, header = members(path)
-    arrays[field].flat[0] = value
-    error = rejection(written(tmp_path / "c.npz", arrays, header))
-    assert (error.layer, error.field) == (layer, field.partition("_0")[0]) or field == "weight_1"
