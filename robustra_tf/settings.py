@@ -29,6 +29,7 @@ DEFAULT_MEMORY_MB = 768
 MODEL_INPUTS = {
     "digits_small": (8, 8, 1),
     "mnist_small": (28, 28, 1),
+    "mnist_medium": (28, 28, 1),
     "mnist_large": (28, 28, 1),
     "cifar10_small": (32, 32, 3),
     "cifar10_large": (32, 32, 3),

@@ -36,7 +36,10 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--eps=0.1 --eps_start=0.2", ["--eps_start", "at most 0.1", "0.2"]),
         ("--dataset=imagenet", ["--dataset", *data.NAMES, "imagenet"]),
         ("--model=vgg", ["--model", *models.NAMES, "vgg"]),
-        ("--dataset=mnist --model=cifar10_small", ["--model", "mnist_small", "mnist_large"]),
+        (
+            "--dataset=mnist --model=cifar10_small",
+            ["--model", "mnist_small", "mnist_medium", "mnist_large"],
+        ),
         ("--method=trades", ["--method", *configs.METHODS, "trades"]),
         ("--schedule=both", ["--schedule", "alternating", "parallel", "both"]),
         ("--schedule=parallel", ["--devices", "two TensorFlow devices", "GPU:0,GPU:1", "None"]),
@@ -105,7 +108,7 @@ def test_flags_are_checked_without_tensorflow(tmp_path):
 
 def test_the_table_of_model_inputs_is_that_of_the_models():
     assert tuple(settings.MODEL_INPUTS) == models.NAMES
-    for name in ("digits_small", "mnist_small", "cifar10_small"):
+    for name in ("digits_small", "mnist_small", "mnist_medium", "cifar10_small"):
         assert models.build(name, seed=0).input_shape[1:] == settings.MODEL_INPUTS[name]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.settings import DEFAULT_MEMORY_MB, MODEL_INPUTS
+from robustra_tf.settings import DEFAULT_MEMORY_MB
 
 DEFAULT_DATASET = "digits"
 COMMON = {
@@ -89,25 +89,28 @@ BY_INTERVALS = {
     "batch_size": 100,
     "eps_start": 0.0,
 }
-#: The paper estimates the inner layers of its larger networks by so many random vectors.
-_PROJECTED = {"mnist_large": 50, "cifar10_large": 50, "cifar10_resnet": 50}
+#: The paper's networks by dataset; it estimates the inner layers of the larger ones by so many
+#: random vectors.
+_PROJECTIONS = {
+    "mnist": {"mnist_small": 0, "mnist_large": 50},
+    "cifar10": {"cifar10_small": 0, "cifar10_large": 50, "cifar10_resnet": 50},
+}
 _RADII = {"mnist": {"0.1": 0.1, "0.3": 0.3}, "cifar10": {"2_255": 2 / 255, "8_255": 8 / 255}}
 
 
-def _paper(model: str, eps: float) -> dict[str, Any]:
+def _paper(dataset: str, model: str, eps: float) -> dict[str, Any]:
     """A row of Table 2 (sections 6 and 5.5): the dataset's settings, spelt out for the model.
 
     Where bounds are estimated in training, exact ones of a thousand images take longer than the
     epoch before them: they are left to the evaluation of the finished networks.
     """
-    dataset = model.partition("_")[0]
     settings = OF_DATASET[dataset]
     named = (
         *("method", "schedule", "norm", "eps_start", "eps_warmup_epochs", "epochs", "batch_size"),
         *("optimizer", "lr", "lr_schedule", "momentum", "weight_decay", "clip_norm"),
         *("shift", "mirror"),
     )
-    projection = _PROJECTED.get(model, 0)
+    projection = _PROJECTIONS[dataset][model]
     return {
         "dataset": dataset,
         "model": model,
@@ -120,11 +123,10 @@ def _paper(model: str, eps: float) -> dict[str, Any]:
 
 #: The rows of Table 2.
 PAPER: dict[str, dict[str, Any]] = {
-    f"{model}_{text}": _paper(model, eps)
-    for dataset, radii in _RADII.items()
-    for model in MODEL_INPUTS
-    if model.startswith(dataset)
-    for text, eps in radii.items()
+    f"{model}_{text}": _paper(dataset, model, eps)
+    for dataset, names in _PROJECTIONS.items()
+    for model in names
+    for text, eps in _RADII[dataset].items()
 }
 # Batch normalisation and plain gradients: what the paper's recipes have instead is for its dual.
 _CIFAR10 = {
