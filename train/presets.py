@@ -164,15 +164,16 @@ NAMED: dict[str, dict[str, Any]] = PAPER | {
     },
     "mnist_0.3_best": {
         "dataset": "mnist",
-        "model": "mnist_small",
+        "model": "mnist_medium",
         "method": "ibp",
+        "batch_norm": True,
         "eps": 0.3,
         "eps_train_ratio": 1.1,
         "clean_share": 0.5,
-        "eps_warmup_epochs": 20,
-        "epochs": 60,
+        "eps_warmup_epochs": 15,
+        "epochs": 50,
         "lr": 1e-3,
-        "limit_test": DATASETS["mnist"].test,
+        "limit_test": 1000,
     },
     "cifar10_2_best": _CIFAR10
     | {
