@@ -36,7 +36,16 @@ _CIFAR10 = {"dataset": "cifar10", "model": "cifar10_small", "limit_test": 0}
 _SHORT = {"epochs": 30, "eps_warmup_epochs": 10}
 _LONG = {"epochs": 50, "eps_warmup_epochs": 17}
 _INTERVAL = {"inner": "interval"}
-_HALF = {"inner": "interval", "interval_share": 0.5}
+# From the paper's initial weights, half of the loss by intervals learns nothing.
+_HALF = {
+    "inner": "interval",
+    "interval_share": 0.5,
+    "init": "interval",
+    "regulariser": 0.5,
+    "eps_start": 0.0,
+    "ramp": "step",
+    "lr_schedule": "cosine",
+}
 # What the results call the errors of stages; of the complete one, what it could not exclude.
 _ERRORS = ("_error", "_error_upper")
 _HOUR = {
@@ -77,8 +86,8 @@ STUDIES = {
         {
             "robustra-interval": {"method": "robustra"} | _INTERVAL | _SHORT,
             "wong-interval": {"method": "wong"} | _INTERVAL | _LONG,
-            "robustra-half": {"method": "robustra"} | _HALF | _SHORT,
-            "wong-half": {"method": "wong"} | _HALF | _LONG,
+            "robustra-half": {"method": "robustra"} | _SHORT | _HALF | {"eps_warmup_epochs": 15},
+            "wong-half": {"method": "wong"} | _LONG | _HALF | {"eps_warmup_epochs": 25},
         },
         {"0.1": 0.1, "0.3": 0.3},
         {"stages": "clean,ibp,lp,crown"},
