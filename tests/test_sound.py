@@ -115,7 +115,7 @@ COUNTS = {"certified": 0, "misjudged": 0}
 
 
 @settings(
-    max_examples=80,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -160,8 +160,8 @@ def test_random_nasty_networks():
     check_a_nasty_network()
     # The networks are what they should be: some are certified, and float32 has the sign of others
     # wrong, in one order of its sums or another.
-    assert COUNTS["certified"] >= 30
-    assert COUNTS["misjudged"] >= 3
+    assert COUNTS["certified"] >= 50
+    assert COUNTS["misjudged"] >= 5
 
 
 @pytest.mark.parametrize("norm_and_box", REGIONS[::2], ids=str)
