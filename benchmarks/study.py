@@ -30,6 +30,7 @@ from tensorboard.util import tensor_util
 from benchmarks import options
 from robustra_tf import settings
 from train import config as train_config
+from train import presets
 
 _MNIST = {"dataset": "mnist", "model": "mnist_small", "limit_train": 2000, "limit_test": 0}
 _CIFAR10 = {"dataset": "cifar10", "model": "cifar10_small", "limit_test": 0}
@@ -37,15 +38,7 @@ _SHORT = {"epochs": 30, "eps_warmup_epochs": 10}
 _LONG = {"epochs": 50, "eps_warmup_epochs": 17}
 _INTERVAL = {"inner": "interval"}
 # From the paper's initial weights, half of the loss by intervals learns nothing.
-_HALF = {
-    "inner": "interval",
-    "interval_share": 0.5,
-    "init": "interval",
-    "regulariser": 0.5,
-    "eps_start": 0.0,
-    "ramp": "step",
-    "lr_schedule": "cosine",
-}
+_HALF = presets.BY_INTERVALS | {"inner": "interval", "interval_share": 0.5, "batch_size": 50}
 # What the results call the errors of stages; of the complete one, what it could not exclude.
 _ERRORS = ("_error", "_error_upper")
 _HOUR = {
