@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from eval.ledger import Ledger, Row, Status
+from .ledger import Ledger, Row, Status
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from eval.checker import claim, derive
+from .checker import claim, derive
 
 ACCEPTED, REJECTED, BAD_USAGE = 0, 1, 2
 

@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eval.ledger import Row, Status
-from eval.sweep import Point
-from eval.witnesses import Witness
+from .ledger import Row, Status
+from .sweep import Point
+from .witnesses import Witness
 
 _COLORS = {
     Status.MISCLASSIFIED: "0.55",

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.cascade import Examples
-from eval.ledger import Row, Status
-from eval.witnesses import Witness
+from .cascade import Examples
+from .ledger import Row, Status
+from .witnesses import Witness
 
 
 def verified(rows: Iterable[Row], most: int) -> list[Row]:
@@ -57,8 +57,9 @@ def load(identity: Mapping[str, Any], data_dir: str | None) -> Examples:
       ValueError, OSError: they are not there, or are not those that were evaluated.
     """
     # They load Keras, which a report of an evaluation that just ended need not do again.
-    from eval import inputs
     from robustra_tf import fingerprint
+
+    from . import inputs
 
     found = []
     for part in parts(identity):

@@ -7,8 +7,9 @@ import hashlib
 import keras
 import numpy as np
 
-from eval.config import Config
 from robustra_tf import data, export, fingerprint, models, published
+
+from .config import Config
 
 
 def load_network(config: Config) -> keras.Model:

@@ -11,11 +11,12 @@ import os
 
 from absl import app, flags, logging
 
-from eval import config as configs
 from robustra_tf import data, settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
+
+from . import config as configs
 
 FLAGS = flags.FLAGS
 PROGRAM = Program("eval.main")
@@ -72,7 +73,7 @@ def main(argv) -> int:
 def _evaluate(config: configs.Config, stop: Stop) -> Exit:
     try:
         require_tensorflow_backend()
-        from eval import milp, run
+        from . import milp, run
 
         evaluation = run.prepare(config)
     except (ValueError, OSError, BackendError) as error:

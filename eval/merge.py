@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval import gallery, ledger, report, results, sweep, witnesses
-from eval.ledger import Ledger, LedgerError, Stored
+from . import gallery, ledger, report, results, sweep, witnesses
+from .ledger import Ledger, LedgerError, Stored
 
 #: What is of a part alone; the rest of an identity must be the same.
 _OWN = (*gallery.PART, "parts")

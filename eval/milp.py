@@ -15,12 +15,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from eval import inputs
-from eval.cascade import Decisions, Examples
-from eval.config import Config
-from eval.ledger import Status
 from robustra_tf import fingerprint
 from robustra_tf.exact import Verdict, Verifier
+
+from . import inputs
+from .cascade import Decisions, Examples
+from .config import Config
+from .ledger import Status
 
 # Examples handed out ahead of each worker: none waits, and few are lost when one dies.
 _AHEAD = 2

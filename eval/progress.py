@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from tqdm import tqdm
 
-from eval.ledger import Row, Status
+from .ledger import Row, Status
 
 # Where the bar goes to a file instead of a terminal, every refresh is a line.
 _TERMINAL_SECONDS, _FILE_SECONDS = 0.2, 30.0

@@ -24,11 +24,12 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from eval import curves, figures, gallery, published, results, sweep, witnesses
-from eval.cascade import Examples
-from eval.ledger import Status, Stored, read
 from robustra_tf import plots
 from robustra_tf.files import write_atomically
+
+from . import curves, figures, gallery, published, results, sweep, witnesses
+from .cascade import Examples
+from .ledger import Status, Stored, read
 
 NAME = "report.html"
 FOLDER = "figures"

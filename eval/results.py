@@ -10,10 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from eval.config import STAGES
-from eval.ledger import Row, Status
 from robustra_tf.files import write_atomically
 from robustra_tf.reading import read_json
+
+from .config import STAGES
+from .ledger import Row, Status
 
 SCHEMA = 1
 NAME = "results.json"

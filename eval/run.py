@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from eval import cascade, inputs, report, results, stages, sweep
-from eval.config import Config
-from eval.ledger import Ledger, check
-from eval.progress import Progress
-from eval.witnesses import Witnesses
 from robustra_tf import fingerprint, graph
 from robustra_tf.files import hold
 from robustra_tf.stopping import NEVER, Stop
+
+from . import cascade, inputs, report, results, stages, sweep
+from .config import Config
+from .ledger import Ledger, check
+from .progress import Progress
+from .witnesses import Witnesses
 
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how
 # many processes, and the radii of a sweep, which have ledgers of their own.

@@ -12,12 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from eval.cascade import Decisions, Examples, Stage
-from eval.config import Config
-from eval.ledger import Status
-from eval.milp import Milp
 from robustra_tf.attacks import Attack
 from robustra_tf.certificates import Certificate, certify
+
+from .cascade import Decisions, Examples, Stage
+from .config import Config
+from .ledger import Status
+from .milp import Milp
 
 #: The stages that are bounds, and the methods of `certify` that they are.
 METHODS = {"ibp": "interval", "lp": "dual", "crown": "crown", "alpha": "alpha"}

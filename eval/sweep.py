@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval import cascade, results
-from eval.cascade import Decisions, Examples, Stage
-from eval.ledger import Ledger, Row, Status, evaluation_id
 from robustra_tf.files import write_atomically
+
+from . import cascade, results
+from .cascade import Decisions, Examples, Stage
+from .ledger import Ledger, Row, Status, evaluation_id
 
 NAME = "sweep.csv"
 FOLDER = "sweep"

@@ -18,10 +18,11 @@ import numpy as np
 
 # Its attacks load TensorFlow on first use: reading and merging ledgers need not wait for that.
 import robustra_tf as rt
-from eval.cascade import Decisions
-from eval.ledger import Status, evaluation_id
 from robustra_tf.files import write_atomically
 from robustra_tf.reading import Field, read_arrays
+
+from .cascade import Decisions
+from .ledger import Status, evaluation_id
 
 NAME = "witnesses.npz"
 #: So many are kept of each stage.

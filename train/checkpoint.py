@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from robustra_tf import files
-from train.means import NotFiniteError
-from train.mutual import Network, Position
+
+from .means import NotFiniteError
+from .mutual import Network, Position
 
 KEPT = 2
 _STATE, _ABOUT, _SUMS = "state", "about.json", "SHA256SUMS"

@@ -19,7 +19,8 @@ from robustra_tf.settings import (
     PROJECTED_NORMS,
     SettingError,
 )
-from train import devices, presets
+
+from . import devices, presets
 
 RAMPS = ("epoch", "step")
 LR_SCHEDULES = ("halving", "cosine")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from robustra_tf.files import write_atomically
 from robustra_tf.objective.problem import ESTIMATED
-from train.mutual import Pass
+
+from .mutual import Pass
 
 METRICS = (
     "loss",

@@ -16,8 +16,9 @@ from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError
 from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
-from train import config as configs
-from train import devices, environment, presets, workdir
+
+from . import config as configs
+from . import devices, environment, presets, workdir
 
 FLAGS = flags.FLAGS
 PROGRAM = Program("train.main")
@@ -96,9 +97,9 @@ def main(argv) -> int:
 
 
 def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
-    from train import run
-    from train.checkpoint import CheckpointError
-    from train.means import NotFiniteError
+    from . import run
+    from .checkpoint import CheckpointError
+    from .means import NotFiniteError
 
     try:
         run.run(config, folder, stop)

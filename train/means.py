@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from train.step import finite
+from .step import finite
 
 
 class NotFiniteError(ArithmeticError):

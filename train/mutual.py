@@ -22,8 +22,9 @@ import tensorflow as tf
 
 from robustra_tf import schedules
 from robustra_tf.batches import TrainingBatches
-from train.config import Config
-from train.means import Means, NotFiniteError
+
+from .config import Config
+from .means import Means, NotFiniteError
 
 
 class Snapshot(NamedTuple):

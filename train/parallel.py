@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from robustra_tf.batches import TrainingBatches
-from train.config import Config
-from train.mutual import Network, Pass, Position, Watch, in_turn, rounds
+
+from .config import Config
+from .mutual import Network, Pass, Position, Watch, in_turn, rounds
 
 
 def parallel(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
-from train.mutual import Pass, Watch
+from .mutual import Pass, Watch
 
 # Reading the metrics waits for the device: seldom enough to cost nothing. Where the bar goes to a
 # file instead of a terminal it is written seldom, and stays there as it ended.

@@ -11,8 +11,9 @@ import tensorflow as tf
 from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.objective.normalisation import gradients_in_training, running
 from robustra_tf.objective.problem import pose, trained_places
-from train import rules
-from train.step import regularised
+
+from . import rules
+from .step import regularised
 
 Tensors = Sequence[tf.Tensor]
 

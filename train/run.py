@@ -16,19 +16,20 @@ from robustra_tf.certificates import certify
 from robustra_tf.objective.methods import Options
 from robustra_tf.settings import INTERVAL_METHODS
 from robustra_tf.stopping import NEVER, Stop
-from train import devices
-from train.checkpoint import Checkpoints, Saved
-from train.config import Config
-from train.environment import make_deterministic
-from train.history import History
-from train.means import NotFiniteError
-from train.mutual import Network, Position, Snapshot, alternate
-from train.parallel import parallel
-from train.progress import Progress
-from train.saving import Saver
-from train.step import TrainStep, make_optimizer
-from train.summaries import Summaries
-from train.workdir import Workdir
+
+from . import devices
+from .checkpoint import Checkpoints, Saved
+from .config import Config
+from .environment import make_deterministic
+from .history import History
+from .means import NotFiniteError
+from .mutual import Network, Position, Snapshot, alternate
+from .parallel import parallel
+from .progress import Progress
+from .saving import Saver
+from .step import TrainStep, make_optimizer
+from .summaries import Summaries
+from .workdir import Workdir
 
 # Test images between two looks at whether the run is to stop; a multiple of the batches.
 _TESTED_TOGETHER = 500

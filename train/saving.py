@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from robustra_tf.stopping import Stop, Stopped
-from train.checkpoint import Checkpoints
-from train.history import History
-from train.mutual import Position
-from train.summaries import Summaries
+
+from .checkpoint import Checkpoints
+from .history import History
+from .mutual import Position
+from .summaries import Summaries
 
 
 class Saver:

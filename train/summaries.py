@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from robustra_tf.files import sync
 from robustra_tf.objective.problem import ESTIMATED
-from train.mutual import Pass
-from train.workdir import Workdir
+
+from .mutual import Pass
+from .workdir import Workdir
 
 _NONE: Mapping[str, int] = MappingProxyType({})
 # Metric of a step -> the chart it is drawn in.

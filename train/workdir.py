@@ -16,8 +16,9 @@ from robustra_tf.data import find as find_data
 from robustra_tf.files import InUseError, hold, write_atomically
 from robustra_tf.reading import read_json
 from robustra_tf.settings import SettingError
-from train import config as configs
-from train.config import Config
+
+from . import config as configs
+from .config import Config
 
 
 @dataclasses.dataclass(frozen=True)

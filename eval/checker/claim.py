@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.checker.network import (
+from .network import (
     MOST_AXES,
     Network,
     Node,

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.checker.claim import Band, Claim, Node
-from eval.checker.operations import Add, Affine, Dense, Windows
+from .claim import Band, Claim, Node
+from .operations import Add, Affine, Dense, Windows
 
 UNIT32, UNIT64 = 2.0**-24, 2.0**-53
 #: Float32's smallest normal number, and a quarter of its largest.

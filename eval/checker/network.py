@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.checker import operations
+from . import operations
 
 #: A layer is refused above this.
 LARGEST_LAYER = 2**26

@@ -17,10 +17,11 @@ from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError, find
 from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
-from train import config as configs
-from train import environment, presets
-from train.motivation.settings import FIELDS, Settings, resolve
-from train.workdir import Workdir
+
+from .. import config as configs
+from .. import environment, presets
+from ..workdir import Workdir
+from .settings import FIELDS, Settings, resolve
 
 FLAGS = flags.FLAGS
 PROGRAM = Program("train.motivation")
@@ -63,8 +64,8 @@ def main(argv) -> int:
         require_tensorflow_backend()
     except (settings.SettingError, DataNotFoundError, BackendError) as error:
         return PROGRAM.refuse(error)
-    from train.means import NotFiniteError
-    from train.motivation.run import run
+    from ..means import NotFiniteError
+    from .run import run
 
     with Stop(PROGRAM.say) as stop:
         try:

@@ -20,12 +20,13 @@ from robustra_tf.batches import TrainingBatches
 from robustra_tf.files import hold, write_atomically
 from robustra_tf.plots import MOTIVATION, motivation
 from robustra_tf.stopping import NEVER, Stop
-from train.environment import make_deterministic
-from train.means import Means
-from train.motivation.settings import Settings
-from train.motivation.step import PairStep
-from train.step import make_optimizer
-from train.workdir import Workdir
+
+from ..environment import make_deterministic
+from ..means import Means
+from ..step import make_optimizer
+from ..workdir import Workdir
+from .settings import Settings
+from .step import PairStep
 
 CURVES, FIGURE = "motivation.csv", "motivation.png"
 NETWORKS = ("f", "g")

@@ -9,8 +9,9 @@ from typing import Any
 
 from robustra_tf import settings
 from robustra_tf.data import INFO as DATASETS
-from train import presets
-from train.config import OPTIMIZERS
+
+from .. import presets
+from ..config import OPTIMIZERS
 
 #: Beside what a dataset's preset says.
 _DEFAULTS = {"alignment": 0.1, "epochs": 20, "attack_steps": 20, "attack_restarts": 1}

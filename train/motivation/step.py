@@ -11,7 +11,8 @@ from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Structure
 from robustra_tf.objective.losses import clean_error
 from robustra_tf.objective.problem import trained_places
-from train.step import regularised
+
+from ..step import regularised
 
 _TINY = 1e-30
 
