@@ -10,7 +10,7 @@ export PYTHONPATH := $(CURDIR)
 PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n 2
 FUZZ_GRAPHS ?= 2000
 
-.PHONY: train test fuzz bench lint format clean
+.PHONY: train test fuzz bench docs wheel lint format clean
 
 train: $(VENV)/.train
 	mkdir -p $(dir $(RUN_DIR))
@@ -29,6 +29,7 @@ fuzz: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -41,8 +42,15 @@ bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -E -W --keep-going -q -b html docs docs/_build
+	@echo "Pages: docs/_build/index.html"
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
 clean:
-	rm -rf $(VENV) .coverage .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(VENV) dist docs/_build .coverage .pytest_cache .hypothesis .ruff_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -53,4 +61,8 @@ $(VENV)/.train: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.dev: requirements-dev.txt requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/.train
+
+$(VENV)/.docs: requirements-docs.txt requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@ $(VENV)/.train

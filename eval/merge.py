@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import gallery, ledger, report, results, sweep, witnesses
+from . import gallery, ledger, page, results, sweep, witnesses
 from .ledger import Ledger, LedgerError, Stored
 
 #: What is of a part alone; the rest of an identity must be the same.
@@ -144,7 +144,7 @@ def main() -> None:
     try:
         figures = merge(arguments.out, arguments.parts)
         print(results.table(figures))
-        print(f"report in {report.build(arguments.out, data_dir=arguments.data_dir)}")
+        print(page.write(arguments.out, data_dir=arguments.data_dir))
     except (ValueError, OSError) as error:
         print(f"eval.merge: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

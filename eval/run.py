@@ -15,7 +15,7 @@ from robustra_tf import fingerprint, graph
 from robustra_tf.files import hold
 from robustra_tf.stopping import NEVER, Stop
 
-from . import cascade, inputs, report, results, stages, sweep
+from . import cascade, inputs, page, results, stages, sweep
 from .config import Config
 from .ledger import Ledger, check
 from .progress import Progress
@@ -82,7 +82,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
     path = results.write(figures, config.out)
     print(f"{results.table(figures)}\nresults in {path}", flush=True)
     _sweep(evaluation, made, stop)
-    print(f"report in {report.build(config.out, examples=examples)}", flush=True)
+    print(page.write(config.out, examples=examples), flush=True)
     return figures
 
 

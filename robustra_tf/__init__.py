@@ -11,7 +11,17 @@ The names below load on first use, so that `import robustra_tf` alone costs noth
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
+    from robustra_tf import attacks, batches, data, description, export, metrics, models, published
+    from robustra_tf.attacks import Attack, attack
+    from robustra_tf.certificates import Certificate, certify, layer_bounds, margin_bounds
+    from robustra_tf.certified import CertifiedModel, EpsilonSchedule
+    from robustra_tf.exact import Verifier
+    from robustra_tf.objective.robustra import DualObjective
+
+__version__ = "0.2.0"
 
 #: Public name -> the module that defines it; None where the name is the module itself.
 _HOMES = {
@@ -37,7 +47,27 @@ _HOMES = {
 #: Modules that load without TensorFlow, so that a bad flag is refused at once.
 _LIGHT = ("batches", "data", "description")
 
-__all__ = sorted(_HOMES)
+# Written out, for type checkers do not compute it.
+__all__ = [
+    "Attack",
+    "Certificate",
+    "CertifiedModel",
+    "DualObjective",
+    "EpsilonSchedule",
+    "Verifier",
+    "attack",
+    "attacks",
+    "batches",
+    "certify",
+    "data",
+    "description",
+    "export",
+    "layer_bounds",
+    "margin_bounds",
+    "metrics",
+    "models",
+    "published",
+]
 
 
 def __getattr__(name: str) -> Any:

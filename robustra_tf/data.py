@@ -131,7 +131,14 @@ def _digits(split: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
 
 def _tfds(folder: Path, info: Info, split: str, limit: int | None) -> tuple[np.ndarray, np.ndarray]:
     import tensorflow as tf
-    import tensorflow_datasets as tfds
+
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{folder}: reading it needs TensorFlow Datasets ({error}): pip install "
+            "'robustra-tf[data]'"
+        ) from error
 
     _check_features(folder / "features.json", info)
     part = split if limit is None else f"{split}[:{limit}]"

@@ -35,6 +35,7 @@ MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
     "objective": BELOW_BOUNDS | {"bounds"},
     "proofs": BELOW_BOUNDS,
     "program": {"settings", "stopping"},
+    "programs": {"__version__"},
     "arguments": BELOW_BOUNDS | {"bounds", "proofs"},
     "compiled": BELOW_BOUNDS | {"bounds"},
     "certificates": BELOW_BOUNDS | {"bounds", "proofs", "arguments", "compiled"},

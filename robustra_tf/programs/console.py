@@ -1,0 +1,83 @@
+"""The command `robustra`: every program by one word.
+
+`robustra train FLAGS` does what `python -m train.main FLAGS` does in a checkout. Nothing but the
+program that is asked for is imported, so that `robustra --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from robustra_tf import __version__
+
+
+class Command(NamedTuple):
+    """A word after `robustra`.
+
+    Attributes:
+      module: of `robustra_tf.programs`, run as a program.
+      text: what it does, for the list of commands.
+    """
+
+    module: str
+    text: str
+
+
+COMMANDS = {
+    "train": Command("train.main", "train a pair of networks, or one"),
+    "eval": Command("eval.main", "clean, attacked and certified error on a test set"),
+    "certify": Command("eval.certify", "certificates for the images of a file"),
+    "check": Command("eval.check", "derive a certificate's file anew, by NumPy alone"),
+    "hash": Command("eval.network", "a network's hash, as certificates name it"),
+    "merge": Command("eval.merge", "one evaluation of parts of a test set"),
+    "report": Command("eval.report", "write the page of an evaluation anew"),
+    "curves": Command("eval.curves", "draw the curves of training runs"),
+    "motivation": Command("train.motivation", "train away from another network's gradients"),
+}
+_BAD_USAGE = 2
+
+
+def usage() -> str:
+    """The list of commands."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.text}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: robustra COMMAND [--flag=value ...]",
+            "",
+            "Provably robust networks in TensorFlow/Keras: train, certify, evaluate.",
+            "",
+            *lines,
+            "",
+            "robustra COMMAND --help lists the flags of one.",
+            "",
+        ]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program that the first argument names; ends with its exit code.
+
+    Args:
+      arguments: without the program's name; default: the process's own.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        sys.stderr.write(usage())
+        return _BAD_USAGE
+    name, *flags = given
+    if name in ("help", "--help", "-h"):
+        sys.stdout.write(usage())
+        return 0
+    if name == "--version":
+        sys.stdout.write(f"robustra {__version__}\n")
+        return 0
+    if name not in COMMANDS:
+        sys.stderr.write(f"robustra: expected one of {', '.join(COMMANDS)}, got {name!r}\n")
+        return _BAD_USAGE
+    sys.argv[:] = [f"robustra {name}", *flags]
+    runpy.run_module(f"{__package__}.{COMMANDS[name].module}", run_name="__main__", alter_sys=True)
+    return 0

@@ -1,0 +1,185 @@
+"""The package: what a wheel holds, the command `robustra`, and both outside of the checkout."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import robustra_tf as rt
+from robustra_tf.programs import console
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def module_file(name):
+    """The file of the checkout that a command runs."""
+    path = ROOT / Path(*name.split("."))
+    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@pytest.mark.parametrize("name", console.COMMANDS)
+def test_every_command_is_a_program(name):
+    text = module_file(console.COMMANDS[name].module).read_text(encoding="utf-8")
+    assert '\nif __name__ == "__main__":\n' in text
+
+
+def test_every_program_of_a_checkout_is_a_command():
+    runnable = [
+        path
+        for folder in ("train", "eval")
+        for path in (ROOT / folder).rglob("*.py")
+        if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
+    ]
+    assert {module_file(c.module) for c in console.COMMANDS.values()} == set(runnable)
+
+
+def test_the_list_of_commands_fits_a_screen_and_costs_no_import():
+    program = (
+        "import sys\nfrom robustra_tf.programs import console\n"
+        "code = console.main(['--help'])\n"
+        "print(code, {'tensorflow', 'keras', 'numpy', 'absl'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    *lines, last = done.stdout.splitlines()
+    assert last == "0 set()", done.stderr
+    assert [line for line in lines if len(line) > 80] == []
+    assert len(lines) <= 24
+    assert all(re.search(rf"^  {name}  ", done.stdout, re.MULTILINE) for name in console.COMMANDS)
+
+
+def test_a_command_that_is_none_is_refused_in_one_line(capsys):
+    assert console.main(["trian"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "got 'trian'" in line
+    assert "train" in line
+    assert console.main([]) == 2
+    assert console.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"robustra {rt.__version__}\n"
+
+
+def test_the_public_names_are_the_same_for_people_and_for_type_checkers():
+    tree = ast.parse((ROOT / "robustra_tf" / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    homes = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        for alias in node.names:
+            homes[alias.name] = None if node.module == "robustra_tf" else node.module
+    assert homes == rt._HOMES
+    assert list(homes) != []
+    assert sorted(homes) == sorted(rt.__all__)
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited.group(1) == rt.__version__
+    heads = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert rt.__version__ in heads[0]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The project's wheel."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_a_wheel_holds_the_library_and_the_programs_and_nothing_beside(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {name.split("/")[0] for name in names} == {
+        "robustra_tf",
+        f"robustra_tf-{rt.__version__}.dist-info",
+    }
+    expected = {
+        (Path("robustra_tf/programs") if folder != "robustra_tf" else Path())
+        / path.relative_to(ROOT)
+        for folder in ("robustra_tf", "train", "eval")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {name for name in names if name.startswith("robustra_tf/")} == set(map(str, expected))
+    assert {"robustra_tf/py.typed", "robustra_tf/programs/eval/templates/report.html"} <= names
+    licences = [name for name in names if name.endswith("licenses/LICENSE")]
+    assert len(licences) == 1
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A fresh environment with the wheel in it, and a function that runs its commands elsewhere.
+
+    What the package needs is taken from the environment of the tests: no network is asked.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere")
+    venv.create(folder / "venv")
+    python = folder / "venv" / "bin" / "python"
+    needs = [path for path in sys.path if path.endswith("site-packages")]
+    (own,) = (folder / "venv" / "lib").glob("python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    pip += ["--disable-pip-version-check", "--no-index", "--no-deps", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    (own / "needs.pth").write_text("\n".join(needs))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def run(program, *arguments):
+        done = subprocess.run(
+            [python.with_name(program), *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+# Four processes import TensorFlow from a fresh environment, one of them trains: half a minute.
+@pytest.mark.slow
+def test_the_installed_package_trains_evaluates_and_certifies(installed, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--method=ibp", "--epochs=1", "--eps_warmup_epochs=0", "--limit_train=100"]
+    installed("robustra", "train", *flags, "--limit_test=0", f"--workdir={run}")
+    assert {"config.json", "history.csv", "f"} <= {path.name for path in run.iterdir()}
+
+    evaluation = tmp_path / "evaluation"
+    flags = [f"--saved_model={run / 'f'}", "--limit=20", f"--out={evaluation}"]
+    assert "report in" in installed("robustra", "eval", *flags, "--stages=clean,ibp")
+    assert {"results.json", "report.html"} <= {path.name for path in evaluation.iterdir()}
+
+    program = (
+        "import sys, numpy as np, robustra_tf as rt\n"
+        "assert rt.__file__.startswith(sys.prefix), rt.__file__\n"
+        "x, y = rt.data.load('digits', 'test', limit=3)\n"
+        "np.savez('images.npz', x=x, y=y)\n"
+        f"model = rt.export.load({str(run / 'f')!r})\n"
+        "print(rt.certify(model, x, y, eps=0.001).worst_margin.tolist())"
+    )
+    margins = ast.literal_eval(installed("python", "-c", program))
+
+    files = ["--out=margins.csv", "--save=certificate.npz"]
+    source = ["images.npz", f"--saved_model={run / 'f'}", "--eps=0.001"]
+    told = installed("robustra", "certify", *source, *files)
+    assert told.startswith("3 images, linf balls of radius 0.001 in pixels cut to [0, 1], dual")
+    read = "print([float(line.split(',')[-1]) for line in open('margins.csv').readlines()[1:]])"
+    found = ast.literal_eval(installed("python", "-c", read))
+    np.testing.assert_allclose(found, margins, rtol=1e-6)
+    assert installed("robustra", "check", "certificate.npz").startswith("accepted: 3 images")
