@@ -141,8 +141,8 @@ _CIFAR10 = {
     "clip_norm": 0.0,
     "limit_test": 1000,
 }
-#: Recipes by name: the rows of Table 2, and what fits an hour on two cores. The README says what
-#: these came to.
+#: Recipes by name: the rows of Table 2, and what fits an hour on two cores. `docs/results.md` says
+#: what these came to.
 NAMED: dict[str, dict[str, Any]] = PAPER | {
     "mnist_0.1_best": {
         "dataset": "mnist",
