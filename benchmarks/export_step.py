@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import options, subjects
-from robustra_tf import settings
+from benchmarks import subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 OPTIMIZERS = ("adam", "sgd")
 MODULE, CALL, SIGNATURE = "module.mlir", "io.npz", "signature.json"
@@ -29,22 +30,22 @@ _NUMPY = {"f32": "float32", "f64": "float64", "i32": "int32", "i64": "int64", "i
 class Config:
     """Which step is written, and where."""
 
-    out: str | None = options.option(None, "folder to write; required")
-    model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
-    method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
-    weights: str = options.option(subjects.RANDOM, "random, published, or a .mat file")
-    optimizer: str = options.option("adam", "adam or sgd (momentum 0.9)", OPTIMIZERS)
-    lr: float = options.option(1e-3, "learning rate of the saved call")
-    eps: float = options.option(0.01, "radius of the saved call, in pixels")
-    batch: int = options.option(50, "examples a step")
-    together: int = options.option(0, "examples whose rows are worked on at once; 0: all")
-    memory_mb: int = options.option(256, "working memory of one slice of rows")
+    out: str = command.setting("folder to write")
+    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
+    weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
+    optimizer: str = command.setting("adam or sgd (momentum 0.9)", "adam", choices=OPTIMIZERS)
+    lr: float = command.setting("learning rate of the saved call", 0.001)
+    eps: float = command.setting("radius of the saved call, in pixels", 0.01)
+    batch: int = command.setting("examples a step", 50, range=Range(1))
+    together: int = command.setting("examples whose rows are worked on at once; 0: all", 0)
+    memory_mb: int = command.setting(
+        "MiB of working memory of one slice of rows", 256, range=Range(16)
+    )
 
     def __post_init__(self):
-        if self.out is None:
-            raise settings.SettingError("out", "a folder", None)
+        command.check(self)
         settings.output_directory("out", self.out)
-        settings.within("batch", self.batch, 1)
 
 
 def export(step: Any, arguments: Sequence[Any], out: Path) -> dict[str, list[str]]:
@@ -141,4 +142,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.export_step", __doc__))

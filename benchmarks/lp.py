@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 #: What is measured where no model is named, and each model's defaults: radius in pixels, images,
 #: and images at a time.
@@ -31,19 +32,29 @@ COUNTED = 20
 class Config:
     """One evaluation; what is None becomes the model's default."""
 
-    model: str | None = options.option(
-        None, "the network; several standing evaluations where absent", tuple(settings.MODEL_INPUTS)
+    model: str | None = command.setting(
+        "the network",
+        None,
+        choices=tuple(settings.MODEL_INPUTS),
+        otherwise="several standing evaluations",
     )
-    weights: str | None = options.option(
-        None, "random, published or a .mat file; default: published where there are any"
+    weights: str | None = command.setting(
+        "random, published or a .mat file", None, otherwise="published where there are any"
     )
-    eps: float | None = options.option(None, "radius in pixels; default: the model's")
-    limit: int | None = options.option(None, "how many images; default: the model's")
-    batch: int | None = options.option(None, "images at a time; default: the model's")
-    rows: str = options.option("auto", "which rows are computed", ("needed", "every", "auto"))
-    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+    eps: float | None = command.setting("radius in pixels", None, otherwise="the model's")
+    limit: int | None = command.setting(
+        "how many images", None, range=Range(1), otherwise="the model's"
+    )
+    batch: int | None = command.setting(
+        "images at a time", None, range=Range(1), otherwise="the model's"
+    )
+    rows: str = command.setting(
+        "which rows are computed", "auto", choices=("needed", "every", "auto")
+    )
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
+        command.check(self)
         if self.model is None:
             return
         defaults = STANDING.get(self.model, OTHERS) | {"weights": subjects.weights_for(self.model)}
@@ -51,8 +62,6 @@ class Config:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
-        settings.within("limit", self.limit, 1)
-        settings.within("batch", self.batch, 1)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -136,4 +145,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.lp", __doc__))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 KEPT = ("memory_mb", "batch", "peak_memory_mb", "ms_per_example", "ratio")
 
@@ -18,12 +19,17 @@ KEPT = ("memory_mb", "batch", "peak_memory_mb", "ms_per_example", "ratio")
 class Config:
     """The combinations to measure."""
 
-    model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
-    method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
-    eps: float = options.option(0.01, "radius in pixels")
-    memory_mb: tuple[int, ...] = options.option((128, 768), "working memory of a step's bounds")
-    batch: tuple[int, ...] = options.option((50, 200), "examples a step")
-    rounds: int = options.option(3, "steps timed in each process")
+    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
+    eps: float = command.setting("radius in pixels", 0.01)
+    memory_mb: tuple[int, ...] = command.setting(
+        "MiB of working memory of a step's bounds", (128, 768), range=Range(16)
+    )
+    batch: tuple[int, ...] = command.setting("examples a step", (50, 200), range=Range(1))
+    rounds: int = command.setting("steps timed in each process", 3, range=Range(1))
+
+    def __post_init__(self):
+        command.check(self)
 
 
 def main(config: Config) -> None:
@@ -38,4 +44,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.memory", __doc__))

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 from train import devices
 
 if TYPE_CHECKING:
@@ -25,24 +26,29 @@ if TYPE_CHECKING:
 class Config:
     """One measurement of a pair at its initial weights; `eps` in pixels."""
 
-    devices: str = options.option("CPU:0,CPU:1", "f's and g's, as in GPU:0,GPU:1")
-    split_gpu_mb: int = options.option(0, "two devices of so many MiB from one GPU; 0: whole GPUs")
-    model: str = options.option("mnist_small", "both networks", tuple(settings.MODEL_INPUTS))
-    method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
-    inner: str = options.option("dual", "bounds of inner layers", settings.INNER)
-    eps: float = options.option(0.01, "radius in pixels")
-    batch: int = options.option(50, "examples a step")
-    memory_mb: int = options.option(settings.DEFAULT_MEMORY_MB, "working memory of a step's bounds")
-    rounds: int = options.option(harness.ROUNDS, "steps of each network timed, by each schedule")
-    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+    devices: str = command.setting("f's and g's, as in GPU:0,GPU:1", "CPU:0,CPU:1")
+    split_gpu_mb: int = command.setting(
+        "two devices of so many MiB from one GPU; 0: whole GPUs", 0, range=Range(0)
+    )
+    model: str = command.setting(
+        "both networks", "mnist_small", choices=tuple(settings.MODEL_INPUTS)
+    )
+    method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
+    inner: str = command.setting("bounds of inner layers", "dual", choices=settings.INNER)
+    eps: float = command.setting("radius in pixels", 0.01)
+    batch: int = command.setting("examples a step", 50, range=Range(1))
+    memory_mb: int = command.setting(
+        "MiB of working memory of a step's bounds", settings.DEFAULT_MEMORY_MB, range=Range(16)
+    )
+    rounds: int = command.setting(
+        "steps of each network timed, by each schedule", harness.ROUNDS, range=Range(1)
+    )
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
+        command.check(self)
         devices.names(self.devices)
         settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
-        for name in ("batch", "rounds"):
-            settings.within(name, getattr(self, name), 1)
-        settings.within("memory_mb", self.memory_mb, 16)
-        settings.within("split_gpu_mb", self.split_gpu_mb, 0)
 
 
 def networks(config: Config, schedule: str) -> Sequence[Network]:
@@ -128,4 +134,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.parallel", __doc__))

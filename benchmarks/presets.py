@@ -13,8 +13,9 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command
+from robustra_tf.settings import Range
 from train import presets
 from train.config import resolve
 
@@ -23,17 +24,20 @@ from train.config import resolve
 class Config:
     """Which recipes, and for how long."""
 
-    preset: str | None = options.option(None, "one recipe, here; absent: all", tuple(presets.PAPER))
-    steps: int = options.option(20, "steps of f against a fixed g")
-    batch: int | None = options.option(None, "examples a step; default: the recipe's")
-    microbatch: int | None = options.option(None, "examples worked on at a time; default: as many")
-    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+    preset: str | None = command.setting(
+        "one recipe, in this process", None, choices=tuple(presets.PAPER), otherwise="all"
+    )
+    steps: int = command.setting("steps of f against a fixed g", 20, range=Range(2))
+    batch: int | None = command.setting(
+        "examples a step", None, range=Range(1), otherwise="the recipe's"
+    )
+    microbatch: int | None = command.setting(
+        "examples worked on at a time", None, range=Range(1), otherwise="as many"
+    )
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
-        settings.within("steps", self.steps, 2)
-        for name in ("batch", "microbatch"):
-            if getattr(self, name) is not None:
-                settings.within(name, getattr(self, name), 1)
+        command.check(self)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -95,4 +99,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.presets", __doc__))

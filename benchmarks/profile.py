@@ -13,24 +13,31 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What is profiled."""
 
-    model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
-    method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
-    weights: str = options.option(subjects.RANDOM, "random, published, or a .mat file")
-    eps: float = options.option(0.01, "radius in pixels")
-    batch: int = options.option(50, "examples a step")
-    memory_mb: int | None = options.option(
-        None, "working memory of a step's bounds; default: the step's own"
+    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
+    weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
+    eps: float = command.setting("radius in pixels", 0.01)
+    batch: int = command.setting("examples a step", 50, range=Range(1))
+    memory_mb: int | None = command.setting(
+        "MiB of working memory of a step's bounds",
+        None,
+        range=Range(16),
+        otherwise="the step's own",
     )
-    steps: int = options.option(5, "steps profiled")
-    top: int = options.option(25, "kinds of operation listed")
+    steps: int = command.setting("steps profiled", 5, range=Range(1))
+    top: int = command.setting("kinds of operation listed", 25, range=Range(1))
+
+    def __post_init__(self):
+        command.check(self)
 
 
 def times(work: Callable[[], None], repeats: int) -> dict[str, tuple[float, float]]:
@@ -100,4 +107,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.profile", __doc__))

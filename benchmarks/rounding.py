@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import harness, options, subjects
+from benchmarks import harness, subjects
 from benchmarks.lp import STANDING
-from robustra_tf import settings
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 MODES = {"float32": {"dtype": "float32"}, "float64": {"dtype": "float64"}, "sound": {"sound": True}}
 #: Those of the LP benchmark whose weights are published.
@@ -26,22 +27,25 @@ MODELS = tuple(subjects.WEIGHTS)
 class Config:
     """One comparison; what is None becomes the model's default in `benchmarks.lp`."""
 
-    model: str | None = options.option(None, "the network; all of them where absent", MODELS)
-    weights: str = options.option("published", "published, random or a .mat file")
-    eps: float | None = options.option(None, "radius in pixels; default: the model's")
-    limit: int | None = options.option(None, "how many images; default: the model's")
-    batch: int = options.option(20, "images at a time")
-    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+    model: str | None = command.setting(
+        "the network", None, choices=MODELS, otherwise="all of them"
+    )
+    weights: str = command.setting("published, random or a .mat file", "published")
+    eps: float | None = command.setting("radius in pixels", None, otherwise="the model's")
+    limit: int | None = command.setting(
+        "how many images", None, range=Range(1), otherwise="the model's"
+    )
+    batch: int = command.setting("images at a time", 20, range=Range(1))
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
+        command.check(self)
         if self.model is None:
             return
         for name in ("eps", "limit"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, STANDING[self.model][name])
         settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
-        settings.within("limit", self.limit, 1)
-        settings.within("batch", self.batch, 1)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -105,4 +109,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.rounding", __doc__))

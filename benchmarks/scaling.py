@@ -13,23 +13,34 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The cases: every batch size with the plain channels, every multiple at the middle batch."""
 
-    model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
-    method: str = options.option("robustra", "robustra or wong", subjects.METHODS)
-    eps: float = options.option(0.01, "radius in pixels")
-    batch: tuple[int, ...] = options.option((25, 50, 100), "examples a step, ascending")
-    channels: tuple[int, ...] = options.option((2,), "multiples of the channels, besides 1")
-    memory_mb: int | None = options.option(
-        None, "working memory of a step's bounds; default: the step's own"
+    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
+    eps: float = command.setting("radius in pixels", 0.01)
+    batch: tuple[int, ...] = command.setting(
+        "examples a step, ascending", (25, 50, 100), range=Range(1)
     )
-    rounds: int = options.option(harness.ROUNDS, "rounds, each with all cases")
+    channels: tuple[int, ...] = command.setting(
+        "multiples of the channels, besides 1", (2,), range=Range(1)
+    )
+    memory_mb: int | None = command.setting(
+        "MiB of working memory of a step's bounds",
+        None,
+        range=Range(16),
+        otherwise="the step's own",
+    )
+    rounds: int = command.setting("rounds, each with all cases", harness.ROUNDS, range=Range(1))
+
+    def __post_init__(self):
+        command.check(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,4 +115,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.scaling", __doc__))

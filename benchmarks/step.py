@@ -10,34 +10,40 @@ import dataclasses
 import time
 from typing import Any
 
-from benchmarks import harness, options, subjects
-from robustra_tf import settings
+from benchmarks import harness, subjects
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One measurement of the step; `eps` in pixels."""
 
-    method: str | None = options.option(
-        None, "robustra or wong; both, each in its own process, where absent", subjects.METHODS
+    method: str | None = command.setting(
+        "robustra or wong",
+        None,
+        choices=subjects.METHODS,
+        otherwise="both, each in its own process",
     )
-    model: str = options.option("mnist_small", "the network", tuple(settings.MODEL_INPUTS))
-    inner: str = options.option("dual", "bounds of inner layers", ("dual", "interval"))
-    weights: str = options.option(subjects.RANDOM, "random, published, or a .mat file")
-    eps: float = options.option(0.01, "radius in pixels")
-    batch: int = options.option(50, "examples a step")
-    memory_mb: int | None = options.option(
-        None, "working memory of a step's bounds; default: the step's own"
+    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    inner: str = command.setting("bounds of inner layers", "dual", choices=("dual", "interval"))
+    weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
+    eps: float = command.setting("radius in pixels", 0.01)
+    batch: int = command.setting("examples a step", 50, range=Range(1))
+    memory_mb: int | None = command.setting(
+        "MiB of working memory of a step's bounds",
+        None,
+        range=Range(16),
+        otherwise="the step's own",
     )
-    rounds: int = options.option(harness.ROUNDS, "steps timed, each between two peaks")
-    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+    rounds: int = command.setting(
+        "steps timed, each between two peaks", harness.ROUNDS, range=Range(1)
+    )
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
+        command.check(self)
         settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
-        for name in ("batch", "rounds"):
-            settings.within(name, getattr(self, name), 1)
-        if self.memory_mb is not None:
-            settings.within("memory_mb", self.memory_mb, 16)
 
 
 def measure(config: Config) -> dict[str, Any]:
@@ -84,4 +90,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.step", __doc__))

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from benchmarks import options
-from robustra_tf import settings
+from robustra_tf import command, settings
+from robustra_tf.settings import Range
 from train import config as train_config
 from train import presets
 
@@ -98,19 +98,20 @@ STUDIES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One study."""
 
-    study: str = options.option("exact", "what is compared", tuple(STUDIES))
-    seeds: int = options.option(3, "runs of every method and radius")
-    workers: int = options.option(1, "runs at the same time, which share the cores")
-    out: str | None = options.option(None, "folder of the runs; needed")
-    data_dir: str | None = options.option(None, "TensorFlow Datasets' folder")
+    study: str = command.setting("what is compared", "exact", choices=tuple(STUDIES))
+    seeds: int = command.setting("runs of every method and radius", 3, range=Range(1))
+    workers: int = command.setting(
+        "runs at the same time, which share the cores", 1, range=Range(1)
+    )
+    out: str | None = command.setting("folder of the runs; required", None)
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
-        for name in ("seeds", "workers"):
-            settings.within(name, getattr(self, name), 1)
+        command.check(self)
         if self.out is None:
             raise settings.SettingError("out", "a folder", self.out)
         settings.output_directory("out", self.out)
@@ -258,4 +259,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(options.parse(Config, __doc__))
+    main(command.read(Config, "benchmarks.study", __doc__))

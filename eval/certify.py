@@ -8,8 +8,8 @@ certificate that `eval.check` derives anew.
 
 from __future__ import annotations
 
-import argparse
 import csv
+import dataclasses
 import io
 import os
 import sys
@@ -19,19 +19,47 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustra_tf import data, description, settings
+from robustra_tf import command, data, description
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.files import write_atomically
+from robustra_tf.program import Program
 from robustra_tf.reading import Field, read_arrays
+from robustra_tf.settings import Range, SettingError
+
+from .config import Config, Source
 
 if TYPE_CHECKING:
     from robustra_tf.certificates import Certificate
 
-BAD_USAGE = 2
+PROGRAM = Program("eval.certify")
 METHODS = ("dual", "interval", "crown", "alpha")
 COLUMNS = ("index", "label", "predicted", "certified", "worst_target", "worst_margin")
 #: Bytes of the images and the labels together: 10,000 images of CIFAR-10 ten times over.
 LARGEST = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Certify(Source):
+    """The command's settings."""
+
+    images: Path = command.setting(
+        "x: images, y: their labels", operands="IMAGES.npz", topic="Images"
+    )
+    eps: float | None = command.same(Config, "eps", default=None)
+    norm: str | None = command.same(Config, "norm", default=None)
+    box: bool = command.setting(
+        "bound over the ball's part in [0, 1], not all of it", True, topic="Question"
+    )
+    method: str = command.setting("of the bound", "dual", choices=METHODS, topic="Bounds")
+    dtype: str | None = command.same(Config, "dtype", default=None)
+    sound: bool = command.setting("subtract all rounding: dual and interval", False, topic="Bounds")
+    batch_size: int = command.setting("images at a time", 20, range=Range(1), topic="Bounds")
+    save: Path | None = command.setting(
+        "the certificate, for eval.check; of the method dual", None, topic="Results"
+    )
+    out: Path | None = command.setting(
+        "what is proven image by image, a CSV", None, topic="Results"
+    )
 
 
 def read(path: Path, shape: tuple[int, ...]) -> data.Dataset:
@@ -71,20 +99,19 @@ def table(certificate: Certificate) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Certifies what the command line names; returns the process's exit code."""
-    given = _parser().parse_args(arguments)
+    given = PROGRAM.read(Certify, __doc__, arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         certificate = _certify(given)
         if given.out is not None:
             write_atomically(given.out, table(certificate))
     except (ValueError, OSError, BackendError) as error:
-        print(f"eval.certify: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_USAGE
+        return PROGRAM.refuse(error)
     print(certificate.summary())
     return 0
 
 
-def _certify(given: argparse.Namespace) -> Certificate:
+def _certify(given: Certify) -> Certificate:
     known = {}
     if given.saved_model is not None:
         known = description.read_settings(given.saved_model)
@@ -93,7 +120,7 @@ def _certify(given: argparse.Namespace) -> Certificate:
         for name in ("eps", "norm")
     )
     if eps is None:
-        raise settings.SettingError("eps", "a radius in pixels of [0, 1]", None)
+        raise SettingError("eps", "a radius in pixels of [0, 1]", None)
     require_tensorflow_backend()
     from robustra_tf import certificates, export, models, published
 
@@ -110,33 +137,12 @@ def _certify(given: argparse.Namespace) -> Certificate:
         eps,
         norm=norm or "linf",
         method=given.method,
-        box=None if given.nobox else (0.0, 1.0),
+        box=(0.0, 1.0) if given.box else None,
         dtype=given.dtype,
         batch_size=given.batch_size,
         sound=given.sound,
         save=given.save,
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="eval.certify", description=__doc__, allow_abbrev=False)
-    flag = parser.add_argument
-    flag("images", type=Path, metavar="IMAGES.npz", help="x: images, y: their labels")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--saved_model", type=Path, help="directory that training wrote")
-    source.add_argument("--weights", type=Path, help="published weights, a .mat file; with --model")
-    flag("--model", choices=tuple(settings.MODEL_INPUTS), help="architecture of --weights")
-    flag("--normalised", action="store_true", help="as for eval.main")
-    flag("--eps", type=float, help="radius in pixels of [0, 1]; default: the saved model's")
-    flag("--norm", choices=settings.NORMS, help="of the ball; default: the saved model's, or linf")
-    flag("--nobox", action="store_true", help="bound over the whole ball, not its part in [0, 1]")
-    flag("--method", choices=METHODS, default="dual", help="of the bound; default: dual")
-    flag("--dtype", choices=("float32", "float64"), help="of the bound")
-    flag("--sound", action="store_true", help="subtract all rounding: dual and interval")
-    flag("--batch_size", type=int, default=20, help="images at a time; default: 20")
-    flag("--save", type=Path, help="the certificate, for eval.check; of the method dual")
-    flag("--out", type=Path, help="what is proven image by image, a CSV")
-    return parser
 
 
 if __name__ == "__main__":

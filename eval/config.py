@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf import data, description, settings
-from robustra_tf.settings import SettingError
+from robustra_tf import command, data, description, settings
+from robustra_tf.settings import Range, SettingError
 
 # In the order in which they run, whatever order they are asked for in.
 STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
@@ -20,85 +21,112 @@ LOSSES = ("margin", "cross_entropy")
 SOLVERS = ("branch", "highs", "gurobi")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The settings of an evaluation, checked. `eps` is a radius in pixels of [0, 1].
+_NETWORK, _RESULTS = "Network", "Results"
+_network, _examples, _question, _bounds, _attack, _exact, _results = (
+    functools.partial(command.setting, topic=topic)
+    for topic in (
+        _NETWORK,
+        "Examples",
+        "Question",
+        "Bounds",
+        "Attack (pgd)",
+        "Complete verification (milp)",
+        _RESULTS,
+    )
+)
+_SOURCE = "either --saved_model or --weights with --model"
+_TRAINED = "what the saved model was trained for"
 
-    Attributes:
-      saved_model: a directory that `robustra_tf.export.save` wrote, or None.
-      weights: a .mat file of published weights, or None; exactly one of the two is given.
-      model: the architecture of `weights`.
-      normalised: whether the network in `weights` works on normalised inputs.
-      box: what every attacked pixel keeps to, or None.
-      lp_box: whether the LP bound is over the ball cut to `box` too, not the ball alone.
-      stages: of `STAGES`, always with `clean`, whose predictions the others need.
-      first: position of the first example in the split.
-      sound: whether bounds are sound: for real numbers and for the float32 forward pass.
-      limit: so many examples from `first` on, or None for all.
-      eps_sweep: further radii, increasing, for which PGD and the LP bound are run.
-      time_limit: seconds that `milp` may take for an example, over all targets.
-      solver: of `SOLVERS`: the search over ReLU phases, or a mixed-integer solver.
-      workers: processes in which `milp` decides examples.
-    """
 
-    saved_model: Path | None
-    weights: Path | None
-    model: str | None
-    normalised: bool
-    dataset: str
-    data_dir: str | None
-    split: str
-    first: int
-    limit: int | None
-    eps: float
-    eps_sweep: tuple[float, ...]
-    norm: str
-    box: tuple[float, float] | None
-    lp_box: bool
-    stages: tuple[str, ...]
-    batch_size: int
-    dtype: str
-    sound: bool
-    attack_loss: str
-    attack_steps: int
-    attack_restarts: int
-    seed: int
-    time_limit: float
-    solver: str
-    workers: int
-    out: Path
-    resume: bool
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """The network: a SavedModel that training wrote, or published weights of an architecture."""
+
+    saved_model: Path | None = command.setting(
+        "folder of a SavedModel that training wrote", None, topic=_NETWORK
+    )
+    weights: Path | None = command.setting(
+        "published weights, a .mat file; with --model", None, topic=_NETWORK
+    )
+    model: str | None = _network(
+        "architecture of --weights", None, choices=tuple(settings.MODEL_INPUTS)
+    )
+    normalised: bool = _network("the network in --weights works on normalised inputs", False)
 
     def __post_init__(self):
+        command.check(self)
+        if (self.saved_model is None) == (self.weights is None):
+            source = "neither" if self.weights is None else "both"
+            raise SettingError("saved_model", _SOURCE, source)
+        if self.weights is not None:
+            settings.one_of("model", self.model, settings.MODEL_INPUTS)
+        elif self.model is not None or self.normalised:
+            flag = "normalised" if self.model is None else "model"
+            raise SettingError(flag, "none with --saved_model, which knows", getattr(self, flag))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Source):
+    """The settings of an evaluation, checked. `stages` always has `clean`, which others need.
+
+    `box` is what every attacked pixel keeps to, or None; `eps_sweep` is increasing.
+    """
+
+    dataset: str = _examples("data set", choices=data.NAMES, otherwise=_TRAINED)
+    data_dir: str | None = _examples(
+        "TensorFlow Datasets' folder", None, otherwise="TFDS_DATA_DIR, or else its own"
+    )
+    split: str = _examples("split", "test", choices=data.SPLITS)
+    first: int = _examples("position of the first example in the split", 0)
+    limit: int | None = _examples("so many examples from --first on", None, otherwise="all")
+
+    eps: float = _question("radius of the ball, in pixels of [0, 1]", otherwise=_TRAINED)
+    norm: str = _question(
+        "norm of the ball", "linf", choices=settings.NORMS, otherwise=f"{_TRAINED}, or else linf"
+    )
+    box: tuple[float, float] | None = _question(
+        "low,high that attacked pixels keep to, or none", otherwise="0,1"
+    )
+    stages: tuple[str, ...] = _question(
+        "run one after the other on what is undecided", ("clean", "lp"), choices=STAGES
+    )
+    eps_sweep: tuple[float, ...] = _question(
+        "further radii in pixels, for PGD and the LP bound: sweep.csv", ()
+    )
+
+    lp_box: bool = _bounds(
+        "cut the ball to the box in the LP bound too: tighter than the paper's", False
+    )
+    sound: bool = _bounds(
+        "subtract rounding from ibp and lp: true in real numbers and in float32", False
+    )
+    dtype: str = _bounds("of the bounds", choices=DTYPES, otherwise="float32, with --sound float64")
+    batch_size: int = _bounds("examples at a time in lp", 20, range=Range(1))
+
+    attack_loss: str = _attack("loss", "margin", choices=LOSSES)
+    attack_steps: int = _attack("steps of each restart", 40, range=Range(1))
+    attack_restarts: int = _attack("restarts", 2, range=Range(1))
+    seed: int = _attack("of the random starts", 0, range=Range(0, 2**31 - 1))
+
+    solver: str = _exact(
+        "a search over the phases of ReLUs, or a mixed-integer solver", "branch", choices=SOLVERS
+    )
+    time_limit: float = _exact(
+        "for an example, over all its targets", 120.0, range=Range(0.0, unit="seconds")
+    )
+    workers: int = _exact("processes that decide examples", 1, range=Range(1))
+
+    out: Path = command.setting(
+        "folder of results.json, report.html and ledger.csv", topic=_RESULTS
+    )
+    resume: bool = _results("go on with the evaluation in --out", False)
+
+    def __post_init__(self):
+        super().__post_init__()
         _check(self)
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Config))
-DEFAULTS: dict[str, Any] = {
-    "saved_model": None,
-    "weights": None,
-    "model": None,
-    "normalised": False,
-    "data_dir": None,
-    "split": "test",
-    "first": 0,
-    "limit": None,
-    "eps_sweep": (),
-    "norm": "linf",
-    "box": "0,1",
-    "lp_box": False,
-    "stages": ("clean", "lp"),
-    "batch_size": 20,
-    "sound": False,
-    "attack_loss": "margin",
-    "attack_steps": 40,
-    "attack_restarts": 2,
-    "seed": 0,
-    "time_limit": 120.0,
-    "solver": "branch",
-    "workers": 1,
-    "resume": False,
-}
+FIELDS = command.names(Config)
 # What a saved model is evaluated for by default: what it says that it was trained for.
 _TRAINED_FOR = ("dataset", "eps", "norm")
 
@@ -117,22 +145,22 @@ def resolve(given: Mapping[str, Any]) -> Config:
     given = {name: value for name, value in given.items() if value is not None}
     if ("saved_model" in given) == ("weights" in given):
         source = "both" if "weights" in given else "neither"
-        raise SettingError("saved_model", "either --saved_model or --weights with --model", source)
+        raise SettingError("saved_model", _SOURCE, source)
     trained = _settings_of(given["saved_model"]) if "saved_model" in given else {}
-    values = DEFAULTS | trained | given
-    values.setdefault("dtype", "float64" if values["sound"] else "float32")
+    values = {"box": "0,1"} | trained | given
+    values.setdefault("dtype", "float64" if values.get("sound") else "float32")
     for name in ("dataset", "eps"):
         if name not in values:
             raise SettingError(name, _missing(name), None)
     if "out" not in values:
         raise SettingError("out", "a directory for the results", None)
     for name in ("saved_model", "weights"):
-        if values[name] is not None:
+        if name in values:
             values[name] = Path(values[name]).expanduser()
     values["out"] = settings.output_directory("out", values["out"])
     values["box"] = _parse_box(values["box"])
-    values["stages"] = _parse_stages(values["stages"])
-    values["eps_sweep"] = _parse_radii("eps_sweep", values["eps_sweep"])
+    values["stages"] = _parse_stages(values.get("stages", Config.stages))
+    values["eps_sweep"] = _parse_radii("eps_sweep", values.get("eps_sweep", ()))
     return Config(**values)
 
 
@@ -173,23 +201,16 @@ def _parse_radii(flag: str, words: Iterable[str]) -> tuple[float, ...]:
 
 
 def _check(config: Config) -> None:
-    if config.saved_model is not None and (config.model is not None or config.normalised):
-        flag = "model" if config.model is not None else "normalised"
-        raise SettingError(flag, "none with --saved_model, which knows", getattr(config, flag))
-    settings.one_of("dataset", config.dataset, data.NAMES)
     info = data.INFO[config.dataset]
     if config.weights is not None:
-        settings.one_of("model", config.model, settings.MODEL_INPUTS)
         fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
         settings.one_of("model", config.model, fitting)
         if not config.weights.is_file():
             raise SettingError("weights", "an existing .mat file", str(config.weights))
-    settings.one_of("split", config.split, data.SPLITS)
     size = getattr(info, config.split)
-    settings.within("first", config.first, 0, size - 1)
+    settings.within("first", config.first, Range(0, size - 1))
     if config.limit is not None:
-        settings.within("limit", config.limit, 1, size - config.first)
-    settings.one_of("norm", config.norm, settings.NORMS)
+        settings.within("limit", config.limit, Range(1, size - config.first))
     settings.radius("eps", config.eps, config.norm, info.shape)
     for radius in config.eps_sweep:
         settings.radius("eps_sweep", radius, config.norm, info.shape)
@@ -197,21 +218,12 @@ def _check(config: Config) -> None:
         raise SettingError("lp_box", "false with --box=none", True)
     if config.lp_box and config.norm != "linf":
         raise SettingError("lp_box", f"false with --norm={config.norm}", True)
-    settings.within("batch_size", config.batch_size, 1)
-    settings.one_of("dtype", config.dtype, DTYPES)
     if config.sound and config.dtype != "float64":
         raise SettingError("dtype", "float64 with --sound", config.dtype)
     unsound = [name for name in UNSOUND if name in config.stages]
     if config.sound and unsound:
         raise SettingError("stages", f"no {', '.join(UNSOUND)} with --sound", unsound[0])
-    settings.one_of("attack_loss", config.attack_loss, LOSSES)
-    settings.within("attack_steps", config.attack_steps, 1)
-    settings.within("attack_restarts", config.attack_restarts, 1)
-    settings.within("seed", config.seed, 0, 2**31 - 1)
-    settings.within("time_limit", config.time_limit, 0.0, unit="seconds")
-    settings.one_of("solver", config.solver, SOLVERS)
     if config.solver == "gurobi" and importlib.util.find_spec("gurobipy") is None:
         raise SettingError("solver", "branch or highs where gurobipy is not installed", "gurobi")
-    settings.within("workers", config.workers, 1)
     if "milp" in config.stages and config.norm == "l2":
         raise SettingError("stages", "no milp with --norm=l2, whose balls are not linear", "milp")

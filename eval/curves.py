@@ -6,8 +6,9 @@ One run gives Figures 3 and 4 of the paper, several a comparison.
 
 from __future__ import annotations
 
-import argparse
 import csv
+import dataclasses
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +16,12 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
+from robustra_tf import command
 from robustra_tf.plots import MOTIVATION, curve, finish
+from robustra_tf.program import Program
 from robustra_tf.reading import read_json
 
+PROGRAM = Program("eval.curves")
 Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
 #: Columns of certified errors, and the bounds that they are by; a run has one of them.
@@ -168,18 +172,23 @@ def compare(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curves:
+    """The command's settings."""
+
+    runs: tuple[Path, ...] = command.setting("a workdir of train.main", operands="RUN")
+    out: Path = command.setting("the picture, FILE.png")
+
+
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="eval.curves", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, required=True, help="the picture, FILE.png")
-    arguments = parser.parse_args()
+    given = PROGRAM.read(Curves, __doc__)
     try:
-        runs = [read(folder) for folder in arguments.runs]
+        runs = [read(folder) for folder in given.runs]
         figure = single(*runs) if len(runs) == 1 else compare(runs)
-        figure.savefig(arguments.out)
+        figure.savefig(given.out)
     except (ValueError, OSError) as error:
-        parser.error(str(error))
+        sys.exit(PROGRAM.refuse(error))
 
 
 if __name__ == "__main__":

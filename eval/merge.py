@@ -8,15 +8,20 @@ evaluation's does, with the seconds added up; it cannot be resumed.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from robustra_tf import command
+from robustra_tf.program import Program
+
 from . import gallery, ledger, page, results, sweep, witnesses
 from .ledger import Ledger, LedgerError, Stored
+
+PROGRAM = Program("eval.merge")
 
 #: What is of a part alone; the rest of an identity must be the same.
 _OWN = (*gallery.PART, "parts")
@@ -133,21 +138,27 @@ def _write(
     return dict(sorted(target.rows.items())), target.seconds
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merge:
+    """The command's settings."""
+
+    parts: tuple[Path, ...] = command.setting("a finished evaluation", operands="DIR")
+    out: Path = command.setting("folder of the merged one")
+    data_dir: str | None = command.setting(
+        "TensorFlow Datasets' folder, for the report's images", None
+    )
+
+
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="eval.merge", description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="+", type=Path, metavar="DIR", help="a finished evaluation")
-    parser.add_argument("--out", type=Path, required=True, help="directory of the merged one")
-    parser.add_argument("--data_dir", help="TensorFlow Datasets' folder, for the report's images")
-    arguments = parser.parse_args()
+    given = PROGRAM.read(Merge, __doc__)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        figures = merge(arguments.out, arguments.parts)
+        figures = merge(given.out, given.parts)
         print(results.table(figures))
-        print(page.write(arguments.out, data_dir=arguments.data_dir))
+        print(page.write(given.out, data_dir=given.data_dir))
     except (ValueError, OSError) as error:
-        print(f"eval.merge: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(PROGRAM.refuse(error))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ write the page at their end; the command writes it anew, for other options:
 
 from __future__ import annotations
 
-import argparse
 import base64
+import dataclasses
 import io
 import os
 import sys
@@ -24,13 +24,15 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from robustra_tf import plots
+from robustra_tf import command, plots
 from robustra_tf.files import write_atomically
+from robustra_tf.program import Program
 
 from . import curves, figures, gallery, published, results, sweep, witnesses
 from .cascade import Examples
 from .ledger import Status, Stored, read
 
+PROGRAM = Program("eval.report")
 NAME = "report.html"
 FOLDER = "figures"
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -238,21 +240,27 @@ _NAMES = (
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """The command's settings."""
+
+    out: Path = command.setting("folder of the evaluation")
+    run: Path | None = command.setting(
+        "workdir of the training run", None, otherwise="beside the SavedModel"
+    )
+    motivation: Path | None = command.setting("CSV of train.motivation, for Figure 1", None)
+    data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
+
+
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="eval.report", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="directory of the evaluation")
-    parser.add_argument("--run", type=Path, help="workdir of the training run")
-    parser.add_argument("--motivation", type=Path, help="CSV for Figure 1")
-    parser.add_argument("--data_dir", help="TensorFlow Datasets' folder")
-    arguments = parser.parse_args()
+    given = PROGRAM.read(Report, __doc__)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    run, motivation, data_dir = arguments.run, arguments.motivation, arguments.data_dir
     try:
-        print(f"report in {build(arguments.out, None, run, motivation, data_dir)}")
+        page = build(given.out, None, given.run, given.motivation, given.data_dir)
+        print(f"report in {page}")
     except (ValueError, OSError) as error:
-        print(f"eval.report: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(PROGRAM.refuse(error))
 
 
 if __name__ == "__main__":

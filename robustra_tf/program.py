@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from robustra_tf.settings import parse
+from robustra_tf import command
+from robustra_tf.command import Settings
 from robustra_tf.stopping import Exit
 
 
@@ -30,9 +31,27 @@ class Program:
         self.say(str(error))
         return Exit.BAD_USAGE
 
-    def parse(self, flag_values: Any, argv: Sequence[str]) -> list[str]:
-        """`settings.parse`, but a command line that cannot be read ends the process."""
+    def parse(
+        self, flag_values: Any, kinds: Sequence[type], description: str, argv: Sequence[str]
+    ) -> list[str]:
+        """`command.parse`; what asks for help or cannot be read ends the process.
+
+        Args:
+          flag_values: absl's, as `command.define` declared them.
+          kinds: the dataclasses that they were made from.
+          description: the program's docstring.
+          argv: the command line, the program's name first.
+        """
+        if command.asks_for_help(argv):
+            sys.stdout.write(command.usage(self._name, description, *kinds))
+            sys.exit(Exit.DONE)
         try:
-            return parse(flag_values, argv)
+            return command.parse(flag_values, argv)
         except ValueError as error:
             sys.exit(self.refuse(error))
+
+    def read(
+        self, kind: type[Settings], description: str, arguments: Sequence[str] | None = None
+    ) -> Settings:
+        """`command.read`: the settings of a program whose flags are argparse's."""
+        return command.read(kind, self._name, description, arguments)

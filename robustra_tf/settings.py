@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 NORMS = ("linf", "l2", "l1")
 # Those whose dual norms random projections estimate.
@@ -57,33 +58,42 @@ def one_of(flag: str, value: str, allowed: Iterable[str]) -> str:
     return value
 
 
-def within(
-    flag: str,
-    value: float,
-    low: float,
-    high: float = math.inf,
-    *,
-    unit: str = "",
-    open_low: bool = False,
-) -> float:
-    """`value` where `low <= value <= high` (`low < value` with `open_low`).
+class Range(NamedTuple):
+    """Numbers from `low` (with `open_low`: above it) to `high`, both finite or `high` infinite."""
+
+    low: float
+    high: float = math.inf
+    unit: str = ""  # words that follow the range, such as "pixels"
+    open_low: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high and math.isfinite(value)
+
+    def __str__(self) -> str:
+        words = f"{'above' if self.open_low else 'at least'} {_written(self.low)}"
+        if math.isfinite(self.high):
+            words += f" and at most {_written(self.high)}"
+        return f"{words} {self.unit}".rstrip()
+
+
+def _written(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def within(flag: str, value: float, range: Range) -> float:
+    """`value` where it is in `range`.
 
     Args:
       flag: the flag's name, without dashes.
       value: the number given.
-      low, high: its range; `high` may be infinite.
-      unit: words that follow the range in the message, such as "pixels".
-      open_low: leaves `low` itself out.
+      range: what it may be.
 
     Raises:
       SettingError: outside the range, or not a number.
     """
-    above = value > low if open_low else value >= low
-    if not (above and value <= high and math.isfinite(value)):
-        words = f"{'above' if open_low else 'at least'} {low:g}"
-        if math.isfinite(high):
-            words += f" and at most {high:g}"
-        raise SettingError(flag, f"{words} {unit}".rstrip(), value)
+    if value not in range:
+        raise SettingError(flag, str(range), value)
     return value
 
 
@@ -100,7 +110,8 @@ def largest_radius(norm: str, shape: Sequence[int]) -> float:
 
 def radius(flag: str, eps: float, norm: str, shape: Sequence[int]) -> float:
     """A radius in pixels (images lie in [0, 1]) where it is in range; `SettingError` otherwise."""
-    return within(flag, eps, 0.0, largest_radius(norm, shape), unit="in pixels of [0, 1]")
+    limits = Range(0.0, largest_radius(norm, shape), "in pixels of [0, 1]")
+    return within(flag, eps, limits)
 
 
 def output_directory(flag: str, path: str | Path) -> Path:
@@ -118,27 +129,3 @@ def output_directory(flag: str, path: str | Path) -> Path:
     if not os.access(home, os.W_OK):
         raise SettingError(flag, f"a directory that can be written ({home} cannot)", str(path))
     return directory
-
-
-def parse(flag_values, argv: Sequence[str]) -> list[str]:
-    """Reads a command line into absl's `flag_values`.
-
-    Args:
-      flag_values: the `absl.flags.FlagValues` that the program declared.
-      argv: the command line, the program's name first.
-
-    Returns:
-      The program's name alone: positional arguments are refused.
-
-    Raises:
-      ValueError: one line: an unknown flag, a value of the wrong type, or a positional argument.
-    """
-    from absl import flags
-
-    try:
-        rest = flag_values(list(argv))
-    except flags.Error as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    if len(rest) > 1:
-        raise ValueError(f"expected only flags (--name=value), got {rest[1]!r}")
-    return rest

@@ -13,14 +13,13 @@ from benchmarks import (
     flops,
     harness,
     lp,
-    options,
     presets,
     profile,
     scaling,
     step,
     subjects,
 )
-from robustra_tf import models
+from robustra_tf import command, models
 from robustra_tf.graph import build
 from robustra_tf.graph.ops import Dense
 from robustra_tf.graph.spatial import Windowed
@@ -224,7 +223,7 @@ def test_a_program_in_a_process_of_its_own_says_why_it_failed():
 
 
 def test_flags_become_settings(capsys):
-    config = options.parse(scaling.Config, "text", ["--batch=2,4", "--eps", "0.25"])
+    config = command.read(scaling.Config, "scaling", "text", ["--batch=2,4", "--eps", "0.25"])
     assert config == dataclasses.replace(scaling.Config(), batch=(2, 4), eps=0.25)
     for flags, message in (
         (["--eps=2"], "--eps: expected at least 0 and at most 1 in pixels"),
@@ -232,7 +231,7 @@ def test_flags_become_settings(capsys):
         (["--epsilon=1"], "--epsilon"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            options.parse(step.Config, "text", flags)
+            command.read(step.Config, "step", "text", flags)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import export_step, options
+from benchmarks import export_step
+from robustra_tf import command
 from tests import nets
 from train.pure import PureStep
 
@@ -71,4 +72,4 @@ def test_a_text_that_is_no_module_is_refused():
 
 def test_an_export_needs_a_folder():
     with pytest.raises(SystemExit):
-        options.parse(export_step.Config, "text", [])
+        command.read(export_step.Config, "export_step", "text", [])

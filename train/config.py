@@ -1,13 +1,14 @@
-"""What a run is: one frozen dataclass, with presets for what is not given."""
+"""What a run is: one frozen dataclass, which is `train.main`'s command line too."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf import settings
+from robustra_tf import command, settings
 from robustra_tf.data import INFO as DATASETS
 from robustra_tf.settings import (
     DUAL_METHODS,
@@ -17,6 +18,7 @@ from robustra_tf.settings import (
     METHODS,
     NORMS,
     PROJECTED_NORMS,
+    Range,
     SettingError,
 )
 
@@ -27,56 +29,134 @@ LR_SCHEDULES = ("halving", "cosine")
 SCHEDULES = ("alternating", "parallel")
 OPTIMIZERS = ("adam", "sgd")
 
+_task, _ball, _bounds, _losses, _steps, _data, _run = (
+    functools.partial(command.setting, topic=topic)
+    for topic in (
+        "What is trained",
+        "Radius",
+        "Bounds",
+        "Losses by intervals and attacks",
+        "Optimisation",
+        "Data",
+        "Run",
+    )
+)
+_SHARE = Range(0, 1)
+# What is not given and differs from one data set or method to the next.
+_PRESET = "by data set and method"
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The settings of a run, checked. `eps` and `eps_start` are radii in pixels of [0, 1]."""
+    """The settings of a run, checked."""
 
-    preset: str | None  # the recipe that the rest was taken from
-    dataset: str
-    model: str
-    method: str
-    pair: bool  # f and g, or f alone
-    inner: str  # where `robustra` and `wong` take the bounds of inner layers from
-    schedule: str
-    devices: str | None  # of the parallel schedule: f's and g's
-    split_gpu_mb: int  # of each half of a single GPU; 0: whole
-    norm: str
-    projection: int  # of robustra and wong; 0: exact bounds of inner layers
-    eps: float
-    eps_train_ratio: float  # training goes up to this times eps
-    eps_start: float
-    eps_warmup_epochs: int
-    ramp: str
-    epochs: int
-    batch_size: int
-    init: str
-    batch_norm: bool
-    share: float  # of mtl_ibp and sabr
-    clean_share: float  # of the methods on intervals, as the next two
-    attack_steps: int
-    regulariser: float
-    interval_share: float  # of robustra and wong, as the next
-    attack_share: float
-    optimizer: str
-    lr: float
-    lr_schedule: str
-    momentum: float
-    weight_decay: float
-    clip_norm: float  # 0: no clipping
-    shift: int  # pixels that training images move by at most
-    mirror: bool
-    limit_train: int
-    limit_test: int  # 0: no evaluation on test images
-    memory_mb: int
-    microbatch: int  # examples worked on at a time; 0: as many as fit memory_mb
-    seed: int
-    deterministic: bool
-    checkpoint_minutes: float  # between two within an epoch; 0: only at the end of each pass
-    data_dir: str | None
-    workdir: str
+    preset: str | None = _task(
+        "a recipe by name, whose settings stand where no flag is given (--list_presets)", None
+    )
+    dataset: str = _task("data set", presets.DEFAULT_DATASET, choices=tuple(DATASETS))
+    model: str = _task(
+        "architecture", choices=tuple(settings.MODEL_INPUTS), otherwise="the data set's small one"
+    )
+    method: str = _task("method of training", "robustra", choices=METHODS)
+    pair: bool = _task("wong, natural: train f and g, or f alone (--nopair)", True)
+    init: str = _task("how initial weights are drawn", "fan_in", choices=INITS, otherwise=_PRESET)
+    batch_norm: bool = _task("batch normalisation behind hidden layers", False)
+
+    norm: str = _ball("norm of the ball", "linf", choices=NORMS)
+    eps: float = _ball("radius of the ball, in pixels of [0, 1]", otherwise="by data set")
+    eps_train_ratio: float = _ball(
+        "training goes up to this times eps", 1.0, range=Range(0, open_low=True)
+    )
+    eps_start: float = _ball(
+        "radius in the first epoch, from 0 to eps, in pixels", otherwise=_PRESET
+    )
+    eps_warmup_epochs: int = _ball(
+        "epochs over which the radius grows to eps", range=Range(0), otherwise="by data set"
+    )
+    ramp: str = _ball("when the radius grows", "epoch", choices=RAMPS, otherwise=_PRESET)
+
+    inner: str = _bounds(
+        "robustra, wong: where bounds of inner layers come from", "dual", choices=INNER
+    )
+    projection: int = _bounds(
+        "robustra, wong: estimate inner layers by so many random vectors",
+        0,
+        range=Range(0, unit="(0: exact)"),
+    )
+    memory_mb: int = _bounds(
+        "MiB of working memory of a step's bounds", settings.DEFAULT_MEMORY_MB, range=Range(16)
+    )
+    microbatch: int = _bounds(
+        "examples of a batch worked on at a time",
+        0,
+        range=Range(0, unit="(0: what fits memory_mb)"),
+    )
+
+    share: float = _losses("mtl_ibp: of the interval loss; sabr: of the radius", 0.05, range=_SHARE)
+    clean_share: float = _losses(
+        "methods on intervals: of the clean loss, after the ramp", 0.0, range=_SHARE
+    )
+    regulariser: float = _losses(
+        "methods on intervals: weight of the regulariser of bounds during the ramp",
+        0.0,
+        range=Range(0),
+        otherwise="by method",
+    )
+    interval_share: float = _losses("robustra, wong: of a loss by intervals", 0.0, range=_SHARE)
+    attack_share: float = _losses(
+        "robustra, wong: of the loss at attacked images", 0.0, range=_SHARE
+    )
+    attack_steps: int = _losses("steps of the attacks", 8, range=Range(1))
+
+    epochs: int = _steps("epochs, each of f, then g", range=Range(1), otherwise="by data set")
+    batch_size: int = _steps("examples a step", 50, range=Range(1), otherwise=_PRESET)
+    optimizer: str = _steps("optimizer", choices=OPTIMIZERS, otherwise="by data set")
+    lr: float = _steps("learning rate", 1e-3, range=Range(0, open_low=True), otherwise=_PRESET)
+    lr_schedule: str = _steps(
+        "learning rate after the warm-up", "halving", choices=LR_SCHEDULES, otherwise=_PRESET
+    )
+    momentum: float = _steps("momentum of sgd", 0.9, range=Range(0, 1))
+    weight_decay: float = _steps(
+        "added to the gradient times the weights", 0.0, range=Range(0), otherwise="by data set"
+    )
+    clip_norm: float = _steps(
+        "largest norm of the gradient",
+        0.0,
+        range=Range(0, unit="(0: none)"),
+        otherwise="by data set",
+    )
+
+    shift: int = _data(
+        "move training images at random by up to so many pixels (0: not)",
+        0,
+        otherwise="by data set",
+    )
+    mirror: bool = _data("mirror training images at random", False, otherwise="by data set")
+    limit_train: int = _data("train on the first so many examples", otherwise="all")
+    limit_test: int = _data(
+        "evaluate on so many test examples an epoch (0: none)",
+        otherwise="by data set",
+    )
+    data_dir: str | None = _data(
+        "TensorFlow Datasets' folder", None, otherwise="TFDS_DATA_DIR, or else its own"
+    )
+
+    workdir: str = _run("folder of the run", otherwise="runs/PRESET or runs/DATASET-METHOD")
+    seed: int = _run("of the weights and of the order of the data", 0, range=Range(0, 2**31 - 1))
+    deterministic: bool = _run("equal runs give equal bits, at some cost in speed", False)
+    checkpoint_minutes: float = _run(
+        "minutes between checkpoints in an epoch", 10.0, range=Range(0, unit="(0: only epochs)")
+    )
+    schedule: str = _run(
+        "f and g in turn, or at the same time on two devices", "alternating", choices=SCHEDULES
+    )
+    devices: str | None = _run("parallel: f's and g's TensorFlow devices, as in GPU:0,GPU:1", None)
+    split_gpu_mb: int = _run(
+        "parallel: two devices of so many MiB from one GPU", 0, range=Range(0, unit="(0: whole)")
+    )
 
     def __post_init__(self):
+        command.check(self)
         _check(self)
 
     @property
@@ -95,7 +175,7 @@ class Config:
 # computes.
 PLACES = ("workdir", "data_dir", "devices", "split_gpu_mb", "checkpoint_minutes")
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Config))
+FIELDS = command.names(Config)
 
 
 def resolve(given: Mapping[str, Any]) -> Config:
@@ -110,8 +190,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     """
     given = recipe(given) | {name: value for name, value in given.items() if value is not None}
     dataset = settings.one_of("dataset", given.get("dataset", presets.DEFAULT_DATASET), DATASETS)
-    values = presets.OF_DATASET[dataset] | {"dataset": dataset, "preset": None}
-    values["limit_train"] = DATASETS[dataset].train
+    values = presets.OF_DATASET[dataset] | {"limit_train": DATASETS[dataset].train}
     if given.get("method") in INTERVAL_METHODS:
         values |= presets.BY_INTERVALS
     # A small radius of the user's own must not fall below the preset's start.
@@ -133,7 +212,7 @@ def default_workdir(given: Mapping[str, Any]) -> Path:
         return Path("runs") / given["preset"]
     names = (
         given.get("dataset") or presets.DEFAULT_DATASET,
-        given.get("method") or presets.COMMON["method"],
+        given.get("method") or Config.method,
     )
     return Path("runs") / "-".join(names)
 
@@ -148,53 +227,30 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
 
 
 def _check(config: Config) -> None:
-    settings.one_of("dataset", config.dataset, DATASETS)
     info = DATASETS[config.dataset]
-    settings.one_of("model", config.model, settings.MODEL_INPUTS)
     fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
     if config.model not in fitting:
         raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
-    settings.one_of("method", config.method, METHODS)
     if config.method == "robustra" and not config.pair:
         raise SettingError("pair", "true with --method=robustra, each other's reference", False)
     settings.one_of("inner", config.inner, INNER if config.method in DUAL_METHODS else INNER[:1])
     _check_schedule(config)
-    settings.one_of("ramp", config.ramp, RAMPS)
-    settings.one_of("init", config.init, INITS)
-    settings.one_of("lr_schedule", config.lr_schedule, LR_SCHEDULES)
     settings.one_of("norm", config.norm, NORMS[:1] if config.method in INTERVAL_METHODS else NORMS)
     _check_projection(config)
-    settings.one_of("optimizer", config.optimizer, OPTIMIZERS)
     settings.radius("eps", config.eps, config.norm, info.shape)
-    settings.within("eps_start", config.eps_start, 0, config.eps, unit="(eps)")
-    settings.within("eps_warmup_epochs", config.eps_warmup_epochs, 0)
-    settings.within("epochs", config.epochs, 1)
-    settings.within("epochs", config.epochs, config.eps_warmup_epochs, unit="(eps_warmup_epochs)")
-    settings.within("eps_train_ratio", config.eps_train_ratio, 0, open_low=True)
+    settings.within("eps_start", config.eps_start, Range(0, config.eps, "(eps)"))
+    warmup = Range(config.eps_warmup_epochs, unit="(eps_warmup_epochs)")
+    settings.within("epochs", config.epochs, warmup)
     settings.radius("eps_train_ratio", config.eps_end, config.norm, info.shape)
-    settings.within("batch_size", config.batch_size, 1)
-    for name in ("share", "clean_share", "interval_share", "attack_share"):
-        settings.within(name, getattr(config, name), 0, 1)
     for name in ("interval_share", "attack_share"):
         if (value := getattr(config, name)) and config.norm != "linf":
             raise SettingError(name, f"0 with --norm={config.norm}", value)
-    settings.within("attack_steps", config.attack_steps, 1)
-    settings.within("regulariser", config.regulariser, 0)
-    settings.within("lr", config.lr, 0, open_low=True)
-    settings.within("momentum", config.momentum, 0, 1)
-    settings.within("weight_decay", config.weight_decay, 0)
-    settings.within("clip_norm", config.clip_norm, 0, unit="(0: none)")
-    settings.within("shift", config.shift, 0, info.shape[0] - 1, unit="pixels")
-    settings.within("limit_train", config.limit_train, 1, info.train)
-    settings.within("limit_test", config.limit_test, 0, info.test)
-    settings.within("memory_mb", config.memory_mb, 16)
-    settings.within("microbatch", config.microbatch, 0, unit="(0: what fits memory_mb)")
-    settings.within("checkpoint_minutes", config.checkpoint_minutes, 0, unit="(0: only epochs)")
-    settings.within("seed", config.seed, 0, 2**31 - 1)
+    settings.within("shift", config.shift, Range(0, info.shape[0] - 1, "pixels"))
+    settings.within("limit_train", config.limit_train, Range(1, info.train))
+    settings.within("limit_test", config.limit_test, Range(0, info.test))
 
 
 def _check_projection(config: Config) -> None:
-    settings.within("projection", config.projection, 0, unit="(0: exact)")
     if not config.projection:
         return
     if config.norm not in PROJECTED_NORMS:
@@ -211,7 +267,6 @@ def _check_projection(config: Config) -> None:
 def _check_schedule(config: Config) -> None:
     paired = len(config.networks) > 1
     settings.one_of("schedule", config.schedule, SCHEDULES if paired else SCHEDULES[:1])
-    settings.within("split_gpu_mb", config.split_gpu_mb, 0, unit="(0: whole)")
     if config.schedule == "parallel":
         devices.names(config.devices)
         return

@@ -5,47 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.settings import DEFAULT_MEMORY_MB
 
 DEFAULT_DATASET = "digits"
-COMMON = {
+#: How the paper trains on MNIST (sections 5.5 and 6), all of it.
+_PAPER = {
     "method": "robustra",
-    "pair": True,
-    "inner": "dual",
     "schedule": "alternating",
-    "devices": None,
-    "split_gpu_mb": 0,
     "norm": "linf",
-    "projection": 0,
-    "eps_train_ratio": 1.0,
-    "ramp": "epoch",
+    "eps_start": 0.01,
+    "eps_warmup_epochs": 20,
+    "epochs": 100,
     "batch_size": 50,
-    "init": "fan_in",
-    "batch_norm": False,
-    "share": 0.05,
-    "clean_share": 0.0,
-    "attack_steps": 8,
-    "regulariser": 0.0,
-    "interval_share": 0.0,
-    "attack_share": 0.0,
+    "optimizer": "adam",
     "lr": 1e-3,
     "lr_schedule": "halving",
     "momentum": 0.9,
-    "clip_norm": 0.0,
     "weight_decay": 0.0,
+    "clip_norm": 0.0,
     "shift": 0,
     "mirror": False,
-    "memory_mb": DEFAULT_MEMORY_MB,
-    "microbatch": 0,
-    "seed": 0,
-    "deterministic": False,
-    "checkpoint_minutes": 10.0,
-    "data_dir": None,
 }
-_PAPER = {"epochs": 100, "eps_warmup_epochs": 20}
+#: What a data set's own settings are, beside the defaults of `Config`.
 OF_DATASET: dict[str, dict[str, Any]] = {
-    "digits": COMMON
-    | {
+    "digits": {
         "model": "digits_small",
         "eps": 0.1,
         "eps_start": 0.01,
@@ -55,17 +37,8 @@ OF_DATASET: dict[str, dict[str, Any]] = {
         "optimizer": "adam",
         "limit_test": DATASETS["digits"].test,
     },
-    "mnist": COMMON
-    | _PAPER
-    | {
-        "model": "mnist_small",
-        "eps": 0.1,
-        "eps_start": 0.01,
-        "optimizer": "adam",
-        "limit_test": 1000,
-    },
-    "cifar10": COMMON
-    | _PAPER
+    "mnist": _PAPER | {"model": "mnist_small", "eps": 0.1, "limit_test": 1000},
+    "cifar10": _PAPER
     | {
         "model": "cifar10_small",
         "eps": 2 / 255,
@@ -104,21 +77,10 @@ def _paper(dataset: str, model: str, eps: float) -> dict[str, Any]:
     Where bounds are estimated in training, exact ones of a thousand images take longer than the
     epoch before them: they are left to the evaluation of the finished networks.
     """
-    settings = OF_DATASET[dataset]
-    named = (
-        *("method", "schedule", "norm", "eps_start", "eps_warmup_epochs", "epochs", "batch_size"),
-        *("optimizer", "lr", "lr_schedule", "momentum", "weight_decay", "clip_norm"),
-        *("shift", "mirror"),
-    )
+    settings = OF_DATASET[dataset] | {"model": model, "eps": eps}
     projection = _PROJECTIONS[dataset][model]
-    return {
-        "dataset": dataset,
-        "model": model,
-        "eps": eps,
-        **{name: settings[name] for name in named},
-        "projection": projection,
-        "limit_test": 0 if projection else settings["limit_test"],
-    }
+    estimated = {"limit_test": 0} if projection else {}
+    return {"dataset": dataset, **settings, "projection": projection, **estimated}
 
 
 #: The rows of Table 2.

@@ -11,47 +11,18 @@ from pathlib import Path
 
 from absl import app, flags
 
-from robustra_tf import settings
+from robustra_tf import command, settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
-from robustra_tf.data import INFO as DATASETS
 from robustra_tf.data import DataNotFoundError, find
 from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
 
-from .. import config as configs
-from .. import environment, presets
+from .. import environment
 from ..workdir import Workdir
 from .settings import FIELDS, Settings, resolve
 
 FLAGS = flags.FLAGS
 PROGRAM = Program("train.motivation")
-
-
-def _define() -> None:
-    preset = "default: the dataset's preset of train.main"
-    text, number, whole = flags.DEFINE_string, flags.DEFINE_float, flags.DEFINE_integer
-    text("dataset", None, f"{', '.join(DATASETS)}; default: {presets.DEFAULT_DATASET}")
-    text("model", None, f"both networks; {preset}")
-    number("alignment", None, "lambda, the weight of |cos| in f's loss; default: 0.1")
-    number("eps", None, f"radius of the attacks in pixels of [0, 1]; {preset}")
-    text("norm", None, f"of the attacks: {', '.join(settings.NORMS)}; default: linf")
-    whole("attack_steps", None, "of the attacks; default: 20")
-    whole("attack_restarts", None, "of the attacks; default: 1")
-    whole("epochs", None, "default: 20")
-    whole("batch_size", None, f"examples a step; {preset}")
-    text("optimizer", None, f"{', '.join(configs.OPTIMIZERS)}; {preset}")
-    number("lr", None, f"learning rate; {preset}")
-    number("momentum", None, "of sgd; default: 0.9")
-    number("weight_decay", None, f"added to the gradient times the weights; {preset}")
-    number("clip_norm", None, f"largest norm of the gradient, 0: no limit; {preset}")
-    whole("shift", None, f"move training images at random by up to so many pixels; {preset}")
-    flags.DEFINE_bool("mirror", None, f"mirror training images at random; {preset}")
-    whole("limit_train", None, "train on the first so many examples; default: all")
-    whole("limit_test", None, f"attack so many test examples an epoch; {preset}")
-    whole("seed", None, "of the weights, the order of the data and the attacks; default: 0")
-    flags.DEFINE_bool("deterministic", None, "equal runs give equal bits, at some cost in speed")
-    text("data_dir", None, "TensorFlow Datasets' folder; default: TFDS_DATA_DIR, or else its own")
-    text("workdir", None, "folder of the run; default: runs/DATASET-motivation")
 
 
 def main(argv) -> int:
@@ -92,5 +63,5 @@ def _check(given: Settings) -> None:
 
 
 if __name__ == "__main__":
-    _define()
-    app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS))
+    command.define(FLAGS, Settings)
+    app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS, (Settings,), __doc__))

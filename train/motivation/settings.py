@@ -3,85 +3,65 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf import settings
+from robustra_tf import command, settings
 from robustra_tf.data import INFO as DATASETS
+from robustra_tf.settings import Range
 
 from .. import presets
-from ..config import OPTIMIZERS
+from ..config import Config
 
-#: Beside what a dataset's preset says.
-_DEFAULTS = {"alignment": 0.1, "epochs": 20, "attack_steps": 20, "attack_restarts": 1}
-_FROM_PRESETS = (
-    "model",
-    "eps",
-    "batch_size",
-    "optimizer",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "clip_norm",
-    "shift",
-    "mirror",
-    "limit_test",
-    "seed",
-    "deterministic",
-    "data_dir",
-)
+_as_training = functools.partial(command.same, Config)
+_attacks = functools.partial(command.setting, topic="Attacks")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of a run, checked."""
+    """The settings of a run, checked; the radius is of the attacks alone."""
 
-    dataset: str
-    model: str
-    alignment: float  # lambda
-    eps: float  # of the attacks alone, in pixels of [0, 1]
-    norm: str
-    attack_steps: int
-    attack_restarts: int
-    epochs: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    momentum: float
-    weight_decay: float
-    clip_norm: float  # 0: no clipping
-    shift: int  # pixels that training images move by at most
-    mirror: bool
-    limit_train: int
-    limit_test: int
-    seed: int
-    deterministic: bool
-    data_dir: str | None
-    workdir: str
+    dataset: str = _as_training("dataset")
+    model: str = _as_training("model", text="architecture of both networks")
+    alignment: float = command.setting(
+        "lambda, the weight of |cos| in f's loss", 0.1, topic="What is trained", range=Range(0)
+    )
+    eps: float = _as_training("eps", topic="Attacks")
+    norm: str = _as_training("norm", topic="Attacks")
+    attack_steps: int = _attacks("steps of each restart", 20, range=Range(1))
+    attack_restarts: int = _attacks("restarts of the attacks", 1, range=Range(1))
+    epochs: int = _as_training("epochs", text="epochs of both networks", default=20, otherwise=None)
+    batch_size: int = _as_training("batch_size", otherwise="by data set")
+    optimizer: str = _as_training("optimizer")
+    lr: float = _as_training("lr", otherwise="by data set")
+    momentum: float = _as_training("momentum")
+    weight_decay: float = _as_training("weight_decay")
+    clip_norm: float = _as_training("clip_norm")
+    shift: int = _as_training("shift")
+    mirror: bool = _as_training("mirror")
+    limit_train: int = _as_training("limit_train")
+    limit_test: int = _as_training("limit_test", text="attack so many test examples an epoch")
+    data_dir: str | None = _as_training("data_dir")
+    workdir: str = _as_training("workdir", otherwise="runs/DATASET-motivation")
+    seed: int = _as_training("seed", text="of the weights, the order of the data and the attacks")
+    deterministic: bool = _as_training("deterministic")
 
     def __post_init__(self):
-        settings.one_of("dataset", self.dataset, DATASETS)
+        command.check(self)
         info = DATASETS[self.dataset]
         fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
         settings.one_of("model", self.model, fitting)
-        settings.within("alignment", self.alignment, 0)
-        settings.one_of("norm", self.norm, settings.NORMS)
         settings.radius("eps", self.eps, self.norm, info.shape)
-        for name in ("attack_steps", "attack_restarts", "epochs", "batch_size"):
-            settings.within(name, getattr(self, name), 1)
-        settings.one_of("optimizer", self.optimizer, OPTIMIZERS)
-        settings.within("lr", self.lr, 0, open_low=True)
-        settings.within("momentum", self.momentum, 0, 1)
-        settings.within("weight_decay", self.weight_decay, 0)
-        settings.within("clip_norm", self.clip_norm, 0, unit="(0: none)")
-        settings.within("shift", self.shift, 0, info.shape[0] - 1, unit="pixels")
-        settings.within("limit_train", self.limit_train, 1, info.train)
-        settings.within("limit_test", self.limit_test, 1, info.test)
-        settings.within("seed", self.seed, 0, 2**31 - 1)
+        settings.within("shift", self.shift, Range(0, info.shape[0] - 1, "pixels"))
+        settings.within("limit_train", self.limit_train, Range(1, info.train))
+        settings.within("limit_test", self.limit_test, Range(1, info.test))
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Settings))
+FIELDS = command.names(Settings)
+# What a preset says of training against references.
+_NOT_FROM_PRESETS = {"epochs", "norm"}
 
 
 def resolve(given: Mapping[str, Any]) -> Settings:
@@ -96,8 +76,8 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     """
     given = {name: value for name, value in given.items() if value is not None}
     dataset = settings.one_of("dataset", given.get("dataset", presets.DEFAULT_DATASET), DATASETS)
-    preset = presets.OF_DATASET[dataset]
-    values = _DEFAULTS | {name: preset[name] for name in _FROM_PRESETS}
-    values |= {"dataset": dataset, "norm": "linf", "limit_train": DATASETS[dataset].train}
+    wanted = set(FIELDS) - _NOT_FROM_PRESETS
+    values = {k: v for k, v in presets.OF_DATASET[dataset].items() if k in wanted}
+    values["limit_train"] = DATASETS[dataset].train
     values["workdir"] = str(Path("runs") / f"{dataset}-motivation")
     return Settings(**(values | given))
