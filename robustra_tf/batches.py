@@ -19,6 +19,12 @@ class TrainingBatches:
     after that cache, augments them by draws from (seed, epoch, step). The shapes are static: an
     epoch has `steps` full batches and leaves out the examples that do not fill another one (others
     in each epoch). A dataset smaller than one batch is one batch of its own size.
+
+    Example:
+      >>> digits = rt.data.load("digits", "train", limit=100)
+      >>> batches = rt.batches.TrainingBatches(digits, batch_size=30, seed=0)
+      >>> [images.shape[0] for images, labels in batches.epoch(0)]
+      [30, 30, 30]
     """
 
     def __init__(
@@ -101,6 +107,11 @@ def augment(images: tf.Tensor, seed: tf.Tensor, shift: int, mirror: bool) -> tf.
 
     Returns:
       `[n, h, w, c]`.
+
+    Example:
+      >>> black = rt.batches.augment(tf.zeros((1, 8, 8, 1)), (0, 1), shift=2, mirror=True)
+      >>> float(tf.reduce_max(black))
+      0.0
     """
     import tensorflow as tf
 

@@ -40,6 +40,13 @@ class Certificate:
 
     Raises:
       TypeError: margins that are no array of bounds, such as estimates by projections.
+
+    Example:
+      >>> certificate = rt.certify(model, x, y, eps=0.1)
+      >>> certificate.certified
+      array([ True])
+      >>> certificate.predicted.tolist(), certificate.worst_target.tolist()
+      ([0], [1])
     """
 
     margin_lower: np.ndarray
@@ -160,6 +167,14 @@ def certify(
     Raises:
       ValueError: an argument out of its range, by name, or one that does not go with `sound` or
         `save`.
+
+    Example:
+      The least margin of the ball is at its corner (0.7, 0.3):
+
+      >>> print(rt.certify(model, x, y, eps=0.1).worst_margin.round(2))
+      [0.4]
+      >>> rt.certify(model, x, y, eps=0.4).certified
+      array([False])
     """
     graph = model if isinstance(model, Graph) else build(model)
     structure = graph.structure
@@ -219,7 +234,12 @@ def _write(path, graph: Graph, certificate: Certificate, x: np.ndarray, parts: l
 
 
 def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps: float, **options):
-    """`certify(...).margin_lower`: lower bounds of `f_y - f_t`, [n, classes]."""
+    """`certify(...).margin_lower`: lower bounds of `f_y - f_t`, [n, classes].
+
+    Example:
+      >>> print(rt.margin_bounds(model, x, y, eps=0.1)[:, 1].round(2))
+      [0.4]
+    """
     return certify(model, x, y, eps, **options).margin_lower
 
 
@@ -239,6 +259,11 @@ def layer_bounds(
 
     Returns:
       For each ReLU in order, (lower, upper), [n, *shape] each, channels last.
+
+    Example:
+      >>> [(lower, upper)] = rt.layer_bounds(model, x, eps=0.1)
+      >>> print(lower.round(2), upper.round(2))
+      [[0.7 0.1]] [[0.9 0.3]]
     """
     graph = model if isinstance(model, Graph) else build(model)
     check_options(eps, norm, method, dtype, batch_size)

@@ -61,6 +61,12 @@ class CertifiedModel(keras.Model):
     Raises:
       ValueError: an argument out of its range, by name; a reference that is missing or not wanted.
       UnsupportedLayerError: a layer that is no affine map or ReLU, by name.
+
+    Example:
+      >>> certified = rt.CertifiedModel(model, method="ibp", eps=0.1)
+      >>> certified.compile("sgd")
+      >>> certified.evaluate(x, y, verbose=0, return_dict=True)["certified_accuracy"]
+      1.0
     """
 
     def __init__(
@@ -201,6 +207,14 @@ class EpsilonSchedule(keras.callbacks.Callback):
     Raises:
       ValueError: an argument out of its range; when `fit` begins, a model that is no
         `CertifiedModel`, a start above its `eps`, or an unknown number of steps.
+
+    Example:
+      >>> certified = rt.CertifiedModel(model, method="ibp", eps=0.1)
+      >>> certified.compile("sgd")
+      >>> ramp = rt.EpsilonSchedule(warmup_epochs=2)
+      >>> history = certified.fit(x, y, epochs=3, callbacks=[ramp], verbose=0).history
+      >>> [round(eps, 2) for eps in history["eps"]]
+      [0.0, 0.05, 0.1]
     """
 
     def __init__(self, warmup_epochs: float, start: float = 0.0):

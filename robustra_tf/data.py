@@ -24,7 +24,12 @@ _DIGITS_TEST = 360
 
 
 class Info(NamedTuple):
-    """What is known of a dataset without reading it."""
+    """What is known of a dataset without reading it.
+
+    Example:
+      >>> rt.data.INFO["digits"].shape
+      (8, 8, 1)
+    """
 
     shape: tuple[int, int, int]
     classes: int
@@ -43,7 +48,13 @@ SPLITS = ("train", "test")
 
 
 class Dataset(NamedTuple):
-    """Images float32 `[n, h, w, c]` in [0, 1] and their labels int32 `[n]`."""
+    """Images float32 `[n, h, w, c]` in [0, 1] and their labels int32 `[n]`.
+
+    Example:
+      >>> images, labels = rt.data.load("digits", "test", limit=2)
+      >>> images.shape, labels.shape
+      ((2, 8, 8, 1), (2,))
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -71,6 +82,10 @@ def load(
     Raises:
       ValueError: an unknown name or split, a limit below 1, or a folder that is damaged.
       DataNotFoundError: the folder does not hold the dataset.
+
+    Example:
+      >>> rt.data.load("digits", "train").images.shape
+      (1437, 8, 8, 1)
     """
     info = _info(name)
     if split not in SPLITS:
@@ -90,6 +105,10 @@ def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
     Raises:
       ValueError: an unknown name.
       DataNotFoundError: it is not there.
+
+    Example:
+      >>> rt.data.find("digits") is None
+      True
     """
     _info(name)
     if name == "digits":

@@ -54,6 +54,14 @@ def write(
       directory: of the SavedModel.
       architecture: the Keras configuration, which must pass `check_supported`.
       settings: plain values to keep with the model.
+
+    Example:
+      >>> import pathlib
+      >>> pathlib.Path("described").mkdir()
+      >>> architecture = {"class_name": "Sequential", "module": "keras"}
+      >>> rt.description.write("described", architecture, {"eps": 0.1})
+      >>> sorted(path.name for path in pathlib.Path("described").rglob("*"))
+      ['assets.extra', 'keras.json']
     """
     description = {
         "format": FORMAT,
@@ -72,6 +80,11 @@ def read_architecture(directory: str | os.PathLike) -> dict[str, Any]:
     Raises:
       FileNotFoundError: there is no such SavedModel, or it has no description.
       ValueError: the description is damaged or holds something that is not supported.
+
+    Example:
+      >>> directory = rt.export.save(model, "saved", certifies=False)
+      >>> rt.description.read_architecture(directory)["class_name"]
+      'Sequential'
     """
     architecture = _read(Path(directory)).get("architecture")
     where = str(Path(directory) / FILE)
@@ -82,7 +95,13 @@ def read_architecture(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def read_settings(directory: str | os.PathLike) -> dict[str, Setting]:
-    """The plain values that were saved with a model; raises as `read_architecture`."""
+    """The plain values that were saved with a model; raises as `read_architecture`.
+
+    Example:
+      >>> directory = rt.export.save(model, "saved", {"eps": 0.1}, certifies=False)
+      >>> rt.description.read_settings(directory)
+      {'eps': 0.1}
+    """
     settings = _read(Path(directory)).get("settings")
     if not isinstance(settings, dict):
         raise ValueError(f"{Path(directory) / FILE}: expected an object under 'settings'")
@@ -97,6 +116,12 @@ def check_supported(architecture: dict[str, Any], where: str) -> None:
 
     Raises:
       ValueError: names the first such object and its layer; `where` begins the text.
+
+    Example:
+      >>> layer = {"class_name": "Lambda", "module": "keras.layers", "config": {"name": "mine"}}
+      >>> rt.description.check_supported(layer, "network")
+      Traceback (most recent call last):
+      ValueError: network: layer 'mine' of type 'Lambda' is not supported (it carries code...
     """
     for item, name in _objects(architecture):
         kind, module = item["class_name"], item.get("module")

@@ -103,6 +103,10 @@ def save(
 
     Raises:
       ValueError: a model that could not be read back, or a directory that holds something else.
+
+    Example:
+      >>> rt.export.save(model, "saved", {"eps": 0.1}, certifies=False).name
+      'saved'
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"model: expected a built keras.Model, got {model!r}")
@@ -146,6 +150,11 @@ def load(directory: str | os.PathLike) -> keras.Model:
       FileNotFoundError: the directory, or a part of what `save` writes, is not there.
       ValueError: a part of it cannot be read, holds a layer that is not supported, or does not fit
         the rest; the text names the directory and what is wrong.
+
+    Example:
+      >>> directory = rt.export.save(model, "saved", certifies=False)
+      >>> print(rt.export.load(directory)(x).numpy().round(2))
+      [[0.8 0.2]]
     """
     directory = Path(directory)
     architecture = description.read_architecture(directory)

@@ -14,6 +14,10 @@ def certified(y: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
     Args:
       y: labels, integers [n].
       upper: upper bounds of `f_t - f_y` over each ball, [n, classes]; entry `y` is not looked at.
+
+    Example:
+      >>> rt.metrics.certified(np.array([0]), np.array([[0.0, -0.4]])).numpy()
+      array([ True])
     """
     own = tf.equal(tf.range(tf.shape(upper)[-1])[None], tf.cast(y, tf.int32)[:, None])
     return tf.reduce_all(tf.logical_or(own, upper < 0), -1)
@@ -23,13 +27,13 @@ class CertifiedAccuracy(keras.metrics.Metric):
     """The share of examples that bounds certify: all other classes provably below the label's.
 
     It takes upper bounds of `f_t - f_y`; lower bounds of `f_y - f_t`, as a certificate has them,
-    with their sign changed:
+    with their sign changed. The result is a fraction, 0 before the first example.
 
-        metric = rt.metrics.CertifiedAccuracy()
-        metric.update_state(y, -rt.certify(model, x, y, eps).margin_lower)
-        metric.result()  # equals certificate.certified.mean()
-
-    The result is a fraction, 0 before the first example.
+    Example:
+      >>> metric = rt.metrics.CertifiedAccuracy()
+      >>> metric.update_state(y, -rt.certify(model, x, y, eps=0.1).margin_lower)
+      >>> float(metric.result())
+      1.0
     """
 
     def __init__(self, name: str = "certified_accuracy", **kwargs):

@@ -89,6 +89,10 @@ def build(
 
     Raises:
       ValueError: for a name that is not in `NAMES`, or an init that is neither.
+
+    Example:
+      >>> rt.models.build("digits_small", seed=0).output_shape
+      (None, 10)
     """
     if init not in INITS:
         raise ValueError(f"init: expected one of {', '.join(INITS)}; got {init!r}")

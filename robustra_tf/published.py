@@ -15,7 +15,12 @@ from keras import layers
 
 
 def normalises(model: keras.Model) -> bool:
-    """Whether the model normalises its inputs itself, and so takes pixels where others do not."""
+    """Whether the model normalises its inputs itself, and so takes pixels where others do not.
+
+    Example:
+      >>> rt.published.normalises(model)
+      False
+    """
     return any(isinstance(layer, layers.Normalization | layers.Rescaling) for layer in model.layers)
 
 
@@ -38,6 +43,14 @@ def load_mat(
       FileNotFoundError: where there is no such file.
       ValueError: where it is not a readable MATLAB file, a field is missing, has a wrong shape or
         values that are not finite, or `normalised` does not agree with the model.
+
+    Example:
+      >>> import scipy.io
+      >>> arrays = {"0/weight": np.eye(2), "0/bias": np.zeros(2)}
+      >>> arrays |= {"2/weight": np.eye(2), "2/bias": np.ones(2)}
+      >>> scipy.io.savemat("network.mat", arrays)
+      >>> rt.published.load_mat(model, "network.mat").predict(x, verbose=0).round(2).tolist()
+      [[1.7999999523162842, 1.2000000476837158]]
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
@@ -132,6 +145,12 @@ def load_arrays(
 
     Raises:
       ValueError: as for `load_mat`.
+
+    Example:
+      >>> arrays = {"0/weight": np.eye(2), "0/bias": np.zeros(2)}
+      >>> arrays |= {"2/weight": np.eye(2), "2/bias": np.ones(2)}
+      >>> print(rt.published.load_arrays(model, arrays)(x).numpy().round(2))
+      [[1.8 1.2]]
     """
     _check_normalisation(model, normalised, source)
     indices = dict(_fields(model, arrays, prefix, source))

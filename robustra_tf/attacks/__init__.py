@@ -10,10 +10,20 @@ __all__ = ["LOSSES", "Attack", "AttackResult", "Replay", "attack", "contained", 
 
 
 def attack(model, x, y, eps, **options) -> AttackResult:
-    """Projected gradient descent with the defaults of `Attack`, once: see `Attack.__call__`."""
+    """Projected gradient descent with the defaults of `Attack`, once: see `Attack.__call__`.
+
+    Example:
+      >>> rt.attack(model, x, y, eps=0.4).success
+      array([ True])
+    """
     return Attack(model, **options)(x, y, eps)
 
 
 def fgsm(model, x, y, eps, **options) -> AttackResult:
-    """The fast gradient method: one steepest step of length `eps` from each image itself."""
+    """The fast gradient method: one steepest step of length `eps` from each image itself.
+
+    Example:
+      >>> print(rt.attacks.fgsm(model, x, y, eps=0.4).adversarial.round(2))
+      [[0.4 0.6]]
+    """
     return Attack(model, **options, steps=1, restarts=1, relative_step=1.0)(x, y, eps)

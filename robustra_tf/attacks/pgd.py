@@ -26,6 +26,10 @@ class AttackResult(NamedTuple):
       success: boolean [n], `adversarial` is classified as another class than the label.
       predicted: int [n], the class of `adversarial`.
       margin: float32 [n], the largest `logit_t - logit_y` over `t != y` at `adversarial`.
+
+    Example:
+      >>> print(rt.attack(model, x, y, eps=0.1).summary())
+      0 of 1 images attacked successfully (0.00%): robust error at least 0.00%
     """
 
     adversarial: np.ndarray
@@ -51,6 +55,11 @@ class Attack:
     Each restart makes `steps` steps of shrinking length, `relative_step * eps * (1 - k / steps)`,
     and keeps the point with the largest margin. The first starts at the image itself, the others at
     random points of the ball that depend on `seed` and the image's index alone, not on its batch.
+
+    Example:
+      >>> attack = rt.Attack(model, steps=10)
+      >>> attack(x, y, eps=0.1).success, attack(x, y, eps=0.4).success
+      (array([False]), array([ True]))
     """
 
     def __init__(

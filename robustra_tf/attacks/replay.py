@@ -22,6 +22,10 @@ class Replay(NamedTuple):
       success: boolean [n], inside ball and box and classified as another class than the label.
       predicted: int [n], the class of each candidate.
       margin: float32 [n], the largest `logit_t - logit_y` over `t != y`.
+
+    Example:
+      >>> print(rt.attacks.replay(model, x, x, y, eps=0.1).margin.round(2))
+      [-0.6]
     """
 
     success: np.ndarray
@@ -55,6 +59,12 @@ def replay(
 
     Raises:
       ValueError: arrays of different lengths or shapes, or labels that are not classes.
+
+    Example:
+      >>> candidates = np.array([[0.4, 0.6]], "float32")
+      >>> found = rt.attacks.replay(model, x, candidates, y, eps=0.5)
+      >>> found.success, found.predicted
+      (array([ True]), array([1]))
     """
     if len(y) != len(x):
         raise ValueError(f"y: expected one label for each of {len(x)} images, got {len(y)}")
@@ -94,6 +104,10 @@ def contained(
 
     Returns:
       Boolean [n], computed in float64 without any tolerance.
+
+    Example:
+      >>> rt.attacks.contained(x, x + np.float32(0.125), eps=0.1)
+      array([False])
     """
     if x.shape != candidates.shape:
         raise ValueError(

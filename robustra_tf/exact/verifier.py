@@ -32,6 +32,13 @@ class Verifier:
     the model and compared with ball and box in float64, is classified wrongly. Everything else is
     unknown. Source of the exact encoding: V. Tjeng, K. Xiao, R. Tedrake, *Evaluating robustness of
     neural networks with mixed integer programming*, ICLR 2019.
+
+    Example:
+      >>> rt.Verifier(model, eps=0.1).verify(x[0], 0).status.value
+      'verified'
+      >>> verdict = rt.Verifier(model, eps=0.4).verify(x[0], 0)
+      >>> verdict.status.value, verdict.target
+      ('falsified', 1)
     """
 
     def __init__(

@@ -156,6 +156,11 @@ class DualObjective(keras.layers.Layer):
     Raises:
       ValueError: a norm or a projection out of its range, models whose classes or inputs differ, or
         an unsupported layer.
+
+    Example:
+      >>> h = rt.DualObjective(f, g)(x, y, eps=0.1)
+      >>> print(h.numpy().round(2))
+      [[ 0.  -0.4]]
     """
 
     def __init__(
