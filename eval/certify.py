@@ -1,9 +1,10 @@
-"""Certifies the images of a file: `python -m eval.certify IMAGES.npz --saved_model=DIR`.
+"""Certifies the images of a file.
 
-The file holds `x`, images [n, height, width, channels] as floats in [0, 1], and `y`, the label of
-each. The network is a SavedModel that training wrote, which knows the radius that it was trained
-for, or published weights. Printed is what is proven; `--out` keeps it image by image, `--save` as a
-certificate that `eval.check` derives anew.
+`python -m eval.certify IMAGES.npz --saved_model=DIR`, or `robustra certify`. The file holds `x`,
+images [n, height, width, channels] as floats in [0, 1], and `y`, the label of each. The network is
+a SavedModel that training wrote, which knows the radius that it was trained for, or published
+weights. Printed is what is proven; `--out` keeps it image by image, `--save` as a certificate that
+`eval.check` derives anew.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Checks a certificate: `python -m eval.check CERT`.
+"""Checks a certificate.
 
-The file is what `robustra_tf.certify(..., save=CERT)` writes. It is derived anew with NumPy alone,
-by code that shares nothing with the library (`eval.checker`), and accepted, or else the first layer
-that does not hold is named. `docs/certificates.md` says what acceptance means.
+`python -m eval.check CERT`, or `robustra check CERT`. The file is what `robustra_tf.certify(...,
+save=CERT)` writes. It is derived anew with NumPy alone, by code that shares nothing with the
+library (`eval.checker`), and accepted, or else the first layer that does not hold is named.
+`docs/certificates.md` says what acceptance means.
 
 Exit codes: 0 accepted, 1 rejected, 2 a file that cannot be read or a wrong command.
 """
@@ -20,7 +21,8 @@ ACCEPTED, REJECTED, BAD_USAGE = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Checks the certificate that the command line names; returns the process's exit code."""
-    parser = argparse.ArgumentParser(prog="eval.check", description=__doc__, allow_abbrev=False)
+    called = sys.argv[0] if sys.argv[0].startswith("robustra ") else "eval.check"
+    parser = argparse.ArgumentParser(prog=called, description=__doc__, allow_abbrev=False)
     parser.add_argument("certificate", metavar="CERT", help="the file to check")
     parser.add_argument(
         "--network_sha256",
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found = claim.read(given.certificate)
     except claim.UnreadableError as error:
-        print(f"eval.check: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{called}: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_USAGE
     try:
         derived = derive.check(found, given.network_sha256)

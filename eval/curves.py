@@ -1,7 +1,8 @@
-"""Draws the curves of training: `python -m eval.curves --out=FILE.png RUN...`.
+"""Draws the curves of training.
 
-Every RUN is a workdir of `train.main`; what is drawn stands in its `config.json` and `history.csv`.
-One run gives Figures 3 and 4 of the paper, several a comparison.
+`python -m eval.curves --out=FILE.png RUN...`, or `robustra curves`. Every RUN is a workdir of
+`train.main`; what is drawn stands in its `config.json` and `history.csv`. One run gives Figures 3
+and 4 of the paper, several a comparison.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Evaluates a network: `python -m eval.main --saved_model=DIR --stages=clean,pgd,lp --out=DIR`.
+"""Evaluates a network on a test set: its clean, attacked and certified error.
 
-Flags become one frozen `Config`; everything is checked before TensorFlow is imported. A network is
-a SavedModel that training wrote, or published weights (`--weights=FILE.mat --model=NAME`).
+`python -m eval.main --saved_model=DIR --stages=clean,pgd,lp --out=DIR`, or `robustra eval`. Flags
+become one frozen `Config`; everything is checked before TensorFlow is imported. A network is a
+SavedModel that training wrote, or published weights (`--weights=FILE.mat --model=NAME`).
 """
 
 from __future__ import annotations
@@ -61,7 +62,12 @@ def _evaluate(config: configs.Config, stop: Stop) -> Exit:
     return Exit.DONE
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Reads the command line; ends the process with the code of `main`."""
     _define()
     parser = functools.partial(PROGRAM.parse, FLAGS, (configs.Config,), __doc__)
     app.run(main, flags_parser=parser)
+
+
+if __name__ == "__main__":
+    start()

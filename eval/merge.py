@@ -1,9 +1,10 @@
-"""Merges evaluations of disjoint examples: `python -m eval.merge --out=DIR DIR1 DIR2 ...`.
+"""Merges evaluations of disjoint examples.
 
-Parts are made with `eval.main --first=N --limit=M`, on one machine after another or on several at
-once. What is merged must be finished and alike in all but its range of examples: the network, the
-weights, the split, the radius, the norm and every option. The merged directory holds what an
-evaluation's does, with the seconds added up; it cannot be resumed.
+`python -m eval.merge --out=DIR DIR1 DIR2 ...`, or `robustra merge`. Parts are made with `eval.main
+--first=N --limit=M`, on one machine after another or on several at once. What is merged must be
+finished and alike in all but its range of examples: the network, the weights, the split, the
+radius, the norm and every option. The merged directory holds what an evaluation's does, with the
+seconds added up; it cannot be resumed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Prints a network's hash, as certificates name it: `python -m eval.network --saved_model=DIR`.
+"""Prints a network's hash, as certificates name it.
 
-The network is a SavedModel that training wrote, or published weights with their architecture. The
-certificates of another network are then refused:
+`python -m eval.network --saved_model=DIR`, or `robustra hash`. The network is a SavedModel that
+training wrote, or published weights with their architecture. The certificates of another network
+are then refused:
 
     python -m eval.check CERT --network_sha256=$(python -m eval.network --saved_model=DIR)
 """

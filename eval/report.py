@@ -1,4 +1,6 @@
-"""Writes the page of a finished evaluation: `python -m eval.report --out=DIR`.
+"""Writes the page of a finished evaluation.
+
+`python -m eval.report --out=DIR`, or `robustra report`.
 
 `report.html` is one file that needs no network and no script: its figures, which stand in
 `figures/*.png` too, are part of it. Everything on it is read from what the evaluation left in its

@@ -105,7 +105,9 @@ def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> 
         return
     have = {stage.name: stage for stage in made}
     wanted = [name for name in sweep.STAGES if name not in have]
-    have |= {s.name: s for s in stages.make(dataclasses.replace(config, stages=tuple(wanted)), model)}
+    have |= {
+        s.name: s for s in stages.make(dataclasses.replace(config, stages=tuple(wanted)), model)
+    }
     bars: list[Progress] = []
 
     def watch(eps: float, ledger: Ledger) -> cascade.Watch:

@@ -154,7 +154,7 @@ def read(
       description: what the program does: its docstring, whose first paragraph `--help` shows.
       arguments: instead of the process's own.
     """
-    parser = _Parser(prog=program, allow_abbrev=False)
+    parser = _Parser(prog=called(program), allow_abbrev=False)
     parser.page = usage(program, description, kind)
     hints = typing.get_type_hints(kind)
     for field, declaration in _declared(kind):
@@ -201,16 +201,23 @@ def usage(program: str, description: str, *kinds: type) -> str:
             entry = _entry(left, _told(field, declaration))
             topics.setdefault(declaration.topic, []).append(entry)
     first = " ".join(description.split("\n\n")[0].split())
-    parts = [f"usage: {_called(program)} [--FLAG=VALUE ...]{''.join(operands)}"]
+    name = called(program)
+    parts = [
+        f"usage: {'python -m ' * (name == program)}{name} [--FLAG=VALUE ...]{''.join(operands)}"
+    ]
     parts += [textwrap.fill(first, _WIDTH)]
     parts += ["\n".join([f"{topic}:", *entries]) for topic, entries in topics.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def _called(program: str) -> str:
-    """How the process was called: by the command of the installed package, or as a module."""
+def called(program: str) -> str:
+    """A program's name as its user knows it: `robustra train` where the package's command runs it.
+
+    Args:
+      program: the module, which is its name otherwise.
+    """
     name = sys.argv[0] if sys.argv else ""
-    return name if name.startswith("robustra ") else f"python -m {program}"
+    return name if name.startswith("robustra ") else program
 
 
 class _Parser(argparse.ArgumentParser):

@@ -23,7 +23,7 @@ class Program:
 
     def say(self, text: str) -> None:
         """Tells the user something, on one line."""
-        sys.stderr.write(f"{self._name}: {' '.join(text.split())}\n")
+        sys.stderr.write(f"{command.called(self._name)}: {' '.join(text.split())}\n")
         sys.stderr.flush()
 
     def refuse(self, error: Exception) -> Exit:

@@ -20,14 +20,17 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def module_file(name):
     """The file of the checkout that a command runs."""
-    path = ROOT / Path(*name.split("."))
-    return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    return (ROOT / Path(*name.partition(":")[0].split("."))).with_suffix(".py")
 
 
 @pytest.mark.parametrize("name", console.COMMANDS)
 def test_every_command_is_a_program(name):
-    text = module_file(console.COMMANDS[name].module).read_text(encoding="utf-8")
-    assert '\nif __name__ == "__main__":\n' in text
+    program = console.COMMANDS[name].program
+    text = module_file(program).read_text(encoding="utf-8")
+    function = program.partition(":")[2]
+    started = re.search(rf'\nif __name__ == "__main__":\n    (sys.exit\()?{function}\(', text)
+    assert started, "as a module it starts elsewhere"
+    assert f"`robustra {name}" in text, "its docstring does not name the command"
 
 
 def test_every_program_of_a_checkout_is_a_command():
@@ -37,7 +40,7 @@ def test_every_program_of_a_checkout_is_a_command():
         for path in (ROOT / folder).rglob("*.py")
         if '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8")
     ]
-    assert {module_file(c.module) for c in console.COMMANDS.values()} == set(runnable)
+    assert {module_file(c.program) for c in console.COMMANDS.values()} == set(runnable)
 
 
 def test_the_list_of_commands_fits_a_screen_and_costs_no_import():

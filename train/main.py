@@ -1,7 +1,8 @@
-"""Trains a pair of provably robust networks: `python -m train.main`.
+"""Trains a pair of provably robust networks.
 
-Flags become one frozen `Config`; everything is checked before TensorFlow is imported. Defaults are
-presets per dataset, the paper's; without any flag a pair is trained on scikit-learn's digits.
+`python -m train.main`, or `robustra train` where the package is installed. Flags become one frozen
+`Config`; everything is checked before TensorFlow is imported. Defaults are presets per dataset, the
+paper's; without any flag a pair is trained on scikit-learn's digits.
 """
 
 from __future__ import annotations
@@ -85,6 +86,11 @@ def _require(config: configs.Config) -> None:
         devices.require(config.devices, config.split_gpu_mb)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Reads the command line; ends the process with the code of `main`."""
     _define()
     app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS, COMMAND, __doc__))
+
+
+if __name__ == "__main__":
+    start()

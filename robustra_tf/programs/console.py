@@ -6,7 +6,7 @@ program that is asked for is imported, so that `robustra --help` answers at once
 
 from __future__ import annotations
 
-import runpy
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,24 +18,27 @@ class Command(NamedTuple):
     """A word after `robustra`.
 
     Attributes:
-      module: of `robustra_tf.programs`, run as a program.
+      program: the module of `robustra_tf.programs` and the function in it that reads the command
+        line.
       text: what it does, for the list of commands.
     """
 
-    module: str
+    program: str
     text: str
 
 
 COMMANDS = {
-    "train": Command("train.main", "train a pair of networks, or one"),
-    "eval": Command("eval.main", "clean, attacked and certified error on a test set"),
-    "certify": Command("eval.certify", "certificates for the images of a file"),
-    "check": Command("eval.check", "derive a certificate's file anew, by NumPy alone"),
-    "hash": Command("eval.network", "a network's hash, as certificates name it"),
-    "merge": Command("eval.merge", "one evaluation of parts of a test set"),
-    "report": Command("eval.report", "write the page of an evaluation anew"),
-    "curves": Command("eval.curves", "draw the curves of training runs"),
-    "motivation": Command("train.motivation", "train away from another network's gradients"),
+    "train": Command("train.main:start", "train a pair of networks, or one"),
+    "eval": Command("eval.main:start", "clean, attacked and certified error on a test set"),
+    "certify": Command("eval.certify:main", "certificates for the images of a file"),
+    "check": Command("eval.check:main", "derive a certificate's file anew, by NumPy alone"),
+    "hash": Command("eval.network:main", "a network's hash, as certificates name it"),
+    "merge": Command("eval.merge:main", "one evaluation of parts of a test set"),
+    "report": Command("eval.report:main", "write the page of an evaluation anew"),
+    "curves": Command("eval.curves:main", "draw the curves of training runs"),
+    "motivation": Command(
+        "train.motivation.__main__:start", "train away from another network's gradients"
+    ),
 }
 _BAD_USAGE = 2
 
@@ -78,6 +81,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"robustra: expected one of {', '.join(COMMANDS)}, got {name!r}\n")
         return _BAD_USAGE
-    sys.argv[:] = [f"robustra {name}", *flags]
-    runpy.run_module(f"{__package__}.{COMMANDS[name].module}", run_name="__main__", alter_sys=True)
-    return 0
+    sys.argv[:] = [f"robustra {name}", *flags]  # what the program calls itself
+    module, _, function = COMMANDS[name].program.partition(":")
+    return getattr(importlib.import_module(f"{__package__}.{module}"), function)() or 0

@@ -1,7 +1,8 @@
-"""Section 4 of the paper: a network trained away from another one: `python -m train.motivation`.
+"""Section 4 of the paper: a network trained away from another one.
 
-f is trained on `l_f + lambda |cos(grad_x l_f, grad_x l_g)|`, g on `l_g` alone; after every epoch
-both are attacked, and each is shown what was found for the other.
+`python -m train.motivation`, or `robustra motivation`. f is trained on `l_f + lambda |cos(grad_x
+l_f, grad_x l_g)|`, g on `l_g` alone; after every epoch both are attacked, and each is shown what
+was found for the other.
 """
 
 from __future__ import annotations
@@ -62,6 +63,11 @@ def _check(given: Settings) -> None:
     find(given.dataset, given.data_dir)
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Reads the command line; ends the process with the code of `main`."""
     command.define(FLAGS, Settings)
     app.run(main, flags_parser=functools.partial(PROGRAM.parse, FLAGS, (Settings,), __doc__))
+
+
+if __name__ == "__main__":
+    start()
