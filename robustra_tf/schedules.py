@@ -14,7 +14,7 @@ def epsilon(epoch: int, start: float, end: float, warmup: int) -> float:
     Args:
       epoch: counts from 0.
       start, end: radii in pixels.
-      warmup: epochs of the ramp; with 1, its only epoch has `start`, as in `linspace`.
+      warmup: epochs of the ramp; with 1, its only epoch has `start`, as NumPy's linspace has it.
     """
     if epoch >= warmup:
         return end

@@ -65,3 +65,19 @@ def test_the_blocks_run_in_their_order(tmp_path, monkeypatch, capsys):
     assert results["pgd_error"] == pytest.approx(attack.success.mean())
     for name in ("ledger.csv", "sweep.csv", "report.html"):
         assert (tmp_path / "evaluation" / name).is_file()
+
+
+# Twenty epochs of training by Keras: some ten seconds.
+@pytest.mark.slow
+def test_the_block_of_the_readme_runs(capsys):
+    (block,) = [t for language, t in BLOCK.findall((ROOT / "README.md").read_text()) if language]
+    exec(compile(block, "README.md", "exec"), {})
+    told = capsys.readouterr().out
+    certified, attacked = (
+        int(re.search(rf"(\d+) of 100 {word}", told)[1])
+        for word in ("certified", "images attacked successfully")
+    )
+    # It was trained, and no image is both.
+    assert certified > 80
+    assert certified + attacked <= 100
+    assert re.search(r"Verdict\(status=<Status\.\w+", told)

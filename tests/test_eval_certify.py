@@ -1,0 +1,59 @@
+"""The command that certifies the images of a file."""
+
+import csv
+
+import numpy as np
+import pytest
+
+import robustra_tf as rt
+from eval import certify
+from tests.evaluations import RADIUS
+
+
+@pytest.fixture
+def images(tmp_path):
+    """An archive of five test images."""
+    x, y = rt.data.load("digits", "test", limit=5)
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    return tmp_path / "images.npz"
+
+
+def test_what_is_proven_is_printed_and_kept_image_by_image(saved, images, tmp_path, capsys):
+    """At the radius that the saved model was trained for."""
+    out = tmp_path / "margins.csv"
+    assert certify.main([str(images), f"--saved_model={saved}", f"--out={out}"]) == 0
+    expected = rt.certify(rt.export.load(saved), *rt.data.load("digits", "test", limit=5), RADIUS)
+    assert capsys.readouterr().out.strip() == expected.summary()
+    rows = list(csv.DictReader(out.open()))
+    assert tuple(rows[0]) == certify.COLUMNS
+    assert [int(row["certified"]) for row in rows] == expected.certified.tolist()
+    np.testing.assert_allclose([float(row["worst_margin"]) for row in rows], expected.worst_margin)
+    for column in ("label", "predicted", "worst_target"):
+        values = getattr(expected, "labels" if column == "label" else column)
+        assert [int(row[column]) for row in rows] == values.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"x": lambda x: (255 * x).astype(np.uint8)}, ["x", "uint8", "255"]),
+        ({"x": lambda x: 255 * x}, ["x", "[0, 1]", "255"]),
+        ({"x": lambda x: x[:, :4]}, ["x", "(8, 8, 1)"]),
+        ({"x": lambda x: x[..., 0]}, ["'x'", "4 axes"]),
+        ({"y": lambda y: y[:2]}, ["y", "5 images", "2"]),
+        ({"y": lambda y: y + 100}, ["y", "0..9"]),
+        ({"y": None}, ["'y'"]),
+    ],
+)
+def test_a_file_of_other_content_is_refused_in_one_line(saved, images, change, parts, capsys):
+    arrays = dict(np.load(images))
+    for name, function in change.items():
+        if function is None:
+            del arrays[name]
+        else:
+            arrays[name] = function(arrays[name])
+    np.savez(images, **arrays)
+    assert certify.main([str(images), f"--saved_model={saved}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eval.certify: ")
+    assert all(part in line for part in parts), line
