@@ -17,10 +17,12 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 
+from robustra_tf.bounds.cost import window_before
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Structure
-from robustra_tf.graph.ops import Dense, Op
-from robustra_tf.graph.spatial import Pad2D, Pool2D, Windowed
+from robustra_tf.graph.ops import Add, Dense, Input, Op, Relu, Reshape, Scale
+from robustra_tf.graph.registry import PerOperation
+from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
 
 #: How often a step takes the forward count of the network that it trains.
 PASSES = 3
@@ -131,38 +133,48 @@ def row_flops(structure: Structure, index: int) -> int:
         if at not in pending:
             continue
         node, row = structure.nodes[at], pending.pop(at)
-        total += 0 if row.unit else row.size(node.op) * _taps(node.op)
+        total += 0 if row.unit else row.size(node.op) * taps(node.op)
         row = _before(row, node.op)
         for source in node.inputs:
             pending[source] = _joined(pending.get(source), row)
     return total
 
 
-def _taps(op: Op) -> int:
-    """Operations per entry of the output: two for every input that it reads."""
-    if isinstance(op, Dense):
-        return 2 * op.inputs
-    if isinstance(op, Pool2D):
-        return 2 * math.prod(op.size)
-    if isinstance(op, Windowed):
-        return 2 * math.prod(op.size) * op.shape[-1]
+#: `(op) -> int`: operations per entry of the output, two for every input that it reads; of the
+#: operation alone.
+taps = PerOperation("that is counted")
+
+
+@taps.of(Dense)
+def _(op: Dense) -> int:
+    return 2 * op.inputs
+
+
+@taps.of(Pool2D)
+def _(op: Pool2D) -> int:
+    return 2 * math.prod(op.size)
+
+
+@taps.of(Conv2D)
+def _(op: Conv2D) -> int:
+    return 2 * math.prod(op.size) * op.shape[-1]
+
+
+@taps.of(Input, Relu, Add, Scale, Reshape, Pad2D)
+def _(op: Op) -> int:
     return 0
 
 
 def _all(op: Op) -> int:
-    return math.prod(op.out_shape) * _taps(op)
+    return math.prod(op.out_shape) * taps(op)
 
 
 def _before(row: _Row, op: Op) -> _Row:
     """The row on the input of `op`."""
-    window = row.window
-    unit = row.unit and not _taps(op)
-    if window is None or len(op.in_shape) != 3:
+    unit = row.unit and not taps(op)
+    window = None if row.window is None else window_before(op, row.window)
+    if window is None:
         return _Row(None, unit)
-    if isinstance(op, Windowed):
-        window = window.through(op)
-    elif isinstance(op, Pad2D):
-        window = window.before(op.padding, op.shape[:2])
     covered = window.area >= math.prod(window.image)
     return _Row(None if covered else window, unit)
 

@@ -21,6 +21,7 @@ from robustra_tf.files import write_atomically
 from robustra_tf.fingerprint import arrays_sha256
 from robustra_tf.graph.graph import Graph, Node
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
+from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
 
 FORMAT, VERSION = "robustra_tf certificate", 1
@@ -96,31 +97,62 @@ def _sha256(operations: list[dict[str, Any]], weights: Sequence[np.ndarray]) -> 
 
 def _described(node: Node) -> dict[str, Any]:
     """A node as plain values; what weights tell by their shapes is left out."""
-    op, links = node.op, {"inputs": list(node.inputs), "weights": list(node.weights)}
-    if isinstance(op, Input):
-        return {"op": "input", "shape": list(op.shape)}
-    if isinstance(op, Relu):
-        return {"op": "relu", **links}
-    if isinstance(op, Add):
-        return {"op": "add", **links}
-    if isinstance(op, Dense):
-        return {"op": "dense", **links}
-    if isinstance(op, Reshape):
-        return {"op": "reshape", "shape": list(op.after), **links}
-    if isinstance(op, Pad2D):
-        return {"op": "pad", "padding": _lists(op.padding), **links}
-    if isinstance(op, Conv2D | Pool2D):
-        window = {"strides": list(op.strides), "padding": _lists(op.padding), **links}
-        if isinstance(op, Conv2D):
-            return {"op": "conv", **window}
-        return {"op": "average_pool", "size": list(op.size), **window}
-    if isinstance(op, Scale) and op.kind == "constant":
+    links = {"inputs": list(node.inputs), "weights": list(node.weights)}
+    return described(node.op) | (links if node.inputs else {})
+
+
+#: `(op) -> dict`: an operation as plain values.
+described = PerOperation("with a description")
+
+
+@described.of(Input)
+def _(op: Input) -> dict[str, Any]:
+    return {"op": "input", "shape": list(op.shape)}
+
+
+@described.of(Relu)
+def _(op: Relu) -> dict[str, Any]:
+    return {"op": "relu"}
+
+
+@described.of(Add)
+def _(op: Add) -> dict[str, Any]:
+    return {"op": "add"}
+
+
+@described.of(Dense)
+def _(op: Dense) -> dict[str, Any]:
+    return {"op": "dense"}
+
+
+@described.of(Reshape)
+def _(op: Reshape) -> dict[str, Any]:
+    return {"op": "reshape", "shape": list(op.after)}
+
+
+@described.of(Pad2D)
+def _(op: Pad2D) -> dict[str, Any]:
+    return {"op": "pad", "padding": _lists(op.padding)}
+
+
+@described.of(Conv2D)
+def _(op: Conv2D) -> dict[str, Any]:
+    return {"op": "conv", "strides": list(op.strides), "padding": _lists(op.padding)}
+
+
+@described.of(Pool2D)
+def _(op: Pool2D) -> dict[str, Any]:
+    window = {"strides": list(op.strides), "padding": _lists(op.padding)}
+    return {"op": "average_pool", "size": list(op.size), **window}
+
+
+@described.of(Scale)
+def _(op: Scale) -> dict[str, Any]:
+    if op.kind == "constant":
         scale, shift = op.constants
-        return {"op": "scale", "scale": _lists(scale), "shift": _lists(shift), **links}
-    if isinstance(op, Scale):
-        parts = ["scale"] * op.use_scale + ["centre"] * op.use_centre + ["mean", "variance"]
-        return {"op": op.kind, "epsilon": op.epsilon, "parts": parts, **links}
-    raise TypeError(f"save: {node.name} is a {type(op).__name__}, which has no description")
+        return {"op": "scale", "scale": _lists(scale), "shift": _lists(shift)}
+    parts = ["scale"] * op.use_scale + ["centre"] * op.use_centre + ["mean", "variance"]
+    return {"op": op.kind, "epsilon": op.epsilon, "parts": parts}
 
 
 def _lists(values: Any) -> Any:

@@ -8,7 +8,8 @@ import math
 
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Structure
-from robustra_tf.graph.ops import Relu
+from robustra_tf.graph.ops import Add, Dense, Op, Relu, Reshape, Scale
+from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.spatial import Pad2D, Windowed
 
 #: Copies of a row that are alive at once: coefficients, their absolute values, their product with
@@ -58,14 +59,34 @@ def row_cost(structure: Structure, index: int) -> RowCost:
     return RowCost(math.prod(shape), numbers, widest)
 
 
-def _before(window: Window, op: object) -> Window | None:
-    if isinstance(op, Windowed):
-        window = window.through(op)
-    elif isinstance(op, Pad2D):
-        window = window.before(op.padding, op.shape[:2])
-    elif len(op.in_shape) != 3:
-        return None
-    return None if window.area >= math.prod(window.image) else window
+def _before(window: Window, op: Op) -> Window | None:
+    found = window_before(op, window)
+    return None if found is None or found.area >= math.prod(found.image) else found
+
+
+#: `(op, window) -> Window | None`: the window on the input of an operation from that on its output;
+#: None for all of it.
+window_before = PerOperation("whose windows are known")
+
+
+@window_before.of(Windowed)
+def _(op: Windowed, window: Window) -> Window:
+    return window.through(op)
+
+
+@window_before.of(Pad2D)
+def _(op: Pad2D, window: Window) -> Window:
+    return window.before(op.padding, op.shape[:2])
+
+
+@window_before.of(Relu, Add, Scale)
+def _(op: Op, window: Window) -> Window:
+    return window
+
+
+@window_before.of(Reshape, Dense)
+def _(op: Op, window: Window) -> Window | None:
+    return window if op.in_shape == op.out_shape else None
 
 
 def _held(window: Window | None, shape: tuple[int, ...]) -> int:

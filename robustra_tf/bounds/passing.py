@@ -16,6 +16,7 @@ from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, regroup, split
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
+from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.spatial import Pad2D, Windowed
 from robustra_tf.graph.spread import Tiling, spread
 
@@ -102,33 +103,53 @@ def through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: Rows, frame: Fra
         return rows
     if isinstance(rows, WholeRows):
         return _whole_through(op, weights, cleaned(rows, frame))
-    if isinstance(op, Windowed):
-        rows = cleaned(rows, frame)
-        window = rows.window.through(op)
-        joint = merged(rows.values, 3)
-        if pays_as_matrix(rows.window, op):
-            flat = tf.reshape(joint, (-1, math.prod(joint.shape[1:])))
-            values = flat @ window_matrix(rows.window, op, weights, flat.dtype)
-            values = tf.reshape(values, (-1, *window.size, op.shape[2]))
-        else:
-            kernel = op.kernel(weights, rows.values.dtype)
-            values = spread(joint, kernel, op.strides, (0, 0), window.size)
-        return WindowRows(split(values, rows.values, 3), window, clean=False)
-    if isinstance(op, Pad2D):
-        return dataclasses.replace(
-            rows, window=rows.window.before(op.padding, op.shape[:2]), clean=False
-        )
-    if isinstance(op, Scale):
-        scale = op.coefficients(weights, rows.values.dtype)[0]
-        per_channel = scale.shape.rank == 0 or math.prod(scale.shape[:-1]) == 1
-        if per_channel:
-            return rows.with_values(rows.values * tf.reshape(scale, (-1,)))
-        image = tf.broadcast_to(scale, op.shape)[None]
-        scale = frame.constant(rows.window.extract(image)[0])
-        return rows.with_values(rows.values * scale, clean=True)
-    if isinstance(op, Reshape):
-        return through(op, weights, as_whole(rows, frame), frame)
-    raise TypeError(f"op must be one that rows can pass, got {type(op).__name__}")
+    return windows_through(op, weights, rows, frame)
+
+
+#: `(op, weights, rows, frame) -> Rows`: as `through`, of windows.
+windows_through = PerOperation("that rows can pass")
+
+
+@windows_through.of(Windowed)
+def _(op: Windowed, weights, rows: WindowRows, frame: Frame) -> WindowRows:
+    rows = cleaned(rows, frame)
+    window = rows.window.through(op)
+    joint = merged(rows.values, 3)
+    if pays_as_matrix(rows.window, op):
+        flat = tf.reshape(joint, (-1, math.prod(joint.shape[1:])))
+        values = flat @ window_matrix(rows.window, op, weights, flat.dtype)
+        values = tf.reshape(values, (-1, *window.size, op.shape[2]))
+    else:
+        kernel = op.kernel(weights, rows.values.dtype)
+        values = spread(joint, kernel, op.strides, (0, 0), window.size)
+    return WindowRows(split(values, rows.values, 3), window, clean=False)
+
+
+@windows_through.of(Pad2D)
+def _(op: Pad2D, weights, rows: WindowRows, frame: Frame) -> WindowRows:
+    window = rows.window.before(op.padding, op.shape[:2])
+    return dataclasses.replace(rows, window=window, clean=False)
+
+
+@windows_through.of(Scale)
+def _(op: Scale, weights, rows: WindowRows, frame: Frame) -> WindowRows:
+    scale = op.coefficients(weights, rows.values.dtype)[0]
+    per_channel = scale.shape.rank == 0 or math.prod(scale.shape[:-1]) == 1
+    if per_channel:
+        return rows.with_values(rows.values * tf.reshape(scale, (-1,)))
+    image = tf.broadcast_to(scale, op.shape)[None]
+    scale = frame.constant(rows.window.extract(image)[0])
+    return rows.with_values(rows.values * scale, clean=True)
+
+
+@windows_through.of(Reshape)
+def _(op: Reshape, weights, rows: WindowRows, frame: Frame) -> Rows:
+    return through(op, weights, as_whole(rows, frame), frame)
+
+
+@windows_through.of(Add)
+def _(op: Add, weights, rows: WindowRows, frame: Frame) -> WindowRows:
+    return rows
 
 
 def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows) -> WholeRows:

@@ -26,7 +26,8 @@ import tensorflow as tf
 
 from robustra_tf.graph.graph import Node
 from robustra_tf.graph.ops import Add, AffineOp, Dense, Reshape, Scale
-from robustra_tf.graph.spatial import Pad2D, Pool2D, Windowed
+from robustra_tf.graph.registry import PerOperation
+from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D, Windowed
 
 #: Unit roundoffs.
 UNIT32, UNIT64 = 2.0**-24, 2.0**-53
@@ -93,13 +94,14 @@ def deviation(
     op, own = node.op, tuple(weights[i] for i in node.weights)
     largest = tf.add_n([_largest(m) for m in magnitudes])
     safe = functools.reduce(tf.logical_and, map(bounded, magnitudes))
-    if isinstance(op, Reshape | Pad2D):
+    counted = counts(op)
+    if counted is None:
         shape = (tf.shape(magnitudes[0])[0], *op.out_shape)
         return Deviation(tf.zeros(shape, tf.float64), safe)
     reach, coefficients, sane = _terms(op, own, *magnitudes)
-    terms, rows, extra = _counts(op)
+    terms, rows, extra = counted
     if isinstance(op, Add):
-        terms += max((_counts(n.op)[0] for n in before if isinstance(n.op, _SUMS)), default=0)
+        terms += max((counts(n.op).terms for n in before if isinstance(n.op, _SUMS)), default=0)
     product = UNIT32 * (_present(op, own, terms, *magnitudes) + extra)
     rate = tf.where(product < 0.5, product / (1 - product), math.inf) * (1 + SLACK)
     rate += gamma(_TIMES * (terms + rows + consumers + _AROUND), UNIT64)
@@ -128,36 +130,77 @@ def _present(
     return op.linear(there, *(tf.cast(w != 0, tf.float64) for w in weights))
 
 
-def _counts(op: AffineOp) -> tuple[int, int, int]:
-    """Terms of an output, of a coefficient that is carried backward, and roundings beside."""
-    if isinstance(op, Dense):
-        return op.inputs, op.units, _DENSE
-    if isinstance(op, Pool2D):
-        return math.prod(op.size), math.prod(op.size), _POOL
-    if isinstance(op, Windowed):
-        window = math.prod(op.size)
-        return window * op.shape[2], window * op.filters, _DENSE
-    if isinstance(op, Add):
-        return op.count, 1, 0
-    if isinstance(op, Scale):
-        return 1, 1, _SCALE
-    raise TypeError(f"op must be one whose rounding is known, got {type(op).__name__}")
+class Counts(NamedTuple):
+    """Numbers that rounding errors of an operation grow with.
 
-
-def _terms(
-    op: AffineOp, weights: tuple[tf.Tensor, ...], *inputs: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The sum of the absolute values of what is added up, [n, *shape].
-
-    With the largest coefficient, and whether every coefficient can be trusted to its last digits.
+    Attributes:
+      terms: summed up for an output.
+      rows: summed up for a coefficient that is carried backward.
+      extra: roundings of a term beside those of the sum.
     """
+
+    terms: int
+    rows: int
+    extra: int
+
+
+#: `(op) -> Counts | None`: what rounding grows with; None where arithmetic is exact.
+counts = PerOperation("whose rounding is known")
+
+
+@counts.of(Dense)
+def _(op: Dense) -> Counts:
+    return Counts(op.inputs, op.units, _DENSE)
+
+
+@counts.of(Pool2D)
+def _(op: Pool2D) -> Counts:
+    return Counts(math.prod(op.size), math.prod(op.size), _POOL)
+
+
+@counts.of(Conv2D)
+def _(op: Conv2D) -> Counts:
+    window = math.prod(op.size)
+    return Counts(window * op.shape[2], window * op.filters, _DENSE)
+
+
+@counts.of(Add)
+def _(op: Add) -> Counts:
+    return Counts(op.count, 1, 0)
+
+
+@counts.of(Scale)
+def _(op: Scale) -> Counts:
+    return Counts(1, 1, _SCALE)
+
+
+@counts.of(Reshape, Pad2D)
+def _(op: AffineOp) -> None:
+    return None
+
+
+class _Terms(NamedTuple):
+    """What is added up for the outputs of an operation.
+
+    Attributes:
+      reach: the sum of the absolute values, [n, *shape].
+      largest: the largest coefficient.
+      sane: whether every coefficient can be trusted to its last digits.
+    """
+
+    reach: tf.Tensor
+    largest: tf.Tensor
+    sane: tf.Tensor
+
+
+def _terms(op: AffineOp, weights: tuple[tf.Tensor, ...], *inputs: tf.Tensor) -> _Terms:
     sane = tf.constant(True)
     if isinstance(op, Add):
-        return tf.add_n(inputs), tf.ones((), tf.float64), sane
+        return _Terms(tf.add_n(inputs), tf.ones((), tf.float64), sane)
     if not isinstance(op, Scale):
         absolute = tuple(map(tf.abs, weights))
         largest = [tf.reduce_max(w) for w in absolute] or [tf.ones((), tf.float64)]
-        return op.forward(*inputs, *absolute), tf.reduce_max(tf.stack(largest)), sane
+        return _Terms(op.forward(*inputs, *absolute), tf.reduce_max(tf.stack(largest)), sane)
     scale, shift = map(tf.abs, op.coefficients(weights, tf.float64))
     # `scale (x - mean) + centre` in whichever order: `shift` may hide that the two cancel.
     mean = centre = tf.zeros((), tf.float64)
@@ -171,4 +214,4 @@ def _terms(
         sane = tf.reduce_all((variance >= 0) & (variance + root >= _ROOM))
     parts = [scale, mean, centre, *map(tf.abs, weights)]
     largest = tf.reduce_max(tf.stack([tf.reduce_max(part) for part in parts]))
-    return scale * (inputs[0] + mean) + centre, largest, sane
+    return _Terms(scale * (inputs[0] + mean) + centre, largest, sane)
