@@ -49,7 +49,7 @@ class Config:
 
 
 def export(step: Any, arguments: Sequence[Any], out: Path) -> dict[str, list[str]]:
-    """Write a `train.pure.PureStep` and one call of it; returns the names of inputs and outputs.
+    """Write a `PureStep` and one call of it; returns the names of inputs and outputs.
 
     Args:
       step: the step.
@@ -66,8 +66,8 @@ def export(step: Any, arguments: Sequence[Any], out: Path) -> dict[str, list[str
     wanted, taken = list(map(_described, inputs)), parameters(module)
     if wanted != taken:
         raise RuntimeError(f"the module takes {taken}, expected {wanted}")
-    weights, state, metrics = step(*arguments)
-    outputs = [*weights, *state, *(metrics[name] for name in sorted(metrics))]
+    state, metrics = step(*arguments)
+    outputs = [*state.weights, *state.optimizer, *(metrics[name] for name in sorted(metrics))]
     names = _names(arguments, metrics)
     out.mkdir(parents=True, exist_ok=True)
     (out / MODULE).write_text(module, encoding="utf-8")
@@ -102,12 +102,12 @@ def _described(value: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def _names(arguments: Sequence[Any], metrics: dict[str, Any]) -> dict[str, list[str]]:
-    weights, state, _, _, reference, _, _ = arguments
-    carried = [f"weights/{k}" for k in range(len(weights))]
-    carried += [f"state/{k}" for k in range(len(state))]
+    state, _, _, reference, *_ = arguments
+    carried = [f"weights/{k}" for k in range(len(state.weights))]
+    carried += [f"state/{k}" for k in range(len(state.optimizer))]
     fixed = [f"reference/{k}" for k in range(len(reference))]
     return {
-        "inputs": [*carried, "x", "y", *fixed, "eps", "learning_rate"],
+        "inputs": [*carried, "x", "y", *fixed, "eps", "learning_rate", "seed"],
         "outputs": [*carried, *(f"metrics/{name}" for name in sorted(metrics))],
     }
 
@@ -117,7 +117,8 @@ def main(config: Config) -> None:
     import keras
     import tensorflow as tf
 
-    from train.pure import PureStep
+    from robustra_tf.training.options import StepOptions
+    from robustra_tf.training.pure_step import PureStep
 
     f, g = subjects.pair(config.model, config.weights)
     momentum = keras.optimizers.SGD(config.lr, momentum=0.9)
@@ -126,14 +127,12 @@ def main(config: Config) -> None:
         g if config.method == "robustra" else None,
         keras.optimizers.Adam(config.lr) if config.optimizer == "adam" else momentum,
         config.method,
-        together=config.together or None,
-        budget=config.memory_mb * 2**20,
+        options=StepOptions(memory_mb=config.memory_mb, microbatch=config.together),
     )
-    begin = step.networks()
     found = subjects.images(config.model, config.batch)
     x, y = map(tf.constant, subjects.batch(found, config.batch))
-    rates = tf.constant(config.eps), tf.constant(config.lr)
-    arguments = (begin.weights, begin.state, x, y, begin.reference, *rates)
+    numbers = tf.constant(config.eps), tf.constant(config.lr), tf.constant([0, 0])
+    arguments = (step.state(), x, y, step.reference(), *numbers)
     names = export(step, arguments, Path(config.out))
     print(
         f"{config.out}: {MODULE}, {CALL}, {SIGNATURE}; "

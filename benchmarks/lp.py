@@ -121,11 +121,12 @@ def _unstable(graph, images: np.ndarray, eps: float, size: int) -> np.ndarray:
 
     from robustra_tf.bounds.balls import ball
     from robustra_tf.bounds.enclosure import enclose
+    from robustra_tf.bounds.options import BoundOptions
     from robustra_tf.bounds.relu import unstable
 
     @tf.function(autograph=False, reduce_retracing=True)
     def counts(x: tf.Tensor) -> tf.Tensor:
-        bounds = enclose(graph.structure, graph.weights(), ball(x, eps), "needed").bounds
+        bounds = enclose(graph.network(), ball(x, eps), BoundOptions("needed")).bounds
         crossing = [unstable(*bounds[k]) for k in graph.structure.relus]
         return tf.stack([tf.reduce_sum(tf.cast(c, tf.float32)) for c in crossing])
 

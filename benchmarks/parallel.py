@@ -19,7 +19,7 @@ from robustra_tf.settings import Range
 from train import devices
 
 if TYPE_CHECKING:
-    from train.mutual import Network
+    from robustra_tf.training.mutual import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config:
         settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
 
 
-def networks(config: Config, schedule: str) -> Sequence[Network]:
+def networks(config: Config, schedule: str) -> Sequence[Learner]:
     """A pair as a run of the schedule has it, but for a learning rate of 0.
 
     Every round then does the same work on the same weights.
@@ -77,8 +77,8 @@ def measure(config: Config) -> dict[str, Any]:
 
     from benchmarks import flops
     from robustra_tf.graph.build import build
-    from train.mutual import in_turn
-    from train.parallel import AtOnce
+    from robustra_tf.training.mutual import in_turn
+    from robustra_tf.training.parallel import AtOnce
 
     devices.require(config.devices, config.split_gpu_mb)
     found = subjects.images(config.model, 2 * config.batch, config.data_dir)
@@ -87,8 +87,8 @@ def measure(config: Config) -> dict[str, Any]:
         halves = [slice(0, config.batch), slice(config.batch, None)]
         feeds = [(tf.constant(x[half]), tf.constant(y[half])) for half in halves]
 
-    def steps(pair: Sequence[Network]) -> list[Callable[[], None]]:
-        def step(network: Network, feed) -> None:
+    def steps(pair: Sequence[Learner]) -> list[Callable[[], None]]:
+        def step(network: Learner, feed) -> None:
             with tf.device(network.device):
                 metrics = network.step(*feed, tf.constant(config.eps))
             float(metrics["loss"])

@@ -14,7 +14,7 @@ from robustra_tf.data import load
 if TYPE_CHECKING:
     import keras
 
-    from train.step import TrainStep
+    from robustra_tf.training.step import TrainStep
 
 METHODS = ("robustra", "wong")
 RANDOM, PUBLISHED = "random", "published"
@@ -120,13 +120,16 @@ def training_step(
     import keras
 
     from benchmarks import flops
+    from robustra_tf.bounds.options import BoundOptions
     from robustra_tf.graph.build import build
-    from train.step import TrainStep
+    from robustra_tf.training.options import StepOptions
+    from robustra_tf.training.step import TrainStep
 
     f, g = pair(model, weights, channels)
     reference = g if method == "robustra" else None
     given = {} if memory_mb is None else {"memory_mb": memory_mb}
-    step = TrainStep(f, reference, keras.optimizers.Adam(0.0), method, inner=inner, **given)
+    options = StepOptions(bounds=BoundOptions(inner=inner), **given)
+    step = TrainStep(f, reference, keras.optimizers.Adam(0.0), method, options=options)
     return step, flops.step(build(f).structure, method, inner)
 
 

@@ -25,7 +25,7 @@ from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.files import write_atomically
 from robustra_tf.program import Program
 from robustra_tf.reading import Field, read_arrays
-from robustra_tf.settings import Range, SettingError
+from robustra_tf.settings import BOUNDS, Range, SettingError
 
 from .config import Config, Source
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from robustra_tf.certificates import Certificate
 
 PROGRAM = Program("eval.certify")
-METHODS = ("dual", "interval", "crown", "alpha")
 COLUMNS = ("index", "label", "predicted", "certified", "worst_target", "worst_margin")
 #: Bytes of the images and the labels together: 10,000 images of CIFAR-10 ten times over.
 LARGEST = 2**30
@@ -51,7 +50,7 @@ class Certify(Source):
     box: bool = command.setting(
         "bound over the ball's part in [0, 1], not all of it", True, topic="Question"
     )
-    method: str = command.setting("of the bound", "dual", choices=METHODS, topic="Bounds")
+    method: str = command.setting("of the bound", "dual", choices=BOUNDS, topic="Bounds")
     dtype: str | None = command.same(Config, "dtype", default=None)
     sound: bool = command.setting("subtract all rounding: dual and interval", False, topic="Bounds")
     batch_size: int = command.setting("images at a time", 20, range=Range(1), topic="Bounds")

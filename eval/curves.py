@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from robustra_tf import command
+from robustra_tf.methods import METHODS
 from robustra_tf.plots import MOTIVATION, curve, finish
 from robustra_tf.program import Program
 from robustra_tf.reading import read_json
@@ -136,9 +137,14 @@ def _reference(figure: Figure | SubFigure, run: Run) -> None:
     finish((threshold, *panels))
 
 
+def _has_reference(run: Run) -> bool:
+    method = METHODS.get(run.method)
+    return method is not None and method.needs_reference
+
+
 def single(run: Run) -> Figure:
     """Figure 3 and, of a pair with references, Figure 4 below it."""
-    paired = run.method == "robustra"
+    paired = _has_reference(run)
     figure = Figure(figsize=(13, 4 * (1 + paired)), dpi=110, layout="constrained")
     above, *below = figure.subfigures(1 + paired, 1, squeeze=False)[:, 0]
     _errors(above, run)
@@ -164,7 +170,7 @@ def compare(runs: Sequence[Run]) -> Figure:
             for column, bound in CERTIFIED.items():
                 curve(certified, rows, column, 100, label=f"{method}, {name}, {bound}", **style)
     certified.set(title="Certified error on test images", ylabel="%", ylim=(0, 102))
-    pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if run.method == "robustra"]
+    pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if _has_reference(run)]
     for name, rows in (pairs[0] if pairs else {}).items():
         curve(threshold, rows, "t0", 1, linestyle=_DASHES[name], color="C0", label=name)
     threshold.set(title="Threshold t of the reference space", ylabel="mean t0")

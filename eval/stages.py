@@ -21,7 +21,7 @@ from .ledger import Status
 from .milp import Milp
 
 #: The stages that are bounds, and the methods of `certify` that they are.
-METHODS = {"ibp": "interval", "lp": "dual", "crown": "crown", "alpha": "alpha"}
+BOUNDS = {"ibp": "interval", "lp": "dual", "crown": "crown", "alpha": "alpha"}
 #: How many times the configured batch fits: without rows of inner layers, many times.
 _FACTORS = {"ibp": 10, "lp": 1, "crown": 1, "alpha": 1}
 
@@ -30,7 +30,7 @@ def make(config: Config, model: keras.Model) -> list[Stage]:
     """The stages that the configuration asks for, in their order."""
     makers = {"clean": Clean, "pgd": Pgd, "milp": Milp}
     return [
-        Bound(config, model, name) if name in METHODS else makers[name](config, model)
+        Bound(config, model, name) if name in BOUNDS else makers[name](config, model)
         for name in config.stages
     ]
 
@@ -131,7 +131,7 @@ class Bound(_Batched):
             config.eps,
             norm=config.norm,
             box=config.box if cut else None,
-            method=METHODS[self.name],
+            method=BOUNDS[self.name],
             batch_size=self.batch_size,
             dtype=config.dtype,
             sound=config.sound,

@@ -16,20 +16,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf import attacks, batches, data, description, export, metrics, models, published
     from robustra_tf.attacks import Attack, attack
+    from robustra_tf.bounds.options import BoundOptions
     from robustra_tf.certificates import Certificate, certify, layer_bounds, margin_bounds
-    from robustra_tf.certified import CertifiedModel, EpsilonSchedule
     from robustra_tf.exact import Verifier
+    from robustra_tf.objective.batch import LossOptions
     from robustra_tf.objective.robustra import DualObjective
+    from robustra_tf.training.keras_fit import CertifiedModel, EpsilonSchedule
+    from robustra_tf.training.options import StepOptions
+    from robustra_tf.training.plan import TrainingPlan
+    from robustra_tf.training.pure_step import PureStep
+    from robustra_tf.training.run import train, train_pair
+    from robustra_tf.training.step import TrainStep
 
 __version__ = "0.2.0"
 
 #: Public name -> the module that defines it; None where the name is the module itself.
 _HOMES = {
     "Attack": "robustra_tf.attacks",
+    "BoundOptions": "robustra_tf.bounds.options",
     "Certificate": "robustra_tf.certificates",
-    "CertifiedModel": "robustra_tf.certified",
+    "CertifiedModel": "robustra_tf.training.keras_fit",
     "DualObjective": "robustra_tf.objective.robustra",
-    "EpsilonSchedule": "robustra_tf.certified",
+    "EpsilonSchedule": "robustra_tf.training.keras_fit",
+    "LossOptions": "robustra_tf.objective.batch",
+    "PureStep": "robustra_tf.training.pure_step",
+    "StepOptions": "robustra_tf.training.options",
+    "TrainStep": "robustra_tf.training.step",
+    "TrainingPlan": "robustra_tf.training.plan",
     "Verifier": "robustra_tf.exact",
     "attack": "robustra_tf.attacks",
     "attacks": None,
@@ -43,6 +56,8 @@ _HOMES = {
     "metrics": None,
     "models": None,
     "published": None,
+    "train": "robustra_tf.training.run",
+    "train_pair": "robustra_tf.training.run",
 }
 #: Modules that load without TensorFlow, so that a bad flag is refused at once.
 _LIGHT = ("batches", "data", "description")
@@ -50,10 +65,16 @@ _LIGHT = ("batches", "data", "description")
 # Written out, for type checkers do not compute it.
 __all__ = [
     "Attack",
+    "BoundOptions",
     "Certificate",
     "CertifiedModel",
     "DualObjective",
     "EpsilonSchedule",
+    "LossOptions",
+    "PureStep",
+    "StepOptions",
+    "TrainStep",
+    "TrainingPlan",
     "Verifier",
     "attack",
     "attacks",
@@ -67,6 +88,8 @@ __all__ = [
     "metrics",
     "models",
     "published",
+    "train",
+    "train_pair",
 ]
 
 

@@ -7,12 +7,11 @@ import numpy as np
 
 from robustra_tf import proofs
 from robustra_tf.bounds.balls import NORMS, Box
-from robustra_tf.bounds.enclosure import ROWS
+from robustra_tf.bounds.options import ROWS
 from robustra_tf.graph.graph import Graph, Structure
-from robustra_tf.settings import INNER
+from robustra_tf.settings import BOUNDS, INNER
 
-METHODS = ("dual", "interval", "crown", "alpha")
-SOUND_METHODS = ("dual", "interval")
+SOUND_BOUNDS = ("dual", "interval")
 DTYPES = ("float32", "float64")
 
 
@@ -30,7 +29,7 @@ def check_options(
         raise ValueError(f"eps must be one finite number of pixels >= 0, got {eps!r}")
     for name, value, allowed in (
         ("norm", norm, NORMS),
-        ("method", method, METHODS),
+        ("method", method, BOUNDS),
         ("dtype", dtype, DTYPES),
         ("rows", rows, ROWS),
         ("inner", inner, INNER),
@@ -44,7 +43,7 @@ def check_options(
 def check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> None:
     """Refuses (`ValueError`) what no bound with all rounding subtracted is there for."""
     for name, value, allowed in (
-        ("method", method, SOUND_METHODS),
+        ("method", method, SOUND_BOUNDS),
         ("dtype", dtype, ("float64",)),
         ("inner", inner, ("dual",)),
     ):

@@ -18,6 +18,7 @@ from robustra_tf.arguments import (
     checked_save,
 )
 from robustra_tf.bounds.balls import Box
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph
@@ -117,7 +118,7 @@ class Certificate:
         return int(self.certified.sum()), int((self.predicted == self.labels).sum())
 
 
-def certify(
+def certify(  # noqa: PLR0913, the door to all certificates
     model: keras.Model | Graph,
     x: np.ndarray,
     y: np.ndarray,
@@ -191,10 +192,8 @@ def certify(
     if save is not None:
         save, rows = checked_save(save, method, inner, len(y)), "every"
     box = None if box is None else tuple(box)
-    if sound:
-        function = sound_bound(structure, norm, box, method, rows)
-    else:
-        function = margins_bound(structure, norm, box, method, rows, inner)
+    bound = sound_bound if sound else margins_bound
+    function = bound(structure, method, box, BoundOptions(rows, inner=inner, norm=norm))
     weights = graph.weights(tf.as_dtype(dtype))
     margins_, classes_, bands = [np.zeros((0, structure.output_shape[0]))], [np.zeros(0, int)], []
     for xs, ys in _batches(x, y, batch_size):
@@ -243,7 +242,7 @@ def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps:
     return certify(model, x, y, eps, **options).margin_lower
 
 
-def layer_bounds(
+def layer_bounds(  # noqa: PLR0913, public
     model: keras.Model | Graph,
     x: np.ndarray,
     eps: float,
@@ -268,7 +267,9 @@ def layer_bounds(
     graph = model if isinstance(model, Graph) else build(model)
     check_options(eps, norm, method, dtype, batch_size)
     x = checked_images(graph.structure, x, box, dtype)
-    function = layers_bound(graph.structure, norm, None if box is None else tuple(box), method)
+    box = None if box is None else tuple(box)
+    options = BoundOptions("every", norm=norm)
+    function = layers_bound(graph.structure, method, box, options)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
         function(weights, xs, tf.constant(float(eps), dtype))

@@ -3,62 +3,74 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Box, ball
+from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.sound import outward_ball, sound_interval_margins, sound_margins
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network, Structure
+
+
+class Bounded(NamedTuple):
+    """What is bounded of a batch.
+
+    Attributes:
+      margin: lower bounds of `f_y - f_t`, [n, classes].
+      predicted: the classes at the images themselves, [n].
+      bands: those that the margins of the dual rest on, of each ReLU as `proofs.BAND` lists them.
+    """
+
+    margin: tf.Tensor
+    predicted: tf.Tensor
+    bands: list[tuple[tf.Tensor, ...]]
 
 
 @functools.lru_cache(maxsize=32)
-def margins_bound(
-    structure: Structure, norm: str, box: Box | None, method: str, rows: str, inner: str
-):
-    """(weights, x, y, eps) -> (margins, predicted, bands), traced once per batch size and dtype.
-
-    `bands` are those that the margins of the dual rest on, as `proofs.BAND` lists them.
-    """
+def margins_bound(structure: Structure, method: str, box: Box | None, options: BoundOptions):
+    """(weights, x, y, eps) -> `Bounded`, traced once per batch size and dtype."""
 
     @tf.function(autograph=False)
     def bound(weights, x, y, eps):
-        region = ball(x, eps, norm, box)
-        network = (structure, weights, region)
-        bands = []
+        region = options.ball(x, eps, box)
+        network, bands = Network(structure, weights), []
         if method == "interval":
-            margin = -interval_margins(*network, y)[1]
+            margin = -interval_margins(network, region, y).upper
         elif method == "dual":
-            found = margins(*network, y, rows, inner=inner)
+            found = margins(network, region, y, options)
             margin = -found.upper
             for index in structure.relus:
                 slope, error, _ = found.enclosure.relaxations[index]
                 bands.append((*found.enclosure.bounds[index], slope, 2 * error))
         else:
-            bounds = enclose(*network, rows, inner=inner).bounds
+            bounds = enclose(network, region, options).bounds
             if method == "crown":
-                margin = -crown_margins(*network, y, bounds, adaptive(bounds))
+                margin = -crown_margins(network, region, y, bounds, adaptive(bounds))
             else:
-                margin = -optimised_margins(*network, y, bounds)
-        return margin, _classes(structure, weights, x), bands
+                margin = -optimised_margins(network, region, y, bounds)
+        return Bounded(margin, _classes(network, x), bands)
 
     return bound
 
 
 @functools.lru_cache(maxsize=32)
-def sound_bound(structure: Structure, norm: str, box: Box | None, method: str, rows: str):
+def sound_bound(structure: Structure, method: str, box: Box | None, options: BoundOptions):
     """As `margins_bound`, with every rounding subtracted."""
 
     @tf.function(autograph=False)
     def bound(weights, x, y, eps):
-        network = (structure, weights, outward_ball(x, eps, norm, box), y)
-        dual = method == "dual"
-        proof = sound_margins(*network, rows) if dual else sound_interval_margins(*network)
+        network, region = Network(structure, weights), outward_ball(x, eps, options.norm, box)
+        if method == "dual":
+            proof = sound_margins(network, region, y, options)
+        else:
+            proof = sound_interval_margins(network, region, y)
         bands = [tuple(proof.bands[index]) for index in structure.relus]
-        return proof.lower, _classes(structure, weights, x), bands
+        return Bounded(proof.lower, _classes(network, x), bands)
 
     def on_cpu(*arguments):
         # Elsewhere a library may take convolutions by a transform, which rounds otherwise.
@@ -68,21 +80,21 @@ def sound_bound(structure: Structure, norm: str, box: Box | None, method: str, r
     return on_cpu
 
 
-def _classes(structure: Structure, weights: list[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
-    return tf.argmax(structure.forward(weights, x), -1, output_type=tf.int32)
+def _classes(network: Network, x: tf.Tensor) -> tf.Tensor:
+    return tf.argmax(network(x), -1, output_type=tf.int32)
 
 
 @functools.lru_cache(maxsize=32)
-def layers_bound(structure: Structure, norm: str, box: Box | None, method: str):
+def layers_bound(structure: Structure, method: str, box: Box | None, options: BoundOptions):
     """(weights, x, eps) -> (lower, upper) of every ReLU's input, in order."""
 
     @tf.function(autograph=False)
     def bound(weights, x, eps):
-        region = ball(x, eps, norm, box)
+        network, region = Network(structure, weights), options.ball(x, eps, box)
         if method == "interval":
-            found = propagate(structure, weights, region)[0]
+            found = propagate(network, region).bounds
         else:
-            found = enclose(structure, weights, region).bounds
+            found = enclose(network, region, options).bounds
         return [found[i] for i in structure.relus]
 
     return bound

@@ -33,6 +33,7 @@ import tensorflow as tf
 from robustra_tf import description, graph
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 
 # What TensorFlow raises for checkpoints that are missing, cut short or altered.
 _READ_ERRORS = (ValueError, IndexError, RuntimeError, tf.errors.OpError)
@@ -65,13 +66,13 @@ class _Servable(tf.Module):
 
 def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
     """The outputs of the signature `certify`."""
-    structure, weights = network.structure, network.weights()
-    logits = structure.forward(weights, image)
+    values = network.network()
+    logits = values(image)
     predicted = tf.argmax(logits, -1, output_type=tf.int32)
     # A radius that makes no sense must certify nothing, wherever this runs.
     valid = tf.logical_and(eps >= 0, tf.math.is_finite(eps))
     region = ball(image, tf.where(valid, eps, 0.0))
-    upper = margins(structure, weights, region, predicted, rows="needed").upper
+    upper = margins(values, region, predicted, BoundOptions("needed")).upper
     own = tf.one_hot(predicted, logits.shape[-1], on_value=True, off_value=False)
     margin = -tf.reduce_max(tf.where(own, -np.inf, upper), axis=-1)
     # Comparisons with NaN are false.

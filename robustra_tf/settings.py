@@ -15,10 +15,8 @@ from typing import NamedTuple
 NORMS = ("linf", "l2", "l1")
 # Those whose dual norms random projections estimate.
 PROJECTED_NORMS = ("linf", "l2")
-# Methods of training: on WK's dual, on interval bounds, and without any bound.
-DUAL_METHODS = ("robustra", "wong")
-INTERVAL_METHODS = ("ibp", "crown_ibp", "mtl_ibp", "sabr")
-METHODS = (*DUAL_METHODS, *INTERVAL_METHODS, "natural")
+# How certificates bound margins: by the dual, intervals, or CROWN with fixed or optimised slopes.
+BOUNDS = ("dual", "interval", "crown", "alpha")
 # Where bounds of inner layers come from: the dual; intervals; or whichever is tighter.
 INNER = ("dual", "interval", "mixed")
 # How initial weights are drawn.

@@ -136,7 +136,7 @@ def scalars(folder: Workdir) -> list[tuple[str, str, int, float]]:
 
 def variables(folder: Workdir) -> dict[str, bytes]:
     """The bits of every variable in the newest checkpoint."""
-    from train import checkpoint
+    from robustra_tf.training import checkpoint
 
     reader = checkpoint.variables(checkpoint.found(folder.checkpoints)[0])
     keys = [key for key in reader.get_variable_to_shape_map() if not key.startswith("_")]
@@ -145,7 +145,7 @@ def variables(folder: Workdir) -> dict[str, bytes]:
 
 def about(folder: Workdir) -> dict:
     """What the newest checkpoint says, but for times and the sizes of files."""
-    from train import checkpoint
+    from robustra_tf.training import checkpoint
 
     path = checkpoint.found(folder.checkpoints)[0]
     found = json.loads((path / "about.json").read_text())
@@ -209,7 +209,7 @@ def slow() -> None:
     """Every step takes a second longer."""
     import time
 
-    from train.step import TrainStep
+    from robustra_tf.training.step import TrainStep
 
     tiny()
     step = TrainStep.__call__
@@ -225,7 +225,7 @@ def slow_evaluation() -> None:
     """Test images are looked at forty together, for a second each time."""
     import time
 
-    from train import run
+    from robustra_tf.training import run
 
     tiny()
     run._TESTED_TOGETHER = 40
@@ -243,7 +243,7 @@ def stuck() -> None:
     """The first step computes for ever, without ever coming back to Python."""
     import tensorflow as tf
 
-    from train.step import TrainStep
+    from robustra_tf.training.step import TrainStep
 
     tiny()
 

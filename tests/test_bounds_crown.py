@@ -9,7 +9,9 @@ from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins,
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
+from robustra_tf.graph.graph import Network
 from tests import nets, oracle_nets, oracles
 from tests.oracle_lp import Programme
 from tests.oracles import assert_close
@@ -33,7 +35,7 @@ class Case:
 
     @property
     def network(self):
-        return self.structure, self.weights, self.ball
+        return Network(self.structure, self.weights), self.ball
 
     def crown(self, bounds, slopes):
         return crown_margins(*self.network, self.y, bounds, slopes)
@@ -50,13 +52,13 @@ def case(request, region):
 
 
 def test_parallel_lines_give_wong_and_kolter(case):
-    found = margins(*case.network, case.y)
+    found = margins(*case.network, case.y, BoundOptions("every"))
     bounds = found.enclosure.bounds
     assert_close(case.crown(bounds, parallel(bounds)), found.upper, 1e-10)
 
 
 def test_slopes_of_every_target_are_used_for_it(case):
-    bounds = enclose(*case.network).bounds
+    bounds = enclose(*case.network, BoundOptions("every")).bounds
     rng = np.random.default_rng(6)
     several = {
         k: tf.constant(rng.uniform(size=(COUNT, nets.CLASSES, *low.shape[1:])))
@@ -84,7 +86,7 @@ def sample(x, eps, norm, box, rng, count=200):
 def test_any_slopes_are_sound(case, seed):
     """No sampled point of the ball beats the bound, whatever the slopes."""
     rng = np.random.default_rng(seed)
-    bounds = enclose(*case.network, inner="mixed").bounds
+    bounds = enclose(*case.network, BoundOptions("every", inner="mixed")).bounds
     slopes = {
         k: tf.constant(rng.uniform(size=low.shape))[:, None] for k, (low, _) in bounds.items()
     }
@@ -107,7 +109,7 @@ def test_margins_against_a_programme_with_the_same_lines(name, region):
     case = Case(name, region)
     net = oracle_nets.of_model(case.model)
     single = len(case.structure.relus) == 1
-    bounds = enclose(*case.network, inner="interval").bounds
+    bounds = enclose(*case.network, BoundOptions("every", inner="interval")).bounds
     choices = [(adaptive(bounds), single)]
     choices.append(({k: tf.zeros_like(slope) for k, slope in choices[0][0].items()}, True))
     for slopes, exact in choices:
@@ -128,7 +130,7 @@ def test_margins_against_a_programme_with_the_same_lines(name, region):
 
 
 def test_optimised_slopes_are_never_looser_and_mostly_tighter(case):
-    bounds = enclose(*case.network, inner="mixed").bounds
+    bounds = enclose(*case.network, BoundOptions("every", inner="mixed")).bounds
     plain = case.crown(bounds, adaptive(bounds)).numpy()
     start = np.minimum(plain, case.crown(bounds, parallel(bounds)).numpy())
     found = optimised_margins(*case.network, case.y, bounds, steps=10).numpy()
@@ -136,14 +138,16 @@ def test_optimised_slopes_are_never_looser_and_mostly_tighter(case):
     more = optimised_margins(*case.network, case.y, bounds, steps=40).numpy()
     assert np.all(more <= start + 1e-12)
     free = any(np.any((low < 0) & (high > 0)) for low, high in bounds.values())
-    if free and not np.allclose(plain, margins(*case.network, case.y, inner="mixed").upper):
+    mixed = BoundOptions("every", inner="mixed")
+    if free and not np.allclose(plain, margins(*case.network, case.y, mixed).upper):
         assert np.min(found - plain) < -1e-4
 
 
 def test_mixed_bounds_lie_in_both(case):
     """In every layer within the intervals; in the first also within the dual's."""
     dual, interval, mixed = (
-        enclose(*case.network, inner=kind).bounds for kind in ("dual", "interval", "mixed")
+        enclose(*case.network, BoundOptions("every", inner=kind)).bounds
+        for kind in ("dual", "interval", "mixed")
     )
     first = case.structure.relus[0]
     assert np.all(mixed[first][0] >= np.maximum(dual[first][0], interval[first][0]) - 1e-12)

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
 from robustra_tf.objective.breakpoints import tightness
-from robustra_tf.objective.robustra import literal, objective, side
+from robustra_tf.objective.robustra import ball_margins, literal, objective
 from tests import nets, oracle_nets, oracles
 from tests.oracle_lp import Programme
 
@@ -41,7 +42,7 @@ def test_margins_are_the_optimum_of_the_relaxation(name, region):
     model = nets.ALL[name]()
     graph, x = build(model), nets.images(model, 1, seed=3).astype(np.float64)
     around = ball(tf.constant(x), tf.constant(eps, tf.float64), norm, box)
-    found = margins(graph.structure, graph.weights(tf.float64), around, tf.constant([Y]))
+    found = margins(graph.network(tf.float64), around, tf.constant([Y]), BoundOptions("every"))
     programme = Programme(relaxed(model, x, eps, norm, box, found))
     for target in OTHERS:
         optimum = programme.maximum(ROWS[target])
@@ -56,7 +57,7 @@ def pair(request):
     graphs = [build(model) for model in models]
     radius = tf.constant(eps, tf.float64)
     f, g = (
-        side(graph.structure, graph.weights(tf.float64), tf.constant(x), tf.constant([Y]), radius)
+        ball_margins(graph.network(tf.float64), tf.constant(x), tf.constant([Y]), radius)
         for graph in graphs
     )
     both = [relaxed(m, x, eps, "linf", None, s) for m, s in zip(models, (f, g), strict=True)]

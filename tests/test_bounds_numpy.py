@@ -10,7 +10,9 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import propagate
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
+from robustra_tf.graph.graph import Network
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
 
@@ -89,8 +91,9 @@ def test_matrices_compute_the_model(case):
 
 @pytest.mark.parametrize(("norm", "box", "dtype"), [*FLOAT64, ("linf", None, "float32")])
 def test_layers_and_margins_are_the_formula(case, norm, box, dtype):
-    weights = case.graph.weights(tf.as_dtype(dtype))
-    found = margins(case.structure, weights, case.ball(norm, box, dtype), tf.constant(case.y))
+    network = case.graph.network(tf.as_dtype(dtype))
+    region, y = case.ball(norm, box, dtype), tf.constant(case.y)
+    found = margins(network, region, y, BoundOptions("every"))
     for k, expected in enumerate(case.enclosures(norm, box)):
         bounds = case.relu_bounds(found.enclosure.bounds, k)
         for (lower, upper), low, up in zip(bounds, expected.lower, expected.upper, strict=True):
@@ -107,8 +110,8 @@ def test_layers_and_margins_are_the_formula(case, norm, box, dtype):
 )
 def test_fewer_rows_leave_the_bounds_as_they_are(case, norm, box, rows):
     """Rows are spared only where intervals prove the ReLU stable; margins stay WK's."""
-    weights, region = case.graph.weights(tf.float64), case.ball(norm, box, tf.float64)
-    found = margins(case.structure, weights, region, tf.constant(case.y), rows)
+    network, region = case.graph.network(tf.float64), case.ball(norm, box, tf.float64)
+    found = margins(network, region, tf.constant(case.y), BoundOptions(rows))
     for k, expected in enumerate(case.enclosures(norm, box)):
         bounds = case.relu_bounds(found.enclosure.bounds, k)
         for (lower, upper), low, up in zip(bounds, expected.lower, expected.upper, strict=True):
@@ -126,9 +129,9 @@ def test_fewer_rows_leave_the_bounds_as_they_are(case, norm, box, rows):
 @pytest.mark.parametrize(("norm", "rows"), [("linf", "every"), ("l2", "every"), ("l2", "needed")])
 def test_slices_of_rows_give_the_same_bounds(case, rows, norm):
     """A budget of a few kilobytes: one channel, or some neurons, at a time."""
-    weights, region = case.graph.weights(tf.float64), case.ball(norm, None, tf.float64)
-    whole = enclose(case.structure, weights, region, rows).bounds
-    sliced = enclose(case.structure, weights, region, rows, budget=2.0**14).bounds
+    network, region = case.graph.network(tf.float64), case.ball(norm, None, tf.float64)
+    whole = enclose(network, region, BoundOptions(rows)).bounds
+    sliced = enclose(network, region, BoundOptions(rows, budget=2.0**14)).bounds
     for k in case.structure.relus:
         for one, other in zip(whole[k], sliced[k], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-12)
@@ -141,7 +144,8 @@ def test_ways_and_slices_of_rows_give_the_same_gradient(case):
     def gradient(rows, budget):
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            upper = margins(case.structure, weights, region, y, rows, budget).upper
+            network = Network(case.structure, weights)
+            upper = margins(network, region, y, BoundOptions(rows, budget)).upper
             total = tf.reduce_sum(tf.square(upper))
         return tape.gradient(total, weights, unconnected_gradients="zero")
 
@@ -154,8 +158,8 @@ def test_ways_and_slices_of_rows_give_the_same_gradient(case):
 
 @pytest.mark.parametrize(("norm", "box"), BALLS)
 def test_intervals_are_the_formula(case, norm, box):
-    weights = case.graph.weights(tf.float64)
-    bounds, logits = propagate(case.structure, weights, case.ball(norm, box, tf.float64))
+    network = case.graph.network(tf.float64)
+    bounds, logits = propagate(network, case.ball(norm, box, tf.float64))
     for k, x in enumerate(case.x):
         expected = oracles.intervals(case.net, x, EPS[norm], norm, box)
         for index, (lower, upper) in bounds.items():
@@ -168,27 +172,27 @@ def test_intervals_are_the_formula(case, norm, box):
 def test_zero_radius_is_the_network_itself(case):
     """At eps = 0 every bound is the value, by every method."""
     x = tf.constant(case.x, tf.float64)
-    region, weights = ball(x, 0.0), case.graph.weights(tf.float64)
+    region, network = ball(x, 0.0), case.graph.network(tf.float64)
     values = case.net.values(case.x.reshape(COUNT, -1))
     for bounds in (
-        enclose(case.structure, weights, region).bounds,
-        enclose(case.structure, weights, region, "needed").bounds,
-        propagate(case.structure, weights, region)[0],
+        enclose(network, region, BoundOptions("every")).bounds,
+        enclose(network, region, BoundOptions("needed")).bounds,
+        propagate(network, region).bounds,
     ):
         for index, (lower, upper) in bounds.items():
             value = values[case.structure.nodes[index].inputs[0]]
             assert_close(lower, value, 1e-11)
             assert_close(upper, value, 1e-11)
-    found = margins(case.structure, weights, region, tf.constant(case.y)).upper
+    found = margins(network, region, tf.constant(case.y), BoundOptions("every")).upper
     own = np.take_along_axis(values[-1], case.y[:, None], 1)
     assert_close(found, values[-1] - own, 1e-11)
 
 
 def test_box_tightens_the_ball(case):
     """The cut ball lies in the ball: no bound gets worse, those at black or white pixels better."""
-    weights, y = case.graph.weights(tf.float64), tf.constant(case.y)
+    network, y, every = case.graph.network(tf.float64), tf.constant(case.y), BoundOptions("every")
     free, cut = (
-        margins(case.structure, weights, case.ball("linf", box, tf.float64), y).enclosure.bounds
+        margins(network, case.ball("linf", box, tf.float64), y, every).enclosure.bounds
         for box in (None, (0.0, 1.0))
     )
     first = case.structure.relus[0]

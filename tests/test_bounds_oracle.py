@@ -13,9 +13,11 @@ from keras import layers
 from robustra_tf import models, published
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.certificates import certify
+from robustra_tf.graph import Network as Values
 from robustra_tf.graph import build
-from robustra_tf.objective.robustra import literal, objective, side
+from robustra_tf.objective.robustra import ball_margins, literal, objective
 from tests import oracle_nets, oracles
 from tests.oracles import assert_close
 
@@ -87,7 +89,7 @@ class Network:
     def assert_margins(self, expected, eps, norm="linf", box=None, rows="needed"):
         """Compare WK's margins; returns the enclosure beneath."""
         region = ball(self.x, tf.constant(eps, self.x.dtype), norm, box)
-        found = margins(self.structure, self.weights, region, self.y, rows)
+        found = margins(Values(self.structure, self.weights), region, self.y, BoundOptions(rows))
         assert_close(-found.upper, expected, self.digits)
         return found.enclosure
 
@@ -145,7 +147,9 @@ def pair(mnist):
         values, *both = mnist
         eps = tf.constant(values["eps"], dtype)
         networks = [Network(model, values["x"], values["y"], dtype) for model in both]
-        f, g = (side(net.structure, net.weights, net.x, net.y, eps) for net in networks)
+        f, g = (
+            ball_margins(Values(net.structure, net.weights), net.x, net.y, eps) for net in networks
+        )
         found = objective(f, g, eps)
         return f, g, found, literal(f, g, eps, found.eta, found.t0)
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.bounds import rounding
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.sound import band, outward_ball, sound_margins
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Node
@@ -35,7 +36,7 @@ def test_bands_hold_in_float32_and_in_float64(name, eps, rng):
     structure = graph.structure
     x, y = nets.images(model, 4), np.array([0, 1, 2, 0])
     region = outward_ball(tf.constant(x, tf.float64), tf.constant(eps, tf.float64), "linf", (0, 1))
-    proof = sound_margins(structure, graph.weights(tf.float64), region, tf.constant(y))
+    proof = sound_margins(graph.network(tf.float64), region, tf.constant(y), BoundOptions("every"))
     near = np.stack([judges.points(image, eps, "linf", (0.0, 1.0), 20, rng)[:12] for image in x])
     for dtype in (tf.float32, tf.float64):
         flat = tf.constant(near.reshape(-1, *x.shape[1:]), dtype)

@@ -10,9 +10,9 @@ import tensorflow as tf
 import robustra_tf as rt
 from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.graph import build
-from robustra_tf.objective.methods import Options
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.step import TrainStep
 from tests import nets
-from train.step import TrainStep
 
 COUNT, EPS, RADIUS = 5, 0.08, 0.05
 Y = np.array([0, 1, 2, 0, 1])
@@ -34,13 +34,14 @@ def test_fit_takes_the_steps_of_the_programs(method):
     """Batches of three and two examples, the second left over: the batch size is not static."""
     ours, theirs, reference = pair(method)
     x, memory = nets.images(ours, COUNT, seed=4), two_together(ours)
-    how = {"memory_mb": memory, "options": Options(clean_share=0.3, regulariser=0.2)}
-    certified = rt.CertifiedModel(ours, method, EPS, reference, **how)
+    options = StepOptions.of(memory_mb=memory, clean_share=0.3, regulariser=0.2)
+    certified = rt.CertifiedModel(ours, method, EPS, reference=reference, options=options)
     certified.compile(keras.optimizers.Adam(0.01))
     certified.radius.assign(RADIUS)
     logs = certified.fit(x, Y, batch_size=3, shuffle=False, verbose=0).history
 
-    step = TrainStep(theirs, reference, keras.optimizers.Adam(0.01), method, eps_end=EPS, **how)
+    options = options.with_losses(eps_end=EPS)
+    step = TrainStep(theirs, reference, keras.optimizers.Adam(0.01), method, options=options)
     first, second = (step(x[k], Y[k], tf.constant(RADIUS)) for k in (slice(3), slice(3, None)))
     mean = {name: 0.6 * float(first[name]) + 0.4 * float(second[name]) for name in first}
     for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
@@ -57,7 +58,7 @@ def test_fit_takes_the_steps_of_the_programs(method):
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_other_norms_are_certified_as_certify_does(norm):
     model, x = nets.dense(2), nets.images(nets.dense(), COUNT, seed=4)
-    certified = rt.CertifiedModel(model, "wong", RADIUS, norm=norm)
+    certified = rt.CertifiedModel(model, "wong", RADIUS, options=StepOptions.of(norm=norm))
     certified.compile(keras.optimizers.Adam(0.01))
     found = certified.evaluate(x, Y, verbose=0, return_dict=True)
     expected = rt.certify(model, x, Y, RADIUS, norm=norm, box=None).certified.mean()
@@ -86,7 +87,8 @@ def test_evaluate_certifies_by_the_bound_that_was_trained_on(judged, method, inn
     model, x, y, eps = judged
     reference = nets.dense(12) if method == "robustra" else None
     memory = two_together(model)
-    certified = rt.CertifiedModel(model, method, eps, reference, inner, memory_mb=memory)
+    options = StepOptions.of(inner=inner, memory_mb=memory)
+    certified = rt.CertifiedModel(model, method, eps, reference=reference, options=options)
     certified.compile()
     certified.radius.assign(0.01)  # evaluation is at the full radius all the same
     found = certified.evaluate(x, y, batch_size=7, verbose=0, return_dict=True)
@@ -154,15 +156,21 @@ def test_frozen_layers_and_their_places():
         ({"reference": "model"}, "reference must be None for method 'ibp'"),
         ({"eps": 0.0}, "eps must be above 0 and at most 1, in pixels, got 0.0"),
         ({"eps": 8}, "eps must be above 0 and at most 1, in pixels, got 8"),
-        ({"norm": "l2"}, "norm must be one of linf, got 'l2'"),
-        ({"norm": "l2", "method": "wong", "eps": 8}, "at most 2.23607, in pixels, got 8"),
-        ({"inner": "best"}, "inner must be one of dual, interval, mixed, got 'best'"),
-        ({"memory_mb": 0}, "memory_mb must be above 0, got 0"),
+        ({"options": {"norm": "l2"}}, "norm must be one of linf, got 'l2'"),
+        (
+            {"options": {"norm": "l2"}, "method": "wong", "eps": 8},
+            "at most 2.23607, in pixels, got 8",
+        ),
+        ({"options": {"inner": "best"}}, "inner must be one of dual, interval, mixed, got 'best'"),
+        ({"options": {"memory_mb": 0}}, "memory_mb must be above 0, got 0"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
+    def make(options=None, **others):
+        return rt.CertifiedModel(nets.dense(2), options=StepOptions.of(**(options or {})), **others)
+
     with pytest.raises(ValueError, match=message):
-        rt.CertifiedModel(nets.dense(2), **arguments)
+        make(**arguments)
 
 
 def test_what_compile_and_fit_cannot_do_is_named():

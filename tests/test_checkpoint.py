@@ -9,28 +9,29 @@ import numpy as np
 import pytest
 
 from robustra_tf import files
-from train.checkpoint import KEPT, CheckpointError, Checkpoints, found
-from train.means import NotFiniteError
-from train.mutual import Network, Position, Snapshot
+from robustra_tf.training.checkpoint import KEPT, CheckpointError, Checkpoints, found
+from robustra_tf.training.means import NotFiniteError
+from robustra_tf.training.mutual import Learner, Snapshot
+from robustra_tf.training.watch import Position
 
 HERE = Position(7, 3, {"f": {"loss": 0.1 + 0.2, "eta": float("inf")}}, 1.5)
 NOTES = {"history": [{"epoch": "1", "loss": "2.5"}], "events": {"f/events.out": 12}}
 
 
-def _network(name: str, units: int = 2, seen: bool = False) -> Network:
+def _network(name: str, units: int = 2, seen: bool = False) -> Learner:
     model, copy = (
         keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)]) for _ in range(2)
     )
     optimizer = keras.optimizers.Adam(0.5)
     optimizer.build(model.trainable_variables)
-    return Network(name, model, optimizer, None, snapshot=Snapshot(copy, model) if seen else None)
+    return Learner(name, model, optimizer, None, snapshot=Snapshot(copy, model) if seen else None)
 
 
-def _pair(**options) -> list[Network]:
+def _pair(**options) -> list[Learner]:
     return [_network(name, **options) for name in "fg"]
 
 
-def _fit(network: Network, steps: int) -> None:
+def _fit(network: Learner, steps: int) -> None:
     rng = np.random.default_rng(steps)
     for _ in range(steps):
         variables = network.model.trainable_variables

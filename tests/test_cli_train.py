@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from robustra_tf import data, models, settings
+from robustra_tf.methods import METHODS
 from train import config as configs
 from train import presets, workdir
 from train.config import resolve
@@ -40,7 +41,7 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
             "--dataset=mnist --model=cifar10_small",
             ["--model", "mnist_small", "mnist_medium", "mnist_large"],
         ),
-        ("--method=trades", ["--method", *configs.METHODS, "trades"]),
+        ("--method=trades", ["--method", *METHODS, "trades"]),
         ("--schedule=both", ["--schedule", "alternating", "parallel", "both"]),
         ("--schedule=parallel", ["--devices", "two TensorFlow devices", "GPU:0,GPU:1", "None"]),
         ("--schedule=parallel --devices=CPU:0", ["--devices", "two", "CPU:0"]),

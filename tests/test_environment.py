@@ -6,20 +6,19 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.ops import gen_math_ops
 
-from robustra_tf.objective.methods import Options
-from robustra_tf.settings import METHODS
+from robustra_tf.methods import METHODS
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.step import TrainStep
 from tests import nets
 from train import environment
-from train.step import TrainStep
 
 
 def _sums(method):
     """How many terms the sums in a step's graph have, loops and branches included."""
     model, reference = nets.dense(2), nets.dense(12) if method == "robustra" else None
-    options = Options(share=0.5, regulariser=0.5, clean_share=0.3, interval_share=0.2)
-    step = TrainStep(
-        model, reference, keras.optimizers.Adam(0.01), method, options=options, microbatch=2
-    )
+    shares = {"share": 0.5, "clean_share": 0.3, "interval_share": 0.2}
+    options = StepOptions.of(microbatch=2, regulariser=0.5, **shares)
+    step = TrainStep(model, reference, keras.optimizers.Adam(0.01), method, options=options)
     x, y = tf.constant(nets.images(model, 5, seed=4), tf.float32), np.array([0, 1, 2, 0, 1])
     step(x, y, tf.constant(0.05))
     (traced,) = step._step._list_all_concrete_functions()

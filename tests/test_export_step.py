@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from benchmarks import export_step
 from robustra_tf import command
+from robustra_tf.training.pure_step import PureStep
 from tests import nets
-from train.pure import PureStep
 
 
 @pytest.fixture(scope="module")
@@ -18,12 +18,11 @@ def exported(tmp_path_factory):
     """A small step, its arguments, and the folder that it was written to."""
     out = tmp_path_factory.mktemp("export")
     pure = PureStep(nets.dense(1), nets.dense(2), keras.optimizers.Adam(0.1))
-    begin = pure.networks()
     rng = np.random.default_rng(0)
     x = tf.constant(rng.uniform(size=(4, 5)), tf.float32)
     y = tf.constant([0, 1, 2, 0])
-    rates = tf.constant(0.1), tf.constant(0.01)
-    arguments = (begin.weights, begin.state, x, y, begin.reference, *rates)
+    numbers = tf.constant(0.1), tf.constant(0.01), tf.constant([0, 0])
+    arguments = (pure.state(), x, y, pure.reference(), *numbers)
     export_step.export(pure, arguments, out)
     return pure, arguments, out
 
@@ -45,7 +44,7 @@ def test_the_saved_inputs_are_the_modules_parameters(exported):
 
 def test_the_saved_outputs_are_the_steps_and_feed_the_next_one(exported):
     pure, arguments, out = exported
-    weights, state, metrics = pure(*arguments)
+    (weights, state), metrics = pure(*arguments)
     names = json.loads((out / export_step.SIGNATURE).read_text())
     with np.load(out / export_step.CALL) as saved:
         results = {name: saved[f"out_{k}"] for k, name in enumerate(names["outputs"])}

@@ -12,8 +12,8 @@ import pytest
 from robustra_tf import data, export
 from robustra_tf.batches import TrainingBatches
 from robustra_tf.stopping import Exit
+from robustra_tf.training import checkpoint
 from tests.nursery import Nursery, outcome, variables
-from train import checkpoint
 from train.workdir import Workdir
 
 # A process imports TensorFlow; some twenty short runs begin in it, each of which traces a step.

@@ -18,7 +18,9 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
+from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import AffineOp
 from tests import oracle_nets, oracles, random_models
 from tests.points import ascend, corners
@@ -112,9 +114,9 @@ def explored(net, rng, x, y, eps, norm, box):
 
 def found_bounds(structure, weights, region, y, rng):
     """By method: bounds of every layer, {node: (lower, upper)}, and of margins [n, classes]."""
-    network = (structure, weights, region)
-    duals = {rows: margins(*network, y, rows) for rows in ("every", "needed", "auto")}
-    mixed = margins(*network, y, "needed", inner="mixed")
+    network = Network(structure, weights), region
+    duals = {rows: margins(*network, y, BoundOptions(rows)) for rows in ("every", "needed", "auto")}
+    mixed = margins(*network, y, BoundOptions("needed", inner="mixed"))
     intervals, elided = interval_margins(*network, y)
     inner = mixed.enclosure.bounds
     classes = structure.output_shape[0]
@@ -125,7 +127,7 @@ def found_bounds(structure, weights, region, y, rng):
     uppers = {name: found.upper for name, found in duals.items()}
     uppers |= {
         "mixed": mixed.upper,
-        "inner interval": margins(*network, y, inner="interval").upper,
+        "inner interval": margins(*network, y, BoundOptions(inner="interval")).upper,
         "interval": elided,
         "crown": crown_margins(*network, y, inner, adaptive(inner)),
         "crown, any slopes": crown_margins(*network, y, inner, drawn),
@@ -142,7 +144,7 @@ def check_bounds(structure, weights, net, rng, eps, norm, box):
     region = ball(tf.constant(x), tf.constant(eps, tf.float64), norm, box)
     layers, uppers = found_bounds(structure, weights, region, tf.constant(y), rng)
     last = len(structure.nodes) - 1
-    logits = propagate(structure, weights, region)[1]
+    logits = propagate(Network(structure, weights), region).logits
     for k in range(IMAGES):
         image = x[k].ravel()
         values = net.values(explored(net, rng, image, y[k], eps, norm, box))

@@ -16,15 +16,18 @@ from robustra_tf.bounds.dual import dual_norm
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.relu import relax
-from robustra_tf.graph import build
-from robustra_tf.objective.methods import Options, regulariser, spread
-from robustra_tf.objective.pieces import gradients
-from robustra_tf.objective.problem import Problem, names
-from robustra_tf.objective.robustra import DualObjective, objective, side
-from robustra_tf.settings import INTERVAL_METHODS, METHODS
+from robustra_tf.graph import Network, build
+from robustra_tf.methods import METHODS
+from robustra_tf.objective.batch import LossOptions
+from robustra_tf.objective.interval_losses import regulariser, spread
+from robustra_tf.objective.robustra import DualObjective, ball_margins, objective
+from robustra_tf.training.microbatches import gradients
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.problem import Problem
+from robustra_tf.training.step import TrainStep
 from tests import nets, oracle_nets, oracles
-from train.step import TrainStep
 
 EPS = 0.1
 Y = np.array([0, 2, 1])
@@ -95,15 +98,15 @@ BALLS = [
 
 def uppers(structure, weights, region, y):
     """Every method's upper bounds of the margins, [n, classes], by name."""
-    graph = (structure, weights, region)
-    mixed = margins(*graph, y, inner="mixed")
+    graph = Network(structure, weights), region
+    mixed = margins(*graph, y, BoundOptions("every", inner="mixed"))
     inner = mixed.enclosure.bounds
     return {
-        "dual": margins(*graph, y).upper,
-        "dual, needed rows": margins(*graph, y, "needed").upper,
+        "dual": margins(*graph, y, BoundOptions("every")).upper,
+        "dual, needed rows": margins(*graph, y, BoundOptions("needed")).upper,
         "mixed": mixed.upper,
-        "inner intervals": margins(*graph, y, inner="interval").upper,
-        "intervals": interval_margins(*graph, y)[1],
+        "inner intervals": margins(*graph, y, BoundOptions(inner="interval")).upper,
+        "intervals": interval_margins(*graph, y).upper,
         "crown": crown_margins(*graph, y, inner, adaptive(inner)),
         "alpha": optimised_margins(*graph, y, inner, steps=2),
     }
@@ -194,11 +197,11 @@ def test_the_objective_is_defined_for_any_pair(name, reference, eps):
     """Of a reference without rows (`qhat = 0`) nothing is learnt: the bound is WK's."""
     f, g = build(NETWORKS[name]()), build(NETWORKS[reference]())
     x, y, radius = BATCHES["images"](), tf.constant(Y), tf.constant(eps)
-    other = side(g.structure, g.weights(), tf.constant(x), y, radius)
+    other = ball_margins(g.network(), tf.constant(x), y, radius)
     with tf.GradientTape() as tape:
         weights = f.weights()
         tape.watch(weights)
-        own = side(f.structure, weights, tf.constant(x), y, radius)
+        own = ball_margins(Network(f.structure, weights), tf.constant(x), y, radius)
         found = objective(own, other, radius)
     assert finite([found.h, found.wk, found.eta, found.t0, *found.tightness])
     assert finite(tape.gradient(found.h, weights, unconnected_gradients="zero"))
@@ -223,7 +226,7 @@ def test_references_without_rows_are_among_the_pairs():
     for name in NETWORKS:
         g = build(NETWORKS[name]())
         x, y = tf.constant(BATCHES["images"]()), tf.constant(Y)
-        found = side(g.structure, g.weights(), x, y, tf.constant(EPS))
+        found = ball_margins(g.network(), x, y, tf.constant(EPS))
         rows[name] = bool(found.rows.numpy().any())
     assert [name for name, some in rows.items() if not some] == [
         "all dead",
@@ -246,33 +249,34 @@ def test_the_layer_of_the_objective_is_defined_where_the_reference_has_no_rows()
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_loss_has_finite_values_and_gradients(name, method):
     graph, other = build(NETWORKS[name]()), build(last_is_zero())
-    reference = (other.structure, other.weights()) if method == "robustra" else (None, None)
+    reference = other.network() if method == "robustra" else None
     shares = {"clean_share": 0.5, "interval_share": 0.25, "attack_share": 0.25}
-    options = Options(attack_steps=1, regulariser=0.5, **shares)
-    problem = Problem(graph.structure, reference[0], method, options=options, eps_end=EPS)
-    x = tf.constant(BATCHES["constant images"]())
+    losses = LossOptions(attack_steps=1, regulariser=0.5, eps_end=EPS, **shares)
+    opposite = reference and reference.structure
+    problem = Problem(graph.structure, opposite, METHODS[method], losses=losses)
+    x, y = tf.constant(BATCHES["constant images"]()), tf.constant([1, 1, 1])
     for eps in (0.0, EPS) if name in ("ordinary", "all dead") else (EPS,):
         found, measured = gradients(
-            problem, graph.weights(), reference[1], x, tf.constant([1, 1, 1]), tf.constant(eps), 3
+            problem, graph.network(), reference, problem.batch(x, y, tf.constant(eps)), 3
         )
         assert finite(found)
-        assert set(measured) == set(names(problem))
+        assert set(measured) == set(problem.measurements)
         assert finite(measured)
 
 
 def test_a_network_without_relus_has_nothing_to_regularise():
     graph = build(linear())
     region = ball(tf.constant(BATCHES["images"]()), tf.constant(EPS))
-    bounds = enclose(graph.structure, graph.weights(), region).bounds
+    bounds = enclose(graph.network(), region).bounds
     mean = tf.reduce_mean(spread(region, bounds), 0)
     assert regulariser(mean).numpy() == 0.0
 
 
-@pytest.mark.parametrize("method", ["robustra", *INTERVAL_METHODS[:2]])
+@pytest.mark.parametrize("method", ["robustra", "ibp", "crown_ibp"])
 def test_a_step_from_anywhere_leaves_finite_weights(method):
     """One step of Adam from each network of the list, in one trace."""
     model, reference = network(), last_is_zero() if method == "robustra" else None
-    options = Options(regulariser=0.5)
+    options = StepOptions.of(regulariser=0.5)
     step = TrainStep(model, reference, keras.optimizers.Adam(1e-3), method, options=options)
     for name, make in NETWORKS.items():
         if name == "no ReLU":

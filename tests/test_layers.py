@@ -18,13 +18,14 @@ LEAVES = {
     "stopping",
     "fingerprint",
     "description",
-    "schedules",
     "metrics",
     "plots",
+    "methods",
 }
 BELOW_BOUNDS = LEAVES | {"graph"}
 MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
     "description": {"reading"},
+    "methods": {"settings"},
     "data": LEAVES,
     "batches": {"data"},
     "graph": LEAVES,
@@ -41,7 +42,7 @@ MAY_IMPORT = {leaf: set() for leaf in LEAVES} | {
     "arguments": BELOW_BOUNDS | {"bounds", "proofs"},
     "compiled": BELOW_BOUNDS | {"bounds"},
     "certificates": BELOW_BOUNDS | {"bounds", "proofs", "arguments", "compiled"},
-    "certified": BELOW_BOUNDS | {"bounds", "objective"},
+    "training": BELOW_BOUNDS | {"bounds", "objective", "data", "batches", "certificates"},
     "export": BELOW_BOUNDS | {"bounds", "objective", "certificates"},
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from train.means import Means
+from robustra_tf.training.means import Means
 
 
 def _add(means, *losses, **metrics):

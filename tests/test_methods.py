@@ -1,5 +1,7 @@
 """Losses of training by intervals: their limits, attacks, regulariser and descent."""
 
+from typing import NamedTuple
+
 import keras
 import numpy as np
 import pytest
@@ -9,19 +11,21 @@ from robustra_tf import data, models
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.crown import adaptive, crown_margins
 from robustra_tf.bounds.interval import interval_margins
-from robustra_tf.graph import build
-from robustra_tf.objective.losses import robust_cross_entropy
-from robustra_tf.objective.methods import (
-    LOSSES,
-    Options,
-    Task,
+from robustra_tf.graph import Network, build
+from robustra_tf.methods import METHODS
+from robustra_tf.objective.batch import Batch
+from robustra_tf.objective.batch import LossOptions as Options
+from robustra_tf.objective.interval_losses import (
+    INTERVAL_LOSSES,
     attacked,
     regulariser,
     spread,
 )
-from robustra_tf.objective.problem import Problem, names, solve
+from robustra_tf.objective.losses import robust_cross_entropy
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.problem import Problem, solve
+from robustra_tf.training.step import TrainStep
 from tests import nets
-from train.step import TrainStep
 
 COUNT, EPS = 6, 0.08
 Y = tf.constant([0, 1, 2, 0, 1, 2])
@@ -32,17 +36,30 @@ def model():
     return nets.two_conv(3)
 
 
+class Case(NamedTuple):
+    """A network and a batch."""
+
+    network: Network
+    batch: Batch
+
+    def loss(self, method, options):
+        return INTERVAL_LOSSES[method](*self, options)
+
+    def with_weights(self, weights):
+        return self._replace(network=self.network.with_weights(weights))
+
+
 def task(model, progress=1.0, eps=EPS):
     graph = build(model)
     x = tf.constant(nets.images(model, COUNT, seed=2), tf.float64)
     numbers = (tf.constant(value, tf.float64) for value in (eps, progress))
     draw = tf.random.stateless_uniform(x.shape, (3, 4), dtype=x.dtype)
-    return Task(graph.structure, graph.weights(tf.float64), x, Y, *numbers, draw)
+    return Case(graph.network(tf.float64), Batch(x, Y, *numbers, draw))
 
 
 def minimised(trained):
     """What a batch's gradient is of: the mean loss and the regulariser of the batch."""
-    found = tf.reduce_mean(trained.loss)
+    found = tf.reduce_mean(trained.each)
     if trained.spread is None:
         return found
     return found + trained.weight * regulariser(tf.reduce_mean(trained.spread, 0))
@@ -53,12 +70,12 @@ def regularised(region, bounds):
 
 
 def bounds_of(here):
-    region = ball(here.x, here.eps, box=(0.0, 1.0))
-    return region, *interval_margins(here.structure, here.weights, region, here.y)
+    region = ball(here.batch.x, here.batch.eps, box=(0.0, 1.0))
+    return region, *interval_margins(here.network, region, here.batch.y)
 
 
 def cross_entropy(here, x):
-    logits = here.structure.forward(here.weights, x).numpy()
+    logits = here.network.structure.forward(here.network.weights, x).numpy()
     shifted = logits - logits.max(1, keepdims=True)
     return np.log(np.exp(shifted).sum(1)) - shifted[np.arange(COUNT), Y.numpy()]
 
@@ -66,17 +83,17 @@ def cross_entropy(here, x):
 def test_ibp_is_the_cross_entropy_of_the_interval_margins(model):
     here = task(model)
     _, _, upper = bounds_of(here)
-    found = LOSSES["ibp"](here, Options())
-    np.testing.assert_allclose(found.loss, np.log(np.exp(upper).sum(1)), rtol=1e-10)
+    found = here.loss("ibp", Options())
+    np.testing.assert_allclose(found.each, np.log(np.exp(upper).sum(1)), rtol=1e-10)
     np.testing.assert_array_equal(found.upper, upper)
 
 
 def test_clean_share_mixes_as_far_as_the_ramp_has_come(model):
     for progress, kappa in ((0.0, 1.0), (0.5, 0.7), (1.0, 0.4)):
         here = task(model, progress)
-        plain = LOSSES["ibp"](here, Options()).loss
-        found = LOSSES["ibp"](here, Options(clean_share=0.4)).loss
-        expected = kappa * cross_entropy(here, here.x) + (1 - kappa) * plain
+        plain = here.loss("ibp", Options()).each
+        found = here.loss("ibp", Options(clean_share=0.4)).each
+        expected = kappa * cross_entropy(here, here.batch.x) + (1 - kappa) * plain
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
@@ -84,29 +101,28 @@ def test_crown_ibp_goes_from_crown_to_intervals(model):
     for progress in (0.0, 0.25, 1.0):
         here = task(model, progress)
         region, bounds, upper = bounds_of(here)
-        network = (here.structure, here.weights, region)
-        crown = crown_margins(*network, here.y, bounds, adaptive(bounds))
+        crown = crown_margins(here.network, region, here.batch.y, bounds, adaptive(bounds))
         assert not np.allclose(crown, upper)
-        expected = robust_cross_entropy((1 - progress) * crown + progress * upper, here.y)
-        np.testing.assert_allclose(LOSSES["crown_ibp"](here, Options()).loss, expected, rtol=1e-10)
+        expected = robust_cross_entropy((1 - progress) * crown + progress * upper, here.batch.y)
+        np.testing.assert_allclose(here.loss("crown_ibp", Options()).each, expected, rtol=1e-10)
 
 
 def test_mtl_ibp_goes_from_the_attack_to_intervals(model):
     here = task(model)
-    whole = LOSSES["mtl_ibp"](here, Options(share=1.0)).loss
-    np.testing.assert_allclose(whole, LOSSES["ibp"](here, Options()).loss, rtol=1e-10)
-    attack = LOSSES["mtl_ibp"](here, Options(share=0.0)).loss
-    expected = cross_entropy(here, attacked(here, Options().attack_steps))
+    whole = here.loss("mtl_ibp", Options(share=1.0)).each
+    np.testing.assert_allclose(whole, here.loss("ibp", Options()).each, rtol=1e-10)
+    attack = here.loss("mtl_ibp", Options(share=0.0)).each
+    expected = cross_entropy(here, attacked(*here, Options().attack_steps))
     np.testing.assert_allclose(attack, expected, rtol=1e-10)
 
 
 def test_sabr_with_a_whole_box_is_ibp_and_with_a_small_one_lies_below(model):
     here = task(model)
-    ibp = LOSSES["ibp"](here, Options()).loss
-    np.testing.assert_allclose(LOSSES["sabr"](here, Options(share=1.0)).loss, ibp, rtol=1e-10)
-    small = LOSSES["sabr"](here, Options(share=0.1))
+    ibp = here.loss("ibp", Options()).each
+    np.testing.assert_allclose(here.loss("sabr", Options(share=1.0)).each, ibp, rtol=1e-10)
+    small = here.loss("sabr", Options(share=0.1))
     # The small box lies within the ball: its intervals cannot be worse.
-    assert np.all(small.loss.numpy() < ibp.numpy())
+    assert np.all(small.each.numpy() < ibp.numpy())
     np.testing.assert_allclose(small.upper, bounds_of(here)[2], rtol=1e-10)
 
 
@@ -114,12 +130,13 @@ def test_attack_share_goes_from_the_dual_to_the_attack(model):
     here = task(model)
 
     def loss(share):
-        problem = Problem(here.structure, None, "wong", options=Options(attack_share=share))
-        found = solve(problem, here.weights, None, here.x, here.y, here.eps, here.draw)
-        assert set(found.measured) | {"loss"} == set(names(problem))
-        return found.loss
+        losses = Options(attack_share=share)
+        problem = Problem(here.network.structure, None, METHODS["wong"], losses=losses)
+        found = solve(problem, here.network, None, here.batch)
+        assert set(found.measured) | {"loss"} == set(problem.measurements)
+        return found.each
 
-    attack = cross_entropy(here, attacked(here, Options().attack_steps))
+    attack = cross_entropy(here, attacked(*here, Options().attack_steps))
     dual = loss(0.0)
     assert np.all(dual.numpy() > attack)
     np.testing.assert_allclose(loss(1.0), attack, rtol=1e-10)
@@ -131,7 +148,7 @@ def test_a_step_is_a_function_of_its_seed(method):
     """Whatever was drawn before it: a run that goes on draws what the whole run did."""
     model = nets.dense(3)
     x = tf.constant(nets.images(model, COUNT, seed=2), tf.float32)
-    options = Options(share=0.3, attack_steps=1)
+    options = StepOptions.of(share=0.3, attack_steps=1)
     step = TrainStep(model, None, keras.optimizers.SGD(0.0), method, options=options)
     losses = [float(step(x, Y, tf.constant(EPS), s)["loss"]) for s in [(5, 6), (5, 7), (5, 6)]]
     assert losses[0] == losses[2] != losses[1]
@@ -140,23 +157,24 @@ def test_a_step_is_a_function_of_its_seed(method):
 
 def test_attacked_images_lie_in_ball_and_box_and_are_worse(model):
     here = task(model, eps=0.3)
-    point = attacked(here, 8).numpy()
-    assert np.all(np.abs(point - here.x.numpy()) <= 0.3 + 1e-12)
+    point = attacked(*here, 8).numpy()
+    assert np.all(np.abs(point - here.batch.x.numpy()) <= 0.3 + 1e-12)
     assert point.min() >= 0
     assert point.max() <= 1
-    assert np.all(cross_entropy(here, point) > cross_entropy(here, here.x))
+    assert np.all(cross_entropy(here, point) > cross_entropy(here, here.batch.x))
 
 
-@pytest.mark.parametrize("method", LOSSES)
+@pytest.mark.parametrize("method", INTERVAL_LOSSES)
 def test_gradients_are_finite_at_radius_zero_and_on_dead_networks(method, model):
     options = Options(share=0.5, clean_share=0.5, regulariser=0.5)
     dead = task(model)
-    dead = dead._replace(weights=[-tf.abs(w) for w in dead.weights])
-    for here in (task(model, 0.0, 0.0), dead, dead._replace(progress=tf.zeros((), tf.float64))):
+    dead = dead.with_weights([-tf.abs(w) for w in dead.network.weights])
+    early = dead._replace(batch=dead.batch._replace(progress=tf.zeros((), tf.float64)))
+    for here in (task(model, 0.0, 0.0), dead, early):
         with tf.GradientTape() as tape:
-            tape.watch(here.weights)
-            loss = minimised(LOSSES[method](here, options))
-        found = tape.gradient(loss, here.weights, unconnected_gradients="zero")
+            tape.watch(here.network.weights)
+            loss = minimised(here.loss(method, options))
+        found = tape.gradient(loss, here.network.weights, unconnected_gradients="zero")
         assert all(np.isfinite(part).all() for part in (loss, *found))
 
 
@@ -166,17 +184,17 @@ def test_gradient_is_that_of_finite_differences(method, model):
     options = Options(clean_share=0.3, regulariser=0.5)
 
     def loss(weights):
-        return minimised(LOSSES[method](here._replace(weights=weights), options))
+        return minimised(here.with_weights(weights).loss(method, options))
 
     with tf.GradientTape() as tape:
-        tape.watch(here.weights)
-        value = loss(here.weights)
-    found = tape.gradient(value, here.weights, unconnected_gradients="zero")
+        tape.watch(here.network.weights)
+        value = loss(here.network.weights)
+    found = tape.gradient(value, here.network.weights, unconnected_gradients="zero")
     rng = np.random.default_rng(0)
-    way = [tf.constant(rng.normal(size=w.shape)) for w in here.weights]
+    way = [tf.constant(rng.normal(size=w.shape)) for w in here.network.weights]
     step = 1e-6
     ahead, behind = (
-        loss([w + sign * step * d for w, d in zip(here.weights, way, strict=True)])
+        loss([w + sign * step * d for w, d in zip(here.network.weights, way, strict=True)])
         for sign in (1, -1)
     )
     slope = sum(float(tf.reduce_sum(g * d)) for g, d in zip(found, way, strict=True))
@@ -211,7 +229,7 @@ def test_regulariser_is_the_formula_and_rests_where_nothing_is_amiss():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("method", LOSSES)
+@pytest.mark.parametrize("method", INTERVAL_LOSSES)
 def test_a_step_descends(method):
     model = models.build("digits_small", seed=1, init="interval")
     digits = data.load("digits", "train", 100)
@@ -221,18 +239,18 @@ def test_a_step_descends(method):
         None,
         keras.optimizers.Adam(2e-3),
         method,
-        options=Options(share=0.3, regulariser=0.1),
-        eps_end=0.02,
+        options=StepOptions.of(share=0.3, regulariser=0.1, eps_end=0.02),
     )
     losses = [float(step(x, y, tf.constant(0.02 * min(1, k / 60)))["loss"]) for k in range(120)]
     assert np.mean(losses[-5:]) < 0.5 * losses[0]
     assert step.traces == 1
 
 
-@pytest.mark.parametrize("method", LOSSES)
+@pytest.mark.parametrize("method", INTERVAL_LOSSES)
 def test_a_ramp_to_radius_zero_trains_on_the_images_themselves(method):
     model = nets.dense(1)
-    step = TrainStep(model, None, keras.optimizers.SGD(0.0), method, eps_end=0.0)
+    options = StepOptions.of(eps_end=0.0)
+    step = TrainStep(model, None, keras.optimizers.SGD(0.0), method, options=options)
     x, y = tf.constant(nets.images(model, 4, seed=3)), tf.constant([0, 1, 2, 0])
     expected = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, model(x))
     assert float(step(x, y, tf.constant(0.0))["loss"]) == pytest.approx(float(expected), rel=1e-5)
@@ -242,12 +260,12 @@ def test_sabr_regularises_the_bounds_by_the_small_box_that_they_are_over(model):
     here, share = task(model, 0.0), 0.1
     losses = []
     for weight in (0.0, 0.5):
-        found = LOSSES["sabr"](here, Options(share=share, regulariser=weight))
+        found = here.loss("sabr", Options(share=share, regulariser=weight))
         losses.append(minimised(found))
-    far = (1 - share) * here.eps
-    centre = here.x + tf.clip_by_value(attacked(here, 8) - here.x, -far, far)
-    region = ball(centre, share * here.eps, box=(0.0, 1.0))
-    bounds, _ = interval_margins(here.structure, here.weights, region, here.y)
+    far = (1 - share) * here.batch.eps
+    centre = here.batch.x + tf.clip_by_value(attacked(*here, 8) - here.batch.x, -far, far)
+    region = ball(centre, share * here.batch.eps, box=(0.0, 1.0))
+    bounds, _ = interval_margins(here.network, region, here.batch.y)
     expected = 0.5 * float(regularised(region, bounds))
     assert expected > 0
     np.testing.assert_allclose(losses[1] - losses[0], expected, rtol=1e-9)

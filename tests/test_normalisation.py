@@ -10,18 +10,20 @@ from robustra_tf import CertifiedModel, data, models
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.graph import build
+from robustra_tf.objective.interval_losses import regulariser
 from robustra_tf.objective.losses import robust_cross_entropy
-from robustra_tf.objective.methods import Options, regulariser
-from robustra_tf.objective.normalisation import (
+from robustra_tf.training.batch_norm import (
     gradients_in_training,
     moved,
     normalised,
     running,
 )
-from robustra_tf.objective.problem import pose, solve
+from robustra_tf.training.gradient import StepGradient
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.problem import solve
+from robustra_tf.training.pure_step import PureStep
+from robustra_tf.training.step import TrainStep
 from tests import nets
-from train.pure import PureStep
-from train.step import TrainStep
 
 COUNT, EPS, LR = 6, 0.05, 0.1
 Y = tf.constant([0, 1, 2, 0, 1, 2])
@@ -47,10 +49,10 @@ def statistics(model):
 def test_logits_and_running_statistics_are_kerass(model):
     graph, x = build(model), tf.constant(images(model))
     found = running(model, graph)
-    weights = graph.weights()
-    batch = normalised(graph.structure, found, weights, x)
-    logits = graph.structure.forward(batch, x)
-    after = moved(found, weights, batch)
+    network = graph.network()
+    batch = normalised(network, found, x)
+    logits = batch(x)
+    after = moved(found, network, batch)
     np.testing.assert_allclose(logits, model(x, training=True), rtol=1e-4, atol=1e-5)
     assert len(after) == 4
     for place, value in after.items():
@@ -60,15 +62,13 @@ def test_logits_and_running_statistics_are_kerass(model):
 @pytest.mark.parametrize("method", ["natural", "ibp", "crown_ibp", "wong"])
 def test_gradient_is_that_of_finite_differences(model, method):
     """Through the statistics too: in float64, along a random direction of all trained weights."""
-    problem, graph, _ = pose(model, None, method, options=Options(regulariser=0.5), eps_end=0.1)
-    found = running(model, graph)
+    options = StepOptions.of(regulariser=0.5, eps_end=0.1)
+    posed = StepGradient(model, None, method, options)
+    problem, found = posed.problem, running(model, posed.graph)
     x, eps = tf.constant(images(model), tf.float64), tf.constant(EPS, tf.float64)
-    weights = graph.weights(tf.float64)
-
-    def at(weights):
-        return gradients_in_training(problem, found, weights, None, x, Y, eps, COUNT)
-
-    gradient, _, _ = at(weights)
+    network, batch = posed.graph.network(tf.float64), problem.batch(x, Y, eps)
+    weights = network.weights
+    gradient = gradients_in_training(problem, found, network, None, batch, COUNT).weights
     moving = {place for one in found for place in (one.mean, one.variance)}
     rng = np.random.default_rng(0)
     way = [rng.normal(size=w.shape) * (k not in moving) for k, w in enumerate(weights)]
@@ -77,8 +77,7 @@ def test_gradient_is_that_of_finite_differences(model, method):
     def loss(sign):
         # The loss itself comes back in float32: it is computed once more, in float64.
         there = [w + sign * step * d for w, d in zip(weights, way, strict=True)]
-        batch = normalised(problem.structure, found, there, x)
-        return minimised(problem, batch, x, eps)
+        return minimised(problem, normalised(network.with_weights(there), found, x), batch)
 
     slope = sum(float(tf.reduce_sum(g * d)) for g, d in zip(gradient, way, strict=True))
     np.testing.assert_allclose(slope, float(loss(1) - loss(-1)) / (2 * step), rtol=1e-5)
@@ -86,9 +85,9 @@ def test_gradient_is_that_of_finite_differences(model, method):
     assert all(not gradient[place].numpy().any() for place in moving)
 
 
-def minimised(problem, weights, x, eps):
-    solved = solve(problem, weights, None, x, Y, eps)
-    loss = tf.reduce_mean(solved.loss)
+def minimised(problem, network, batch):
+    solved = solve(problem, network, None, batch)
+    loss = tf.reduce_mean(solved.each)
     if solved.spread is not None:
         loss += solved.weight * regulariser(tf.reduce_mean(solved.spread, 0))
     return loss
@@ -98,14 +97,14 @@ def test_ibp_goes_through_the_normalisation_of_the_clean_batch(model):
     """Not of the bounds' own statistics: the interval margins of the network folded by hand."""
     graph, x = build(model), tf.constant(images(model))
     found = running(model, graph)
-    problem, *_ = pose(model, None, "ibp", eps_end=EPS)
-    args = (tf.constant(Y), tf.constant(EPS), COUNT)
-    _, measured, _ = gradients_in_training(problem, found, graph.weights(), None, x, *args)
-    batch = normalised(graph.structure, found, graph.weights(), x)
-    for place, value in enumerate(batch):
+    problem = StepGradient(model, None, "ibp", StepOptions.of(eps_end=EPS)).problem
+    batch = problem.batch(x, tf.constant(Y), tf.constant(EPS))
+    measured = gradients_in_training(problem, found, graph.network(), None, batch, COUNT).measured
+    there = normalised(graph.network(), found, x)
+    for place, value in enumerate(there.weights):
         graph.variables[place].assign(value)
     region = ball(x, tf.constant(EPS), box=(0.0, 1.0))
-    upper = interval_margins(graph.structure, build(model).weights(), region, Y)[1]
+    upper = interval_margins(build(model).network(), region, Y).upper
     expected = tf.reduce_mean(robust_cross_entropy(upper, Y))
     np.testing.assert_allclose(measured["loss"], expected, rtol=1e-5)
 
@@ -116,7 +115,8 @@ def test_pieces_of_a_batch_share_its_statistics(method):
     after = []
     for microbatch in (0, 2):
         model = nets.batch_norm(3)
-        step = TrainStep(model, None, keras.optimizers.SGD(LR), method, microbatch=microbatch)
+        options = StepOptions.of(microbatch=microbatch)
+        step = TrainStep(model, None, keras.optimizers.SGD(LR), method, options=options)
         step(images(model), Y, tf.constant(EPS))
         after.append(model.get_weights())
     for whole, pieces in zip(*after, strict=True):
@@ -170,11 +170,10 @@ def test_the_pure_step_and_keras_fit_do_the_same_as_the_step():
     certified.compile(keras.optimizers.SGD(LR))
     certified.fit(x, y, batch_size=20, verbose=0)
     exported = PureStep(pure, None, keras.optimizers.SGD(LR), "wong")
-    start = exported.networks()
-    values = (tf.constant(x), tf.constant(y), start.reference, tf.constant(EPS), tf.constant(LR))
-    weights, _, _ = exported(start.weights, start.state, *values)
+    values = (tf.constant(x), tf.constant(y), exported.reference())
+    state, _ = exported(exported.state(), *values, tf.constant(EPS), tf.constant(LR))
     theirs = [v.numpy() for v in build(stepped).variables]
-    for mine, fit, other in zip(theirs, build(fitted).variables, weights, strict=True):
+    for mine, fit, other in zip(theirs, build(fitted).variables, state.weights, strict=True):
         np.testing.assert_allclose(fit, mine, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(other, mine, rtol=1e-4, atol=1e-5)
 

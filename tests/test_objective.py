@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from robustra_tf.graph import build
+from robustra_tf.graph import Network, build
 from robustra_tf.objective.breakpoints import choose, tightness
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
-from robustra_tf.objective.robustra import DualObjective, literal, objective, side
+from robustra_tf.objective.robustra import DualObjective, ball_margins, literal, objective
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
 
@@ -33,7 +33,7 @@ class Pair:
         x, y = tf.constant(self.x, tf.float64), tf.constant(Y)
         weights = self.weights if weights is None else weights
         return [
-            side(graph.structure, w, x, y, self.eps)
+            ball_margins(Network(graph.structure, w), x, y, self.eps)
             for graph, w in zip(self.graphs, weights, strict=True)
         ]
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf.graph import build
+from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.graph import Network, build
 from robustra_tf.objective.breakpoints import choose, combined_norm, tightness
 from robustra_tf.objective.losses import robust_cross_entropy
-from robustra_tf.objective.robustra import DualObjective, literal, objective, side
+from robustra_tf.objective.robustra import DualObjective, ball_margins, literal, objective
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.step import TrainStep
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
-from train.step import TrainStep
 
 COUNT = 3
 Y = np.array([0, 1, 2], np.int32)
@@ -147,8 +149,9 @@ class Pair:
     def sides(self, weights=None):
         x, y = tf.constant(self.x, tf.float64), tf.constant(Y)
         weights = self.weights if weights is None else weights
+        options = BoundOptions(norm=self.norm)
         return [
-            side(graph.structure, w, x, y, self.eps, norm=self.norm)
+            ball_margins(Network(graph.structure, w), x, y, self.eps, options)
             for graph, w in zip(self.graphs, weights, strict=True)
         ]
 
@@ -276,7 +279,7 @@ def test_layer_and_step_take_the_norm(norm):
     terms = DualObjective(f, g, eps=eps, norm=norm).diagnostics(x, y)
     assert_close(terms["literal"], terms["h"], 1e-4)
     expected = float(tf.reduce_mean(robust_cross_entropy(terms["h"], y)))
-    step = TrainStep(f, g, keras.optimizers.Adam(0.01), norm=norm)
+    step = TrainStep(f, g, keras.optimizers.Adam(0.01), options=StepOptions.of(norm=norm))
     losses = [float(step(x, y, tf.constant(eps))["loss"]) for _ in range(15)]
     assert losses[0] == pytest.approx(expected, rel=1e-4)
     assert np.mean(losses[-3:]) < losses[0]

@@ -15,17 +15,19 @@ from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.projection import Estimate, Projection, estimate, margin_estimates
 from robustra_tf.certificates import Certificate
 from robustra_tf.graph import build
-from robustra_tf.objective.problem import pose, solve
 from robustra_tf.objective.robustra import (
     DualObjective,
     Objective,
     ObjectiveEstimate,
+    ball_margins,
     objective,
-    side,
 )
+from robustra_tf.training.gradient import StepGradient
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.problem import solve
+from robustra_tf.training.step import TrainStep
 from tests import nets
 from tests.oracles import assert_close
-from train.step import TrainStep
 
 EPS = 0.1
 SEED = tf.constant([3, 5])
@@ -39,25 +41,20 @@ class Posed:
         builder = nets.ALL[name]
         self.models = builder(2), builder(12)
         reference = self.models[1] if method == "robustra" else None
-        how = {"norm": norm, "projection": 5}
-        self.problem, graph, self.other = pose(self.models[0], reference, method, **how)
-        self.weights = graph.weights(tf.float64)
+        options = StepOptions.of(norm=norm, projection=5)
+        posed = StepGradient(self.models[0], reference, method, options)
+        self.problem, self.other = posed.problem, posed.reference
+        self.network = posed.graph.network(tf.float64)
+        self.weights = self.network.weights
         self.x = tf.constant(nets.images(self.models[0], 3, seed=5), tf.float64)
         self.y = tf.constant([0, 1, 2])
         self.eps = tf.constant(0.05, tf.float64)
 
-    def solved(self, weights, vectors=SEED):
-        reference = None
+    def solved(self, weights, seed=SEED):
+        reference, batch = None, self.problem.batch(self.x, self.y, self.eps, seed)
         if self.other is not None:
-            problem = self.problem
-            reference = problem.side(
-                problem.reference,
-                self.other.weights(tf.float64),
-                *(self.x, self.y, self.eps),
-                problem.vectors(vectors, 1),
-            )
-        batch = (self.x, self.y, self.eps)
-        return solve(self.problem, weights, reference, *batch, seed=vectors)
+            reference = self.problem.dual(self.other.network(tf.float64), batch, 1)
+        return solve(self.problem, self.network.with_weights(weights), reference, batch)
 
 
 @pytest.mark.parametrize(("name", "norm"), [("two_conv", "linf"), ("residual", "l2")])
@@ -67,13 +64,13 @@ def test_gradient_with_projections_is_the_slope(rng, name, norm):
     direction = [rng.normal(size=w.shape) for w in posed.weights]
     with tf.GradientTape() as tape:
         tape.watch(posed.weights)
-        loss = tf.reduce_sum(posed.solved(posed.weights).loss)
+        loss = tf.reduce_sum(posed.solved(posed.weights).each)
     gradient = tape.gradient(loss, posed.weights)
     found = sum(float(tf.reduce_sum(a * b)) for a, b in zip(gradient, direction, strict=True))
     step, ends = 1e-7, []
     for move in (step, -step):
         moved = [w + move * d for w, d in zip(posed.weights, direction, strict=True)]
-        ends.append(float(tf.reduce_sum(posed.solved(moved).loss)))
+        ends.append(float(tf.reduce_sum(posed.solved(moved).each)))
     assert found == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
 
 
@@ -81,7 +78,8 @@ def test_gradient_with_projections_is_the_slope(rng, name, norm):
 def test_a_model_with_skip_connections_learns(projection):
     model, reference = nets.residual(2), nets.residual(12)
     optimizer = keras.optimizers.Adam(0.01)
-    step = TrainStep(model, reference, optimizer, projection=projection)
+    options = StepOptions.of(projection=projection)
+    step = TrainStep(model, reference, optimizer, options=options)
     x, y = nets.images(model, 6), np.array([0, 1, 2, 0, 1, 2])
     eps = tf.constant(0.01)
     losses = [float(step(x, y, eps, tf.constant([0, k]))["loss"]) for k in range(15)]
@@ -97,8 +95,8 @@ def resting():
     for memory in (768, 1e-3):
         model, reference = nets.dense(2), nets.dense(12)
         optimizer = keras.optimizers.SGD(0.0)
-        options = {"projection": 4, "memory_mb": memory}
-        step = TrainStep(model, reference, optimizer, **options)
+        options = StepOptions.of(projection=4, memory_mb=memory)
+        step = TrainStep(model, reference, optimizer, options=options)
         x, y = nets.images(model, 5), np.array([0, 1, 2, 0, 1])
         taken = [step(x, y, tf.constant(0.1), tf.constant([9, k])) for k in (0, 1, 1)]
         found.append([{k: float(v) for k, v in one.items()} for one in taken])
@@ -116,8 +114,9 @@ def test_every_seed_draws_its_own_vectors_and_pieces_share_them(resting):
 
 def test_the_two_networks_have_vectors_of_their_own():
     posed = Posed()
-    one, two = (posed.problem.vectors(SEED, k).seed.numpy().tolist() for k in (0, 1))
-    assert one != two
+    batch = posed.problem.batch(posed.x, posed.y, posed.eps, SEED)
+    one, two = (posed.problem.dual(posed.network, batch, k) for k in (0, 1))
+    assert (one.value != two.value).numpy().any()
 
 
 # Names and types
@@ -135,16 +134,12 @@ def test_what_is_projected_is_of_no_bounds_type():
     posed = Posed()
     solved = posed.solved(posed.weights)
     assert solved.upper is None, "a step that projects has bounded nothing"
-    f = posed.problem.side(
-        posed.problem.structure,
-        posed.weights,
-        *(posed.x, posed.y, posed.eps),
-        posed.problem.vectors(SEED, 0),
-    )
+    batch = posed.problem.batch(posed.x, posed.y, posed.eps, SEED)
+    f = posed.problem.dual(posed.network, batch, 0)
     assert not isinstance(f, Margins)
     assert not isinstance(f.inner, Enclosure)
     assert not {"upper", "enclosure", "bounds"} & {*dir(f), *dir(Estimate)}
-    exact = side(posed.problem.structure, posed.weights, posed.x, posed.y, posed.eps)
+    exact = ball_margins(posed.network, posed.x, posed.y, posed.eps)
     kinds = {
         (one is exact, other is exact): type(objective(one, other, posed.eps))
         for one in (f, exact)
@@ -177,8 +172,8 @@ def test_nothing_that_certifies_can_project():
     allowed = {
         "bounds/projection.py",
         "objective/robustra.py",
-        "objective/problem.py",
-        "objective/pieces.py",
+        "training/problem.py",
+        "training/microbatches.py",
     }
     users = set()
     for path in sorted((ROOT / "robustra_tf").rglob("*.py")) + sorted((ROOT / "eval").glob("*.py")):
@@ -194,29 +189,29 @@ def test_nothing_that_certifies_can_project():
     x = nets.images(model, 1)
     with pytest.raises(TypeError, match="projection"):
         certify(model, x, [0], EPS, projection=50)
-    network = build(model)
+    network = build(model).network()
     region, vectors = ball(tf.constant(x), EPS), Projection(4, SEED)
-    found = margin_estimates(
-        network.structure, network.weights(), region, tf.constant([0]), vectors
-    )
+    found = margin_estimates(network, region, tf.constant([0]), vectors)
     with pytest.raises(TypeError, match="array of lower bounds, got MarginEstimate"):
         Certificate(found, np.array([0]), np.array([0]), EPS, "linf", None, "dual", "float32")
 
 
 def test_what_cannot_be_projected_is_refused():
     model = nets.dense()
-    network = build(model)
+    network = build(model).network()
     region = ball(tf.constant(nets.images(model, 1)), EPS, "l1")
     with pytest.raises(ValueError, match=r"projection must be 0 for norm 'l1'.* got 5"):
-        estimate(network.structure, network.weights(), region, Projection(5, SEED))
+        estimate(network, region, Projection(5, SEED))
     with pytest.raises(ValueError, match="projection must be at least 1, got 0"):
-        estimate(network.structure, network.weights(), region, Projection(0, SEED))
+        estimate(network, region, Projection(0, SEED))
     with pytest.raises(ValueError, match="projection must be at least 0, got -1"):
         DualObjective(model, projection=-1)
     optimizer = keras.optimizers.SGD(0.1)
     with pytest.raises(ValueError, match="projection must be 0 for method 'ibp'"):
-        TrainStep(model, None, optimizer, "ibp", projection=5)
+        TrainStep(model, None, optimizer, "ibp", options=StepOptions.of(projection=5))
     with pytest.raises(ValueError, match=r"projection must be 0 .* by 'interval', got 5"):
-        TrainStep(model, None, optimizer, "wong", projection=5, inner="interval")
+        TrainStep(
+            model, None, optimizer, "wong", options=StepOptions.of(projection=5, inner="interval")
+        )
     with pytest.raises(ValueError, match="norm must be one of linf, got 'l2'"):
-        TrainStep(model, None, optimizer, "ibp", norm="l2")
+        TrainStep(model, None, optimizer, "ibp", options=StepOptions.of(norm="l2"))

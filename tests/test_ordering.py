@@ -24,6 +24,7 @@ from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
 from tests import nets, oracle_nets, oracles
 from tests.oracle_exact import TooManyPiecesError, least_margin
@@ -81,13 +82,13 @@ class Drawn:
         """interval, WK, CROWN, alpha and the triangle, with the same inner bounds."""
         eps = tf.constant(self.eps, tf.float64)
         region = ball(tf.constant(self.x, tf.float64), eps, box=BOX)
-        network = (self.graph.structure, self.graph.weights(tf.float64), region)
-        y, bounds = tf.constant([self.y]), enclose(*network, inner=inner).bounds
+        network, options = self.graph.network(tf.float64), BoundOptions("every", inner=inner)
+        y, bounds = tf.constant([self.y]), enclose(network, region, options).bounds
         upper = (
-            interval_margins(*network, y)[1],
-            margins(*network, y, inner=inner).upper,
-            crown_margins(*network, y, bounds, adaptive(bounds)),
-            optimised_margins(*network, y, bounds),
+            interval_margins(network, region, y).upper,
+            margins(network, region, y, options).upper,
+            crown_margins(network, region, y, bounds, adaptive(bounds)),
+            optimised_margins(network, region, y, bounds),
         )
         relus = self.graph.structure.relus
         ends = [[bounds[k][side].numpy().ravel() for k in relus] for side in (0, 1)]

@@ -14,9 +14,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from robustra_tf import data, export, settings
+from robustra_tf.training import checkpoint
 from tests.test_train import read_scalars
 from tests.two_devices import DEVICES, SETTINGS, STEPS
-from train import checkpoint, devices
+from train import devices
 from train.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parents[1]

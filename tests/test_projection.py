@@ -11,6 +11,7 @@ from keras import layers
 
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.enclosure import enclose
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.projection import Projection, estimate, margin_estimates
 from robustra_tf.graph import build
 from tests import nets, oracle_nets, oracles
@@ -45,7 +46,7 @@ class Draws:
 
     def __init__(self, model, norm, size, draws):
         graph = build(model)
-        structure, weights = graph.structure, graph.weights(tf.float64)
+        structure, network = graph.structure, graph.network(tf.float64)
         x = nets.images(model, 1)
         eps = 3 * EPS
         region = ball(tf.constant(x, tf.float64), eps, norm)
@@ -53,7 +54,7 @@ class Draws:
 
         @tf.function(autograph=False)
         def radius(seed):
-            low, high = estimate(structure, weights, region, Projection(size, seed)).ranges[node]
+            low, high = estimate(network, region, Projection(size, seed)).ranges[node]
             return 0.5 * tf.reshape(high - low, (-1,))[0]
 
         self.radii = np.array([radius(tf.constant([7, k])).numpy() for k in range(draws)])
@@ -109,12 +110,12 @@ def test_l2_estimates_of_affine_networks_are_those_of_gaussian_vectors():
 def test_the_mean_of_many_estimates_is_near_the_bounds():
     """Through several estimated layers, of a residual network, with the box too."""
     graph = build(nets.residual())
-    structure, weights = graph.structure, graph.weights(tf.float64)
+    structure = graph.structure
     x = tf.constant(nets.images(nets.residual(), 2), tf.float64)
     for box in (None, (0.0, 1.0)):
         region = ball(x, 0.02, "linf", box)
-        network = structure, weights, region
-        exact, errors = enclose(*network), []
+        network = graph.network(tf.float64), region
+        exact, errors = enclose(*network, BoundOptions("every")), []
         last, widths = structure.relus[-1], np.subtract(*exact.bounds[structure.relus[-1]])
         for count in (1, 30):
             seeds = [tf.constant([k, 0]) for k in range(count)]
@@ -146,8 +147,7 @@ def test_small_layers_and_margins_are_exact_for_their_relaxations(name, norm):
     graph, x, y = build(model), nets.images(model, 1), 1
     region = ball(tf.constant(x, tf.float64), EPS, norm)
     vectors = Projection(10, SEED)
-    weights = graph.weights(tf.float64)
-    found = margin_estimates(graph.structure, weights, region, tf.constant([y]), vectors)
+    found = margin_estimates(graph.network(tf.float64), region, tf.constant([y]), vectors)
     net = oracle_nets.of_model(model)
     slopes, lowers = given(net, found.inner.relaxations)
     checked = 0
@@ -172,8 +172,9 @@ def test_small_layers_and_margins_are_exact_for_their_relaxations(name, norm):
 def test_more_projections_than_neurons_leave_nothing_to_estimate():
     graph = build(nets.two_conv())
     x = tf.constant(nets.images(nets.two_conv(), 2), tf.float64)
-    network = graph.structure, graph.weights(tf.float64), ball(x, EPS)
-    exact, found = enclose(*network), estimate(*network, Projection(1000, SEED))
+    network = graph.network(tf.float64), ball(x, EPS)
+    exact = enclose(*network, BoundOptions("every"))
+    found = estimate(*network, Projection(1000, SEED))
     for index, ends in exact.bounds.items():
         for ours, theirs in zip(found.ranges[index], ends, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
@@ -182,10 +183,10 @@ def test_more_projections_than_neurons_leave_nothing_to_estimate():
 def test_an_example_is_estimated_alike_in_any_batch():
     model = nets.residual()
     graph, x = build(model), tf.constant(nets.images(model, 3), tf.float64)
-    weights = graph.weights(tf.float64)
+    network = graph.network(tf.float64)
 
     def ranges(images, seed):
-        found = estimate(graph.structure, weights, ball(images, EPS), Projection(10, seed))
+        found = estimate(network, ball(images, EPS), Projection(10, seed))
         return found.ranges[graph.structure.relus[-1]]
 
     whole = ranges(x, SEED)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from robustra_tf.training import optimizers as rules
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.pure_step import PureStep
+from robustra_tf.training.step import TrainStep
 from tests import nets
-from train import rules
-from train.pure import PureStep
-from train.step import TrainStep
 
 # What the exported step must agree within.
 AGREEMENT = {"rtol": 1e-4, "atol": 1e-4}
@@ -30,6 +31,17 @@ CASES = {
     ),
 }
 
+#: Every kind of loss, norm and inner bounds that a step takes beside those above.
+OTHERS = {
+    "crown_ibp": {"regulariser": 0.5, "clean_share": 0.3, "eps_end": 0.1},
+    "sabr": {"regulariser": 0.5, "share": 0.3, "eps_end": 0.1, "attack_steps": 2, "microbatch": 2},
+    "mtl_ibp": {"share": 0.3, "attack_steps": 2},
+    "natural": {},
+    "wong": {"inner": "mixed", "interval_share": 0.3, "attack_share": 0.3, "attack_steps": 2},
+    "wong, projected": {"norm": "l2", "projection": 3},
+    "robustra": {"norm": "l1", "microbatch": 2},
+}
+
 
 @pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
 def runs(request):
@@ -40,19 +52,19 @@ def runs(request):
     x = tf.constant(rng.uniform(size=(5, *f.input_shape[1:])), tf.float32)
     y = tf.constant(rng.integers(0, nets.CLASSES, size=5), tf.int32)
 
-    pure = PureStep(f, g, optimizer(), method, **options)
-    begin = pure.networks()
-    weights, state, metrics = begin.weights, begin.state, []
+    options = StepOptions(**options)
+    pure = PureStep(f, g, optimizer(), method, options=options)
+    begin, reference = pure.state(), pure.reference()
+    state, metrics = begin, []
     for eps, lr in SCHEDULE:
-        rates = tf.constant(eps), tf.constant(lr)
-        weights, state, found = pure(weights, state, x, y, begin.reference, *rates)
+        state, found = pure(state, x, y, reference, tf.constant(eps), tf.constant(lr))
         metrics.append({name: float(value) for name, value in found.items()})
     untouched = all(
-        np.array_equal(a, b) for a, b in zip(begin.weights, pure.networks().weights, strict=True)
+        np.array_equal(a, b) for a, b in zip(begin.weights, pure.state().weights, strict=True)
     )
 
     ordinary_optimizer = optimizer()
-    ordinary = TrainStep(f, g, ordinary_optimizer, method, **options)
+    ordinary = TrainStep(f, g, ordinary_optimizer, method, options=options)
     expected = []
     for eps, lr in SCHEDULE:
         ordinary_optimizer.learning_rate.assign(lr)
@@ -61,13 +73,50 @@ def runs(request):
         "pure": pure,
         "begin": begin,
         "untouched": untouched,
-        "weights": weights,
-        "state": state,
+        "weights": state.weights,
+        "state": state.optimizer,
         "metrics": metrics,
         "model": f,
         "optimizer": ordinary_optimizer,
         "expected": expected,
     }
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_method_norm_and_option_has_a_pure_step(name):
+    """The same random starts and vectors too, by the same seed, and others by another."""
+    method, options = name.split(",")[0], StepOptions.of(**OTHERS[name])
+    f, g = nets.dense(2), nets.dense(5) if method == "robustra" else None
+    x = tf.constant(nets.images(f, 5, seed=4), tf.float32)
+    y, eps = tf.constant([0, 1, 2, 0, 1]), tf.constant(0.05)
+    pure = PureStep(f, g, keras.optimizers.SGD(0.5), method, options=options)
+    begin, arguments = pure.state(), (x, y, pure.reference(), eps, tf.constant(0.5))
+    state, metrics = pure(begin, *arguments, seed=(3, 4))
+    other = pure(begin, *arguments, seed=(3, 5))[1]
+    expected = TrainStep(f, g, keras.optimizers.SGD(0.5), method, options=options)(
+        x, y, eps, (3, 4)
+    )
+    assert metrics.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(metrics[key], value, err_msg=key, **AGREEMENT)
+    for got, want in zip(state.weights, f.trainable_variables, strict=True):
+        np.testing.assert_allclose(got, want, **AGREEMENT)
+    draws = pure._gradient.problem.attacks or options.bounds.projection
+    assert (float(other["loss"]) != float(metrics["loss"])) == bool(draws)
+    assert pure.traces == 1
+
+
+def test_a_pure_step_that_is_not_finite_leaves_the_state_as_it_was():
+    f = nets.dense(2)
+    pure = PureStep(f, None, keras.optimizers.Adam(0.5), "natural")
+    x, y = nets.images(f, 2), tf.constant([0, 1])
+    x[0] = np.nan
+    begin = pure.state()
+    numbers = tf.constant(0.05), tf.constant(0.5)
+    state, metrics = pure(begin, tf.constant(x), y, pure.reference(), *numbers)
+    assert not np.isfinite(metrics["loss"])
+    for old, new in zip(tf.nest.flatten(begin), tf.nest.flatten(state), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 def test_the_pure_step_agrees_with_the_ordinary_one(runs):

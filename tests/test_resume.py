@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf import data, export, models
-from train import checkpoint
-from train.history import COLUMNS, ESTIMATES
+from robustra_tf.training import checkpoint
+from robustra_tf.training.history import COLUMNS, ESTIMATES
 from train.workdir import Workdir
 
 # Three processes import TensorFlow and trace the steps of both networks.
@@ -36,7 +36,7 @@ FLAGS = [
 # Dies when the fourth pass has been recorded but its checkpoint not yet written.
 KILLED = """
 import os, runpy, signal
-from train.checkpoint import Checkpoints
+from robustra_tf.training.checkpoint import Checkpoints
 save = Checkpoints.save
 def fatal(self, position, notes):
     if position.passes == 4:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robustra_tf import schedules
+from robustra_tf.training import schedules
 
 
 @pytest.mark.parametrize(

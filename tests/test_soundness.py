@@ -16,10 +16,11 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.crown import adaptive, crown_margins
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
-from robustra_tf.graph.graph import Node, Structure
+from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.graph.graph import Network, Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape
 from robustra_tf.graph.spatial import Conv2D
-from robustra_tf.objective.robustra import literal, objective, side
+from robustra_tf.objective.robustra import ball_margins, literal, objective
 from tests import oracle_nets, oracles
 from tests.points import ascend, corners
 
@@ -139,18 +140,18 @@ def test_no_point_beats_a_bound(structure, seed, scale, eps, balls):
     drawn, x, y = Drawn(structure, rng, scale), pixels(structure, rng), int(rng.integers(CLASSES))
     region = ball(tf.constant(x[None]), tf.constant(eps, tf.float64), norm, box)
     labels = tf.constant([y])
-    dual = margins(structure, drawn.weights, region, labels)
-    few = margins(structure, drawn.weights, region, labels, rows="needed")
-    layers, logits = propagate(structure, drawn.weights, region)
-    network = (structure, drawn.weights, region)
-    mixed = margins(*network, labels, inner="mixed")
+    network = Network(structure, drawn.weights), region
+    dual = margins(*network, labels, BoundOptions("every"))
+    few = margins(*network, labels, BoundOptions("needed"))
+    layers, logits = propagate(*network)
+    mixed = margins(*network, labels, BoundOptions("every", inner="mixed"))
     slopes = adaptive(mixed.enclosure.bounds)
     uppers = [
         dual.upper,
         few.upper,
         mixed.upper,
-        margins(*network, labels, inner="interval").upper,
-        interval_margins(*network, labels)[1],
+        margins(*network, labels, BoundOptions(inner="interval")).upper,
+        interval_margins(*network, labels).upper,
         crown_margins(*network, labels, mixed.enclosure.bounds, slopes),
     ]
 
@@ -177,8 +178,9 @@ def test_no_point_of_the_reference_space_beats_equation_8(structure, seed, scale
     f, g = Drawn(structure, rng, scale), Drawn(structure, rng, 1.0)
     x, y = pixels(structure, rng), int(rng.integers(CLASSES))
     labels, radius = tf.constant([y]), tf.constant(eps, tf.float64)
+    how = BoundOptions(norm=norm)
     sides = [
-        side(structure, drawn.weights, tf.constant(x[None]), labels, radius, norm=norm)
+        ball_margins(Network(structure, drawn.weights), tf.constant(x[None]), labels, radius, how)
         for drawn in (f, g)
     ]
     chosen = objective(*sides, radius, norm)
@@ -218,7 +220,8 @@ def test_first_layer_is_ordered_as_the_balls_are(structure, seed):
     found = []
     for norm in ("l1", "l2", "linf"):
         region = ball(x, tf.constant(0.2, tf.float64), norm)
-        bounds = margins(structure, drawn.weights, region, tf.constant([0])).enclosure.bounds
+        network, every = Network(structure, drawn.weights), BoundOptions("every")
+        bounds = margins(network, region, tf.constant([0]), every).enclosure.bounds
         found.append([end.numpy() for end in bounds[structure.relus[0]]])
     for (low, high), (lower, higher) in itertools.pairwise(found):
         assert (low >= lower - SLACK).all()
@@ -243,7 +246,8 @@ def test_bounds_are_not_far_from_what_attacks_reach(rng):
     drawn, x = Drawn(structure, rng, 1.0), pixels(structure, rng)
     eps = 1e-3
     region = ball(tf.constant(x[None]), tf.constant(eps, tf.float64))
-    upper = margins(structure, drawn.weights, region, tf.constant([0])).upper[0].numpy()
+    network = Network(structure, drawn.weights)
+    upper = margins(network, region, tf.constant([0]), BoundOptions("every")).upper[0].numpy()
     values = drawn.net.logits(explored(drawn.net, rng, x, 0, eps, "linf", None))
     gain = (values - values[:, [0]]).max(0)
     clean = drawn.net.logits(x) - drawn.net.logits(x)[0]

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf import settings
+from robustra_tf import methods
 from robustra_tf.bounds.cost import example_bytes
-from robustra_tf.graph import build
+from robustra_tf.graph import Network, build
 from robustra_tf.objective.losses import robust_cross_entropy, robust_error
-from robustra_tf.objective.methods import Options
-from robustra_tf.objective.pieces import examples_together, gradients
-from robustra_tf.objective.problem import pose
-from robustra_tf.objective.robustra import objective, side
+from robustra_tf.objective.robustra import ball_margins, objective
+from robustra_tf.training.gradient import StepGradient
+from robustra_tf.training.microbatches import examples_together, gradients
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.step import TrainStep
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
-from train.step import TrainStep
 
 COUNT, EPS, LR = 5, 0.05, 0.1
 Y = np.array([0, 1, 2, 0, 1])
@@ -40,7 +40,8 @@ def make(method, builder=None, **options):
     model, reference = networks(builder or BUILDERS[method])
     optimizer = keras.optimizers.SGD(LR)
     other = reference if method == "robustra" else None
-    return TrainStep(model, other, optimizer, method, **options), model, reference
+    step = TrainStep(model, other, optimizer, method, options=StepOptions.of(**options))
+    return step, model, reference
 
 
 def plain(method, model, reference):
@@ -52,11 +53,10 @@ def plain(method, model, reference):
         tape.watch(weights)
         h = graph.structure.forward(weights, x)
         if method != "natural":
-            f = side(graph.structure, weights, x, y, eps)
+            f = ball_margins(Network(graph.structure, weights), x, y, eps)
             g = None
             if method == "robustra":
-                other = build(reference)
-                g = side(other.structure, other.weights(), x, y, eps)
+                g = ball_margins(build(reference).network(), x, y, eps)
             found = objective(f, g, eps)
             h = found.h
         loss = tf.reduce_mean(robust_cross_entropy(h, y))
@@ -145,21 +145,22 @@ def test_splitting_the_batch_changes_nothing(taken):
         assert_close(ours - old, whole - old, 1e-3)
 
 
-@pytest.mark.parametrize("method", settings.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_microbatches_have_the_gradient_of_the_whole_batch(method):
     """Every method in float64: of the mean loss and, midway along the ramp, of its regulariser."""
     model, reference = networks(nets.dense)
     other = reference if method == "robustra" else None
     shares = {"share": 0.3, "clean_share": 0.4, "interval_share": 0.2, "attack_share": 0.2}
-    options = Options(regulariser=0.5, **shares)
-    problem, graph, opposite = pose(model, other, method, options=options, eps_end=2 * EPS)
-    weights = graph.weights(tf.float64)
-    against = None if opposite is None else opposite.weights(tf.float64)
+    options = StepOptions.of(regulariser=0.5, eps_end=2 * EPS, **shares)
+    posed = StepGradient(model, other, method, options)
+    problem, network = posed.problem, posed.graph.network(tf.float64)
+    against = None if other is None else posed.reference.network(tf.float64)
     x, y = tf.constant(images(model), tf.float64), tf.constant(Y, tf.int32)
 
     def taken(together):
         eps = tf.constant(EPS, tf.float64)
-        return gradients(problem, weights, against, x, y, eps, together, (3, 4))
+        batch = problem.batch(x, y, eps, (3, 4))
+        return gradients(problem, network, against, batch, together)
 
     whole, measured = taken(COUNT)
     assert float(tf.linalg.global_norm(whole)) > 0.1
@@ -174,12 +175,12 @@ def test_microbatches_have_the_gradient_of_the_whole_batch(method):
 def test_a_microbatch_is_a_limit_beside_the_memorys():
     model, _ = networks(nets.dense)
     for method in ("wong", "ibp", "natural"):
-        problem = pose(model, None, method)[0]
+        problem = StepGradient(model, None, method).problem
         free = examples_together(problem, 1000.0)
         assert examples_together(problem, 1000.0, 3) == 3
         assert examples_together(problem, 1000.0, 10**6) == min(free, 10**6)
-    assert examples_together(pose(model, None, "wong")[0], TINY, 3) == 1
-    assert make("natural", nets.dense, microbatch=2)[0]._together == 2
+    assert examples_together(StepGradient(model, None, "wong").problem, TINY, 3) == 1
+    assert make("natural", nets.dense, microbatch=2)[0]._gradient.together == 2
 
 
 def test_one_trace_serves_a_schedule_and_lowers_the_loss():
@@ -221,7 +222,7 @@ def test_what_is_not_finite_changes_neither_weights_nor_optimizer(where):
     """Whether the loss or only the gradient is poisoned; the next good step is as if without."""
     model, _ = networks(nets.dense)
     optimizer = keras.optimizers.Adam(0.01)
-    step = TrainStep(model, None, optimizer, "wong", clip_norm=1.0)
+    step = TrainStep(model, None, optimizer, "wong", options=StepOptions(clip_norm=1.0))
     x = images(model)
     step(x, Y, tf.constant(EPS))
     before = [v.numpy() for v in (*model.variables, *optimizer.variables)]

@@ -10,28 +10,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf import data, export, schedules
+from robustra_tf import data, export
 from robustra_tf.batches import TrainingBatches
-from train.config import resolve
-from train.history import COLUMNS, History
-from train.mutual import Network, Pass, Position, Watch, alternate
-from train.progress import Progress
+from robustra_tf.training import schedules
+from robustra_tf.training.history import COLUMNS, HistoryFile, Row
+from robustra_tf.training.mutual import Course, Learner, Pass, alternate
+from robustra_tf.training.plan import TrainingPlan
+from robustra_tf.training.progress import Progress
+from robustra_tf.training.summaries import Summaries
+from robustra_tf.training.watch import Begun, Position, Watch
 from train.run import run
-from train.summaries import Summaries
 from train.workdir import Workdir, open_run
 
-CONFIG = resolve({"epochs": 4, "eps_warmup_epochs": 2, "eps": 0.3, "eps_start": 0.1, "lr": 0.01})
+PLAN = TrainingPlan(eps=0.3, epochs=4, eps_warmup_epochs=2, eps_start=0.1, lr=0.01)
 
 
-def _network(name: str, step=None, units: int = 2) -> Network:
+def _network(name: str, step=None, units: int = 2) -> Learner:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units)])
     optimizer = keras.optimizers.Adam(0.5)
     optimizer.build(model.trainable_variables)
-    return Network(name, model, optimizer, step)
-
-
-def _silent() -> Watch:
-    return Watch(*[lambda *_: None] * 3)
+    return Learner(name, model, optimizer, step)
 
 
 def _batches() -> TrainingBatches:
@@ -62,14 +60,14 @@ def _alternate(start: Position = Position(), watch: Watch | None = None):  # noq
         return step
 
     networks += [_network(name, make(position)) for position, name in enumerate("fg")]
-    rounds = alternate(networks, _batches(), CONFIG, start, watch or _silent())
+    rounds = alternate(Course(networks, _batches(), PLAN), start, watch or Watch())
     passes = [done for (done,) in rounds]
     return passes, calls, traces
 
 
 def test_each_epoch_trains_f_then_g_with_the_schedules_of_the_epoch():
     passes, calls, _ = _alternate()
-    assert [(p.epoch, p.network.name) for p in passes] == list(itertools.product(range(4), "fg"))
+    assert [(p.epoch, p.learner.name) for p in passes] == list(itertools.product(range(4), "fg"))
     assert [name for name, *_ in calls] == list("fffggg") * 4
     for index, (_, _, eps, lr, _) in enumerate(calls):
         epoch = index // 6
@@ -86,7 +84,8 @@ def test_no_step_is_traced_again_along_the_schedules():
 def whole():
     """The passes, the calls and the positions of a whole run."""
     positions = []
-    watch = _silent()._replace(boundary=lambda position: positions.append(position()))
+    watch = Watch()
+    watch.boundary = lambda position: positions.append(position())
     passes, calls, _ = _alternate(watch=watch)
     return passes, calls, positions
 
@@ -126,9 +125,9 @@ def _pass(epoch: int = 0, name: str = "f", **metrics: float) -> Pass:
 
 
 def test_the_history_has_a_row_an_epoch_and_network(tmp_path):
-    history = History(tmp_path / "history.csv")
-    history.add(_pass(0, "f", clean_error=0.25), {"test_lp_error": 0.5})
-    history.add(_pass(0, "g"), {})
+    history = HistoryFile(tmp_path / "history.csv")
+    history.add(Row.of(_pass(0, "f", clean_error=0.25), {"test_lp_error": 0.5}))
+    history.add(Row.of(_pass(0, "g"), {}))
     with (tmp_path / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["network"]) for row in rows] == [("1", "f"), ("1", "g")]
@@ -143,17 +142,17 @@ def test_the_history_has_a_row_an_epoch_and_network(tmp_path):
 
 def test_a_history_that_goes_on_replaces_the_rows_that_are_done_again(tmp_path):
     path = tmp_path / "history.csv"
-    whole = History(path)
+    whole = HistoryFile(path)
     for epoch, name in itertools.product(range(2), "fg"):
-        whole.add(_pass(epoch, name), {})
+        whole.add(Row.of(_pass(epoch, name), {}))
         if (epoch, name) == (0, "g"):
             rows = [dict(row) for row in whole.rows]
     expected = path.read_text()
-    rest = History(path, rows)
+    rest = HistoryFile(path, rows)
     # At once, not only when something is added.
     assert path.read_text() == "\n".join(expected.split("\n")[:3]) + "\n"
     for name in "fg":
-        rest.add(_pass(1, name), {})
+        rest.add(Row.of(_pass(1, name), {}))
     assert path.read_text() == expected
 
 
@@ -206,7 +205,7 @@ def test_the_bar_shows_metrics_schedules_speed_and_time_left(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     progress = Progress(epochs=9, passes=18, batch_size=50)
-    progress.watch.begin("f", 0, 0.025, 1e-3, 4)
+    progress.begin(Begun("f", 0, 0.025, 1e-3, 4, 0))
     reads = []
 
     def read():
@@ -214,10 +213,10 @@ def test_the_bar_shows_metrics_schedules_speed_and_time_left(monkeypatch):
         return {"loss": 1.25, "robust_error": 0.5, "clean_error": 0.125, "eta": 3.0}
 
     for _ in range(4):
-        progress.watch.advance("f", read)
+        progress.advance("f", read)
     # Not read at every step: reading waits for the device.
     assert len(reads) == 1
-    progress.watch.end("f", read())
+    progress.end("f", read())
     for part in ("epoch 1/9 f", "loss=1.25", "robust_error=0.5", "clean_error=0.125"):
         assert part in stream.getvalue()
     for part in ("eps=0.025", "lr=0.001", "200/200", "examples/s"):

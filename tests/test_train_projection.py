@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import robustra_tf as rt
+from robustra_tf.training.history import ESTIMATES
 from tests.test_train import read_scalars
 from train import run, workdir
-from train.history import ESTIMATES
 
 SETTINGS = {
     "dataset": "digits",

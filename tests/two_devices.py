@@ -21,11 +21,12 @@ from tensorflow.tsl.profiler.protobuf import xplane_pb2
 from benchmarks import parallel as benchmark
 from robustra_tf import data, models
 from robustra_tf.batches import TrainingBatches
+from robustra_tf.training.history import HistoryFile
+from robustra_tf.training.mutual import Course
+from robustra_tf.training.parallel import parallel
+from robustra_tf.training.watch import Position, Watch
 from train import devices, environment, run
 from train.config import resolve
-from train.history import History
-from train.mutual import Position, Watch
-from train.parallel import parallel
 from train.workdir import open_run
 
 DEVICES = ("CPU:0", "CPU:1")
@@ -79,7 +80,6 @@ def by_hand(networks, batches, epochs) -> None:
 
 def compare(networks, batches, config) -> dict:
     """Largest differences after the same schedule, run in three ways from the same start."""
-    watch = Watch(*[lambda *_: None] * 3)
     start = [v.numpy() for v in variables(networks)]
     ended, metrics = [], []
     for overlap in (True, False, None):
@@ -88,7 +88,8 @@ def compare(networks, batches, config) -> dict:
         if overlap is None:
             by_hand(networks, batches, [(0.01, config.lr), (0.04, config.lr)])
         else:
-            rounds = list(parallel(networks, batches, config, Position(), watch, overlap=overlap))
+            course = Course(networks, batches, run.training_plan(config))
+            rounds = list(parallel(course, Position(), Watch(), overlap=overlap))
             metrics.append([done.metrics for round in rounds for done in round])
         ended.append([v.numpy() for v in variables(networks)])
 
@@ -156,18 +157,18 @@ def runs(out: Path) -> None:
     config, folder = open_run(SETTINGS | {"workdir": str(out / "whole")}, resume=False)
     run.run(config, folder)
     config, folder = open_run(SETTINGS | {"workdir": str(out / "broken")}, resume=False)
-    add = History.add
+    add = HistoryFile.add
 
-    def fatal(self, done, tests):
-        add(self, done, tests)
-        if (done.epoch, done.network.name) == (1, "f"):
+    def fatal(self, row):
+        add(self, row)
+        if (row.epoch, row.network) == (2, "f"):
             raise BrokenError
 
-    History.add = fatal
+    HistoryFile.add = fatal
     try:
         run.run(config, folder)
     except BrokenError:
-        History.add = add
+        HistoryFile.add = add
     run.run(*open_run({"workdir": str(out / "broken")}, resume=True))
 
 
@@ -176,12 +177,13 @@ def main(out: Path) -> None:
     devices.require(SETTINGS["devices"])
     environment.make_deterministic()
     batches = TrainingBatches(data.load("digits", "train", STEPS * BATCH), BATCH, seed=3)
-    found, config, watch = {}, resolve(SETTINGS), Watch(*[lambda *_: None] * 3)
+    found, config = {}, resolve(SETTINGS)
     pair = run.make_networks(config)
     found["placement"] = {network.device: placement(network, batches) for network in pair}
     found["robustra"] = compare(pair, batches, config)
     # Traced and warm: the last epoch alone.
-    found["profile"] = profiled(lambda: list(parallel(pair, batches, config, Position(2), watch)))
+    course = Course(pair, batches, run.training_plan(config))
+    found["profile"] = profiled(lambda: list(parallel(course, Position(2), Watch())))
     models.build = tiny
     for method in ("wong", "natural"):
         config = resolve(SETTINGS | {"method": method})

@@ -10,12 +10,10 @@ from typing import Any
 
 from robustra_tf import command, settings
 from robustra_tf.data import INFO as DATASETS
+from robustra_tf.methods import METHODS
 from robustra_tf.settings import (
-    DUAL_METHODS,
     INITS,
     INNER,
-    INTERVAL_METHODS,
-    METHODS,
     NORMS,
     PROJECTED_NORMS,
     Range,
@@ -42,6 +40,7 @@ _task, _ball, _bounds, _losses, _steps, _data, _run = (
     )
 )
 _SHARE = Range(0, 1)
+_DUAL = ", ".join(name for name, method in METHODS.items() if method.mixes)
 # What is not given and differs from one data set or method to the next.
 _PRESET = "by data set and method"
 
@@ -57,7 +56,7 @@ class Config:
     model: str = _task(
         "architecture", choices=tuple(settings.MODEL_INPUTS), otherwise="the data set's small one"
     )
-    method: str = _task("method of training", "robustra", choices=METHODS)
+    method: str = _task("method of training", "robustra", choices=tuple(METHODS))
     pair: bool = _task("wong, natural: train f and g, or f alone (--nopair)", True)
     init: str = _task("how initial weights are drawn", "fan_in", choices=INITS, otherwise=_PRESET)
     batch_norm: bool = _task("batch normalisation behind hidden layers", False)
@@ -75,11 +74,9 @@ class Config:
     )
     ramp: str = _ball("when the radius grows", "epoch", choices=RAMPS, otherwise=_PRESET)
 
-    inner: str = _bounds(
-        "robustra, wong: where bounds of inner layers come from", "dual", choices=INNER
-    )
+    inner: str = _bounds(f"{_DUAL}: where bounds of inner layers come from", "dual", choices=INNER)
     projection: int = _bounds(
-        "robustra, wong: estimate inner layers by so many random vectors",
+        f"{_DUAL}: estimate inner layers by so many random vectors",
         0,
         range=Range(0, unit="(0: exact)"),
     )
@@ -102,10 +99,8 @@ class Config:
         range=Range(0),
         otherwise="by method",
     )
-    interval_share: float = _losses("robustra, wong: of a loss by intervals", 0.0, range=_SHARE)
-    attack_share: float = _losses(
-        "robustra, wong: of the loss at attacked images", 0.0, range=_SHARE
-    )
+    interval_share: float = _losses(f"{_DUAL}: of a loss by intervals", 0.0, range=_SHARE)
+    attack_share: float = _losses(f"{_DUAL}: of the loss at attacked images", 0.0, range=_SHARE)
     attack_steps: int = _losses("steps of the attacks", 8, range=Range(1))
 
     epochs: int = _steps("epochs, each of f, then g", range=Range(1), otherwise="by data set")
@@ -167,7 +162,7 @@ class Config:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks that are trained: a pair, but for the methods on intervals."""
-        paired = self.pair and self.method not in INTERVAL_METHODS
+        paired = self.pair and METHODS[self.method].pairs
         return ("f", "g") if paired else ("f",)
 
 
@@ -191,7 +186,8 @@ def resolve(given: Mapping[str, Any]) -> Config:
     given = recipe(given) | {name: value for name, value in given.items() if value is not None}
     dataset = settings.one_of("dataset", given.get("dataset", presets.DEFAULT_DATASET), DATASETS)
     values = presets.OF_DATASET[dataset] | {"limit_train": DATASETS[dataset].train}
-    if given.get("method") in INTERVAL_METHODS:
+    method = METHODS.get(given.get("method"))
+    if method is not None and method.bound == "interval":
         values |= presets.BY_INTERVALS
     # A small radius of the user's own must not fall below the preset's start.
     if "eps" in given and "eps_start" not in given:
@@ -231,11 +227,13 @@ def _check(config: Config) -> None:
     fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
     if config.model not in fitting:
         raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
-    if config.method == "robustra" and not config.pair:
-        raise SettingError("pair", "true with --method=robustra, each other's reference", False)
-    settings.one_of("inner", config.inner, INNER if config.method in DUAL_METHODS else INNER[:1])
+    method = METHODS[config.method]
+    if method.needs_reference and not config.pair:
+        expected = f"true with --method={config.method}, each other's reference"
+        raise SettingError("pair", expected, False)
+    settings.one_of("inner", config.inner, method.inner)
     _check_schedule(config)
-    settings.one_of("norm", config.norm, NORMS[:1] if config.method in INTERVAL_METHODS else NORMS)
+    settings.one_of("norm", config.norm, method.norms)
     _check_projection(config)
     settings.radius("eps", config.eps, config.norm, info.shape)
     settings.within("eps_start", config.eps_start, Range(0, config.eps, "(eps)"))
@@ -255,7 +253,7 @@ def _check_projection(config: Config) -> None:
         return
     if config.norm not in PROJECTED_NORMS:
         expected = f"0 with --norm={config.norm}, whose dual norm no projection estimates"
-    elif config.method not in DUAL_METHODS:
+    elif not METHODS[config.method].mixes:
         expected = f"0 with --method={config.method}"
     elif config.inner != "dual":
         expected = f"0 with --inner={config.inner}"

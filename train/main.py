@@ -61,9 +61,10 @@ def main(argv) -> int:
 
 
 def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
+    from robustra_tf.training.checkpoint import CheckpointError
+    from robustra_tf.training.means import NotFiniteError
+
     from . import run
-    from .checkpoint import CheckpointError
-    from .means import NotFiniteError
 
     try:
         run.run(config, folder, stop)

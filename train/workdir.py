@@ -1,7 +1,4 @@
-"""The folder of a run: where its files lie, and whether a run may begin or go on there.
-
-config.json   lock   events/f, events/g   checkpoints/   history.csv   f/   g/
-"""
+"""Whether a run may begin or go on in a folder."""
 
 from __future__ import annotations
 
@@ -16,39 +13,10 @@ from robustra_tf.data import find as find_data
 from robustra_tf.files import InUseError, hold, write_atomically
 from robustra_tf.reading import read_json
 from robustra_tf.settings import SettingError
+from robustra_tf.training.workdir import Workdir
 
 from . import config as configs
 from .config import Config
-
-
-@dataclasses.dataclass(frozen=True)
-class Workdir:
-    """The places of a run's files under `root`."""
-
-    root: Path
-
-    @property
-    def config(self) -> Path:
-        """The settings, as JSON."""
-        return self.root / "config.json"
-
-    @property
-    def history(self) -> Path:
-        """A row an epoch and network."""
-        return self.root / "history.csv"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints of everything that changes."""
-        return self.root / "checkpoints"
-
-    def events(self, network: str) -> Path:
-        """TensorBoard's files of a network."""
-        return self.root / "events" / network
-
-    def model(self, network: str) -> Path:
-        """The SavedModel of a network, written at the end."""
-        return self.root / network
 
 
 def open_run(

@@ -62,7 +62,7 @@ class Attack:
       (array([False]), array([ True]))
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the door to all attacks
         self,
         model,
         norm: str = "linf",

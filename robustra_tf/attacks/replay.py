@@ -33,7 +33,7 @@ class Replay(NamedTuple):
     margin: np.ndarray
 
 
-def replay(
+def replay(  # noqa: PLR0913, public
     model: Callable,
     x: np.ndarray,
     candidates: np.ndarray,

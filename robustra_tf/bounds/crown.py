@@ -14,13 +14,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, affine, differences, support
+from robustra_tf.bounds.dual import affine, differences, support
 from robustra_tf.bounds.frames import Every, Frame
 from robustra_tf.bounds.interval import Interval
 from robustra_tf.bounds.passing import absolute_sum, added, through
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.bounds.rows import Rows, WholeRows
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import Add, Relu
 
 #: For each ReLU node, slopes of the lower line: [n, 1 or classes, *shape].
@@ -63,8 +63,7 @@ def parallel(bounds: Mapping[int, Interval]) -> Slopes:
 
 
 def crown_margins(
-    structure: Structure,
-    weights: Weights,
+    network: Network,
     ball: Ball,
     y: tf.Tensor,
     bounds: Mapping[int, Interval],
@@ -75,11 +74,12 @@ def crown_margins(
     A positive coefficient of a ReLU's output takes its upper line, a negative one the lower line.
 
     Args:
-      structure, weights, ball: the network and the inputs.
+      network, ball: the network and the inputs.
       y: labels, integers [n].
       bounds: of every ReLU's pre-activation, (lower, upper), [n, *shape] each.
       slopes: of the lower lines, as `adaptive` gives them; used where a ReLU is unstable.
     """
+    structure, weights = network.structure, network.weights
     classes, frame = structure.output_shape[0], Every()
     start = differences(y, classes, ball.centre.dtype)
     pending: dict[int, Rows] = {len(structure.nodes) - 1: WholeRows(start, (classes,))}
@@ -131,11 +131,11 @@ def _sum(rows: WholeRows, frame: Frame, images: tf.Tensor) -> tf.Tensor:
 
 
 def optimised_margins(
-    structure: Structure,
-    weights: Weights,
+    network: Network,
     ball: Ball,
     y: tf.Tensor,
     bounds: Mapping[int, Interval],
+    *,
     steps: int = 20,
     rate: float = 0.2,
 ) -> tf.Tensor:
@@ -145,20 +145,20 @@ def optimised_margins(
     and so does that of WK's slopes: none is looser than CROWN's or than WK's on the same bounds.
 
     Args:
-      structure, weights, ball, y, bounds: as `crown_margins` takes them.
+      network, ball, y, bounds: as `crown_margins` takes them.
       steps: of the descent.
       rate: Adam's, falling to a tenth along the steps.
     """
-    classes = structure.output_shape[0]
+    classes = network.structure.output_shape[0]
     order = sorted(bounds)
     first = [tf.repeat(adaptive(bounds)[k], classes, axis=1) for k in order]
     nothing = [tf.zeros_like(slope) for slope in first]
 
     def bound(slopes: list[tf.Tensor]) -> tf.Tensor:
         named = dict(zip(order, slopes, strict=True))
-        return crown_margins(structure, weights, ball, y, bounds, named)
+        return crown_margins(network, ball, y, bounds, named)
 
-    wk = crown_margins(structure, weights, ball, y, bounds, parallel(bounds))
+    wk = crown_margins(network, ball, y, bounds, parallel(bounds))
 
     def descend(k, best, slopes, mean, square):
         with tf.GradientTape() as tape:

@@ -8,17 +8,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, affine, half_widths
+from robustra_tf.bounds.dual import affine, half_widths
 from robustra_tf.bounds.interval import Interval, intersection, interval, propagate
-from robustra_tf.bounds.radius import DEFAULT_BUDGET, interval_exact, row_radius
+from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.radius import interval_exact, row_radius
 from robustra_tf.bounds.relu import Relaxation, relax
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import Input, Relu
-from robustra_tf.settings import INNER
-
-#: Which rows are computed: every neuron's; only those that intervals leave undecided; or
-#: whichever of the two takes less time, decided batch by batch.
-ROWS = ("every", "needed", "auto")
 
 
 class Enclosure(NamedTuple):
@@ -35,14 +31,7 @@ class Enclosure(NamedTuple):
     centre: tf.Tensor
 
 
-def enclose(
-    structure: Structure,
-    weights: Weights,
-    ball: Ball,
-    rows: str = "every",
-    budget: float = DEFAULT_BUDGET,
-    inner: str = "dual",
-) -> Enclosure:
+def enclose(network: Network, ball: Ball, options: BoundOptions = BoundOptions()) -> Enclosure:
     """Bound every pre-activation over the ball, layer by layer: by the dual network, as published.
 
     The bounds of a neuron are `centre -+ radius`: the centre is the relaxed network's value at the
@@ -59,18 +48,20 @@ def enclose(
     forward pass. With `"mixed"` they are the intersection of the two.
 
     Args:
-      structure, weights: the network.
+      network: the one whose pre-activations are bounded.
       ball: the inputs; a static batch size lets slices be planned.
-      rows: one of `ROWS`. Only `"every"` has static shapes, as `jit_compile=True` needs them.
-      budget: bytes that one slice of rows may take.
-      inner: one of `INNER`.
+      options: how; the norm is the ball's.
+
+    Raises:
+      ValueError: options that ask for projections, which bound nothing.
     """
-    for name, value, allowed in (("rows", rows, ROWS), ("inner", inner, INNER)):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+    if options.projection:
+        raise ValueError(f"projection must be 0 for bounds, got {options.projection}")
+    rows, inner = options.rows, options.inner
     if inner == "interval":
-        return relaxed(structure, weights, ball, propagate(structure, weights, ball)[0])
-    network = (structure, list(weights))
+        return relaxed(network, ball, propagate(network, ball).bounds)
+    structure, weights = network.structure, network.weights
+    pair = (structure, list(weights))
     values: list[tf.Tensor] = []
     widths: list[tf.Tensor | None] = []
     ends: list[Interval] = []
@@ -87,7 +78,7 @@ def enclose(
                 radius = widths[below]
             else:
                 known = None if rows == "every" else (values[below], widths[below])
-                radius = row_radius(network, ball, relaxations, below, known, rows, budget)
+                radius = row_radius(pair, ball, relaxations, below, known, rows, options.budget)
             bounds[index] = (values[below] - radius, values[below] + radius)
             if inner == "mixed":
                 bounds[index] = intersection(bounds[index], ends[below])
@@ -107,18 +98,15 @@ def enclose(
 
 
 def relaxed(
-    structure: Structure,
-    weights: Weights,
-    ball: Ball,
-    bounds: Mapping[int, tuple[tf.Tensor, tf.Tensor]],
+    network: Network, ball: Ball, bounds: Mapping[int, tuple[tf.Tensor, tf.Tensor]]
 ) -> Enclosure:
     """The enclosure that follows from given pre-activation bounds of every ReLU."""
     relaxations = {index: relax(*ends) for index, ends in bounds.items()}
     values = [ball.centre]
-    for index, node in enumerate(structure.nodes[1:], start=1):
+    for index, node in enumerate(network.structure.nodes[1:], start=1):
         inputs = [values[i] for i in node.inputs]
         if isinstance(node.op, Relu):
             values.append(relaxations[index].forward(*inputs))
         else:
-            values.append(affine(node, weights, *inputs))
+            values.append(affine(node, network.weights, *inputs))
     return Enclosure(dict(bounds), relaxations, values[-1])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import Weights, affine, differences, half_widths
-from robustra_tf.graph.graph import Node, Structure
+from robustra_tf.graph.graph import Network, Node
 from robustra_tf.graph.ops import Dense, Input, Relu
 
 #: (lower, upper), of one shape.
@@ -35,37 +36,48 @@ def intersection(first: Interval, second: Interval) -> Interval:
     return tf.maximum(first[0], second[0]), tf.minimum(first[1], second[1])
 
 
-def propagate(
-    structure: Structure, weights: Weights, ball: Ball
-) -> tuple[dict[int, Interval], Interval]:
-    """Bound every pre-activation and the logits by interval arithmetic.
+class LayerIntervals(NamedTuple):
+    """Bounds by interval arithmetic: (lower, upper) of one shape each.
 
-    Returns:
-      For each ReLU node (lower, upper), [n, *shape] each; and the same for the logits.
+    Attributes:
+      bounds: for each ReLU node, of its pre-activation, [n, *shape].
+      logits: [n, classes].
     """
-    ends = _ends(structure, weights, ball)
-    return {i: ends[structure.nodes[i].inputs[0]] for i in structure.relus}, ends[-1]
+
+    bounds: dict[int, Interval]
+    logits: Interval
 
 
-def interval_margins(
-    structure: Structure, weights: Weights, ball: Ball, y: tf.Tensor
-) -> tuple[dict[int, Interval], tf.Tensor]:
+class IntervalMargins(NamedTuple):
+    """Margins by interval arithmetic.
+
+    Attributes:
+      bounds: for each ReLU node, (lower, upper) of its pre-activation, [n, *shape] each.
+      upper: of `f_t - f_y`, [n, classes]; entry `y` is 0.
+    """
+
+    bounds: dict[int, Interval]
+    upper: tf.Tensor
+
+
+def propagate(network: Network, ball: Ball) -> LayerIntervals:
+    """Bound every pre-activation and the logits by interval arithmetic."""
+    ends = _ends(network, ball)
+    return LayerIntervals(_at_relus(network, ends), ends[-1])
+
+
+def interval_margins(network: Network, ball: Ball, y: tf.Tensor) -> IntervalMargins:
     """Bound `f_t - f_y` by intervals, the last dense layer and the difference taken as one.
 
     `c (K^T v + b)` has the interval of `K c`: two logits that read the same unit do not take it at
     two values at once (Gowal et al. 2018, "elision of the last layer").
 
     Args:
-      structure, weights, ball: the network and the inputs.
+      network, ball: the network and the inputs.
       y: labels, integers [n].
-
-    Returns:
-      The bounds of every ReLU as `propagate` has them, and the upper bounds [n, classes]; entry
-      `y` is 0.
     """
-    ends = _ends(structure, weights, ball)
-    bounds = {i: ends[structure.nodes[i].inputs[0]] for i in structure.relus}
-    last, classes = structure.nodes[-1], structure.output_shape[0]
+    ends, weights = _ends(network, ball), network.weights
+    last, classes = network.structure.nodes[-1], network.structure.output_shape[0]
     rows, read, offset = differences(y, classes, ball.centre.dtype), ends[-1], 0.0
     if isinstance(last.op, Dense):
         read = ends[last.inputs[0]]
@@ -74,12 +86,19 @@ def interval_margins(
         rows = tf.matmul(rows, weights[last.weights[0]], transpose_b=True)
     low, high = read
     reach = tf.linalg.matvec(tf.abs(rows), 0.5 * (high - low))
-    return bounds, tf.linalg.matvec(rows, 0.5 * (low + high)) + offset + reach
+    upper = tf.linalg.matvec(rows, 0.5 * (low + high)) + offset + reach
+    return IntervalMargins(_at_relus(network, ends), upper)
 
 
-def _ends(structure: Structure, weights: Weights, ball: Ball) -> list[Interval]:
+def _ends(network: Network, ball: Ball) -> list[Interval]:
     """The interval of every node."""
     ends: list[Interval] = []
-    for node in structure.nodes:
-        ends.append(interval(node, weights, ball, [ends[i] for i in node.inputs]))
+    for node in network.structure.nodes:
+        ends.append(interval(node, network.weights, ball, [ends[i] for i in node.inputs]))
     return ends
+
+
+def _at_relus(network: Network, ends: Sequence[Interval]) -> dict[int, Interval]:
+    """The interval of what each ReLU reads."""
+    nodes = network.structure.nodes
+    return {i: ends[nodes[i].inputs[0]] for i in network.structure.relus}

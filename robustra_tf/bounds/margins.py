@@ -8,14 +8,14 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, differences, support, trace
+from robustra_tf.bounds.dual import differences, support, trace
 from robustra_tf.bounds.enclosure import Enclosure, enclose
 from robustra_tf.bounds.frames import Every
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.passing import as_whole
-from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network
 
 
 class Margins(NamedTuple):
@@ -43,47 +43,48 @@ class Margins(NamedTuple):
 
 
 def margins(
-    structure: Structure,
-    weights: Weights,
-    ball: Ball,
-    y: tf.Tensor,
-    rows: str = "every",
-    budget: float = DEFAULT_BUDGET,
-    inner: str = "dual",
+    network: Network, ball: Ball, y: tf.Tensor, options: BoundOptions = BoundOptions()
 ) -> Margins:
     """Bound `f_t - f_y` over the ball for all targets of a batch at once.
 
     Args:
-      structure, weights: the network f.
+      network: f.
       ball: the inputs of the batch.
       y: labels, integers [n].
-      rows, budget, inner: as `enclose` takes them.
+      options: how, as `enclose` takes them.
     """
-    enclosure = enclose(structure, weights, ball, rows, budget, inner)
-    terms = last_pass(structure, weights, ball, y, enclosure.relaxations, enclosure.centre)
-    return Margins(*terms, enclosure)
+    enclosure = enclose(network, ball, options)
+    last = last_pass(network, ball, y, enclosure.relaxations, enclosure.centre)
+    return Margins(*last, enclosure)
+
+
+class LastPass(NamedTuple):
+    """`base`, `support` and `rows` of `Margins`, whatever the relaxations were made of."""
+
+    base: tf.Tensor
+    support: tf.Tensor
+    rows: tf.Tensor
 
 
 def last_pass(
-    structure: Structure,
-    weights: Weights,
+    network: Network,
     ball: Ball,
     y: tf.Tensor,
     relaxations: Mapping[int, Relaxation],
     centre: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """`base`, `support` and `rows` of `Margins`, from the relaxations of every ReLU.
+) -> LastPass:
+    """The backward pass of the margins, from the relaxations of every ReLU.
 
     Args:
-      structure, weights, ball, y: as `margins` takes them.
+      network, ball, y: as `margins` takes them.
       relaxations: of every ReLU node.
       centre: the relaxed network's output at the centre of the ball, [n, classes].
     """
-    classes = structure.output_shape[0]
+    classes = network.structure.output_shape[0]
     c = differences(y, classes, ball.centre.dtype)
-    last = len(structure.nodes) - 1
+    last = len(network.structure.nodes) - 1
     start: Rows = WholeRows(c, (classes,))
-    traced = trace(structure, weights, relaxations, last, start, Every())
+    traced = trace(network.structure, network.weights, relaxations, last, start, Every())
     base = tf.linalg.matvec(c, centre) + traced.error
     whole = as_whole(traced.rows, Every())
-    return base, support(whole, Every(), ball), whole.flat
+    return LastPass(base, support(whole, Every(), ball), whole.flat)

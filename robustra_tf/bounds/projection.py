@@ -26,14 +26,14 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, affine, root
+from robustra_tf.bounds.dual import affine, root
 from robustra_tf.bounds.margins import last_pass
 from robustra_tf.bounds.median import absolute_median
-from robustra_tf.bounds.radius import DEFAULT_BUDGET, exact_radius, interval_exact
+from robustra_tf.bounds.options import DEFAULT_BUDGET, check_projection
+from robustra_tf.bounds.radius import exact_radius, interval_exact
 from robustra_tf.bounds.relu import Relaxation, relax
-from robustra_tf.graph.graph import Node, Structure
+from robustra_tf.graph.graph import Network, Structure
 from robustra_tf.graph.ops import Add, Input, Relu
-from robustra_tf.settings import PROJECTED_NORMS
 
 #: Copies of every random vector that are alive at once in a gradient.
 _KEPT = 3
@@ -53,21 +53,6 @@ class Projection(NamedTuple):
     def fold(self, number: int) -> Projection:
         """Vectors of the same number that are independent of these and of other `number`s."""
         return Projection(self.size, tf.random.experimental.stateless_fold_in(self.seed, number))
-
-
-def check_projection(size: int, norm: str) -> None:
-    """Refuses a number of random vectors (0: none) that makes no sense for the norm of the ball.
-
-    Raises:
-      ValueError: a negative number, or any for `l1`.
-    """
-    if size < 0:
-        raise ValueError(f"projection must be at least 0, got {size}")
-    if size and norm not in PROJECTED_NORMS:
-        raise ValueError(
-            f"projection must be 0 for norm {norm!r}, whose dual norm, the largest entry, no "
-            f"projection estimates, got {size}"
-        )
 
 
 class Estimate(NamedTuple):
@@ -105,11 +90,7 @@ class MarginEstimate(NamedTuple):
 
 
 def estimate(
-    structure: Structure,
-    weights: Weights,
-    ball: Ball,
-    projection: Projection,
-    budget: float = DEFAULT_BUDGET,
+    network: Network, ball: Ball, projection: Projection, budget: float = DEFAULT_BUDGET
 ) -> Estimate:
     """Estimate what `enclose` computes: every pre-activation's range over the ball.
 
@@ -119,7 +100,7 @@ def estimate(
     and does not depend on how a batch is split.
 
     Args:
-      structure, weights: the network.
+      network: the one whose pre-activations are estimated.
       ball: the inputs, of `linf` or `l2`.
       projection: the random vectors.
       budget: bytes that one slice of the exact layers' rows may take.
@@ -130,7 +111,7 @@ def estimate(
     if projection.size < 1:
         raise ValueError(f"projection must be at least 1, got {projection.size}")
     check_projection(projection.size, ball.norm)
-    network = (structure, list(weights))
+    structure, weights = network.structure, network.weights
     projected = _projected(structure, projection.size)
     passed = _passed(structure, projection.size)
     values: list[tf.Tensor] = []
@@ -145,20 +126,19 @@ def estimate(
             if below in projected:
                 radius = _size(noise[below], ball.norm, projection.size)
             else:
-                radius = exact_radius(network, ball, relaxations, below, budget)
+                radius = exact_radius((structure, list(weights)), ball, relaxations, below, budget)
             ranges[index] = (values[below] - radius, values[below] + radius)
             relaxation = relaxations[index] = relax(*ranges[index])
             values.append(relaxation.forward(values[below]))
         else:
             values.append(affine(node, weights, *(values[i] for i in node.inputs)))
         if index in passed:
-            noise[index] = _noise(node, index, weights, ball, projection, relaxations, noise)
+            noise[index] = _noise(network, index, ball, projection, relaxations, noise)
     return Estimate(ranges, relaxations, values[-1])
 
 
 def margin_estimates(
-    structure: Structure,
-    weights: Weights,
+    network: Network,
     ball: Ball,
     y: tf.Tensor,
     projection: Projection,
@@ -167,13 +147,13 @@ def margin_estimates(
     """Estimate what `margins` bounds: exact rows from the logits down, over estimated relaxations.
 
     Args:
-      structure, weights: the network f.
+      network: f.
       ball: the inputs of the batch.
       y: labels, integers [n].
       projection, budget: as `estimate` takes them.
     """
-    inner = estimate(structure, weights, ball, projection, budget)
-    terms = last_pass(structure, weights, ball, y, inner.relaxations, inner.centre)
+    inner = estimate(network, ball, projection, budget)
+    terms = last_pass(network, ball, y, inner.relaxations, inner.centre)
     return MarginEstimate(*terms, inner)
 
 
@@ -201,15 +181,15 @@ def vector_bytes(structure: Structure, size: int, itemsize: int = 4) -> int:
 
 
 def _noise(
-    node: Node,
+    network: Network,
     index: int,
-    weights: Weights,
     ball: Ball,
     projection: Projection,
     relaxations: Mapping[int, Relaxation],
     noise: Mapping[int, tf.Tensor],
 ) -> tf.Tensor:
     """The random vectors on a node, [n or 1, vectors, *shape]: from the image, added at ReLUs."""
+    node, weights = network.structure.nodes[index], network.weights
     inputs = [noise[i] for i in node.inputs]
     if isinstance(node.op, Input):
         drawn = _drawn(node.op.shape, ball, projection.fold(index), at_image=True)

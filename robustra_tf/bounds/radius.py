@@ -29,8 +29,6 @@ from robustra_tf.graph.ops import Add, Dense, Relu
 WORTH_CHOOSING = 0.7
 #: More rows than any batch has, where the batch size is not static.
 UNKNOWN = 2**40
-#: Bytes that one slice of rows may take.
-DEFAULT_BUDGET = 256 * 2**20
 
 
 @functools.lru_cache(maxsize=64)

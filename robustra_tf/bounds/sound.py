@@ -21,19 +21,21 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, Box, as_scalar, ball
-from robustra_tf.bounds.dual import Weights, affine, differences, half_widths, support, trace
+from robustra_tf.bounds.dual import affine, differences, half_widths, support, trace
 from robustra_tf.bounds.frames import Every
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.passing import as_whole
-from robustra_tf.bounds.radius import DEFAULT_BUDGET, interval_exact, row_radius
+from robustra_tf.bounds.radius import interval_exact, row_radius
 from robustra_tf.bounds.relu import Relaxation, unstable
 from robustra_tf.bounds.rounding import SLACK, SMALLEST, TINY, UNIT64, bounded, deviation
 from robustra_tf.bounds.rows import WholeRows
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network, Structure
 from robustra_tf.graph.ops import Dense, Input, Relu
 
 #: Relative, of a handful of float64 roundings.
@@ -97,32 +99,28 @@ def band(lower: tf.Tensor, upper: tf.Tensor) -> Band:
 
 
 def sound_margins(
-    structure: Structure,
-    weights: Weights,
-    region: Ball,
-    y: tf.Tensor,
-    rows: str = "every",
-    budget: float = DEFAULT_BUDGET,
+    network: Network, region: Ball, y: tf.Tensor, options: BoundOptions = BoundOptions()
 ) -> Proof:
     """Bound `f_y - f_t` by the dual: for real numbers, and for the float32 forward pass.
 
     Args:
-      structure, weights: the network; float64 tensors of its float32 weights.
+      network: with float64 tensors of its float32 weights.
       region: as `outward_ball` gives it.
       y: labels, integers [n].
-      rows, budget: as `enclose` takes them.
+      options: how rows are computed; inner bounds are always the dual's and intervals'.
     """
+    structure = network.structure
+    pair = (structure, list(network.weights))
     share = 1 + _FEW * _numbers(structure)
     exact = interval_exact(structure) if region.norm == "linf" else frozenset()
-    network = (structure, list(weights))
     bands: dict[int, Band] = {}
     charges: dict[int, Relaxation] = {}
 
     def past_relu(index: int, below: int, state: _State) -> _State:
         radius = state.width
         if below not in exact:
-            known = None if rows == "every" else state[:2]
-            reach = row_radius(network, region, charges, below, known, rows, budget)
+            known = None if options.rows == "every" else state[:2]
+            reach = row_radius(pair, region, charges, below, known, options.rows, options.budget)
             radius = tf.minimum(radius, reach * share + state.pushed + TINY)
         found = bands[index] = _outward(state.centre, radius)
         slope, half = found.slope, 0.5 * found.intercept
@@ -133,23 +131,22 @@ def sound_margins(
         centre = slope * state.centre + half
         return _State(centre, slope * radius + own, tf.zeros_like(centre))
 
-    states, safe = _forward(structure, weights, region, past_relu)
+    states, safe = _forward(network, region, past_relu)
     last, classes = len(structure.nodes) - 1, structure.output_shape[0]
     c = differences(y, classes, region.centre.dtype)
-    traced = trace(structure, weights, charges, last, WholeRows(c, (classes,)), Every())
+    traced = trace(structure, network.weights, charges, last, WholeRows(c, (classes,)), Every())
     reach = traced.error + support(as_whole(traced.rows, Every()), Every(), region)
     upper = tf.linalg.matvec(c, states[last].centre)
     upper += reach * share + tf.linalg.matvec(tf.abs(c), states[last].pushed)
     return Proof(_proven(upper, c, states[last], y, safe), bands)
 
 
-def sound_interval_margins(
-    structure: Structure, weights: Weights, region: Ball, y: tf.Tensor
-) -> Proof:
+def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proof:
     """Bound `f_y - f_t` by intervals, last layer elided: for real numbers and in float32.
 
     Args: as `sound_margins` takes them.
     """
+    structure, weights = network.structure, network.weights
     bands: dict[int, Band] = {}
 
     def past_relu(index: int, below: int, state: _State) -> _State:
@@ -160,7 +157,7 @@ def sound_interval_margins(
         width += tf.where(found.upper > 0, as_scalar(SMALLEST, width.dtype), 0.0)
         return _State(0.5 * (low + high), width, tf.zeros_like(width))
 
-    states, safe = _forward(structure, weights, region, past_relu)
+    states, safe = _forward(network, region, past_relu)
     node, last = structure.nodes[-1], states[-1]
     c = differences(y, structure.output_shape[0], region.centre.dtype)
     upper = tf.linalg.matvec(c, last.centre)
@@ -177,8 +174,11 @@ def sound_interval_margins(
     return Proof(_proven(upper, c, last, y, safe), bands)
 
 
-def _forward(structure, weights, region, past_relu) -> tuple[list[_State], tf.Tensor]:
+def _forward(
+    network: Network, region: Ball, past_relu: Callable[[int, int, _State], _State]
+) -> tuple[list[_State], tf.Tensor]:
     """The state of every node, and for which examples nothing overflows, [n]."""
+    structure, weights = network.structure, network.weights
     states: list[_State] = []
     safe = tf.fill((tf.shape(region.centre)[0],), True)
     for index, node in enumerate(structure.nodes):

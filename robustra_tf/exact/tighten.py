@@ -13,10 +13,11 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import Box, ball
 from robustra_tf.bounds.interval import propagate
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.exact.encoding import certified_bound, encode
 from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.restriction import SLACK, Restriction
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network, Structure
 
 
 class Enclosed(NamedTuple):
@@ -60,8 +61,9 @@ def _compiled(structure: Structure, norm: str, box: Box | None):
     @tf.function(autograph=False)
     def bound(weights, x, y, eps):
         region = ball(x, eps, norm, box)
-        dual = margins(structure, weights, region, y, "needed")
-        intervals = propagate(structure, weights, region)[0]
+        network = Network(structure, weights)
+        dual = margins(network, region, y, BoundOptions("needed"))
+        intervals = propagate(network, region).bounds
         both = [
             (
                 tf.maximum(dual.enclosure.bounds[i][0], intervals[i][0]),

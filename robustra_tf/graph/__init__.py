@@ -2,6 +2,6 @@
 
 from robustra_tf.graph.build import build
 from robustra_tf.graph.convert import UnsupportedLayerError
-from robustra_tf.graph.graph import Graph, Node, Structure
+from robustra_tf.graph.graph import Graph, Network, Node, Structure
 
-__all__ = ["Graph", "Node", "Structure", "UnsupportedLayerError", "build"]
+__all__ = ["Graph", "Network", "Node", "Structure", "UnsupportedLayerError", "build"]

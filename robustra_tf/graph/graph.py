@@ -1,10 +1,11 @@
-"""The graph of a network: what is computed (`Structure`) and with which variables (`Graph`)."""
+"""Networks: what is computed (`Structure`), with which values (`Network`), of which variables."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -116,6 +117,48 @@ class Structure:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A ReLU network as a value: a structure with its weights.
+
+    What every bound, loss and attack is a function of.
+
+    To `tf.nest`, `tf.function` and gradient tapes it is the list of its weights: those are traced,
+    the structure belongs to the trace.
+
+    Attributes:
+      structure: what is computed.
+      weights: `structure.variable_count` tensors of one dtype.
+
+    Raises:
+      ValueError: another number of weights than the structure has.
+    """
+
+    structure: Structure
+    weights: Sequence[tf.Tensor]
+
+    def __post_init__(self):
+        if len(self.weights) != self.structure.variable_count:
+            raise ValueError(
+                f"weights: expected {self.structure.variable_count}, got {len(self.weights)}"
+            )
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """The logits [n, classes] of `x` [n, *input_shape], of the dtype of the weights."""
+        return self.structure.forward(self.weights, x)
+
+    def with_weights(self, weights: Sequence[tf.Tensor]) -> Network:
+        """The same structure with other weights."""
+        return Network(self.structure, weights)
+
+    def __tf_flatten__(self) -> tuple[tuple[Structure], tuple[list[Any]]]:
+        return (self.structure,), (list(self.weights),)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[Structure], components: tuple[list[Any]]) -> Network:
+        return cls(*metadata, *components)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
     """A structure together with the variables of the model that it was built from.
 
@@ -145,6 +188,10 @@ class Graph:
     def weights(self, dtype: tf.DType = tf.float32) -> list[tf.Tensor]:
         """The variables' present values, cast to `dtype`; differentiable in the variables."""
         return [tf.cast(tf.convert_to_tensor(variable), dtype) for variable in self.variables]
+
+    def network(self, dtype: tf.DType = tf.float32) -> Network:
+        """The structure with the variables' present values, as `weights` has them."""
+        return Network(self.structure, self.weights(dtype))
 
     def assign(self, values: Mapping[int, tf.Tensor]) -> None:
         """Gives some variables, by their places, new values."""

@@ -7,20 +7,13 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import as_scalar, ball
-from robustra_tf.bounds.dual import Weights
+from robustra_tf.bounds.balls import as_scalar
 from robustra_tf.bounds.margins import Margins, margins
-from robustra_tf.bounds.projection import (
-    MarginEstimate,
-    Projection,
-    check_projection,
-    margin_estimates,
-)
-from robustra_tf.bounds.radius import DEFAULT_BUDGET
+from robustra_tf.bounds.options import DEFAULT_BUDGET, BoundOptions
+from robustra_tf.bounds.projection import MarginEstimate, Projection, margin_estimates
 from robustra_tf.graph.build import build
-from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.graph import Network
 from robustra_tf.objective.breakpoints import Tightness, choose, combined_norm, tightness
-from robustra_tf.settings import NORMS
 
 
 class Objective(NamedTuple):
@@ -54,33 +47,35 @@ class ObjectiveEstimate(NamedTuple):
     tightness: Tightness
 
 
-def side(
-    structure: Structure,
-    weights: Weights,
+def ball_margins(
+    network: Network,
     x: tf.Tensor,
     y: tf.Tensor,
     eps: tf.Tensor,
-    rows: str = "auto",
-    budget: float = DEFAULT_BUDGET,
-    inner: str = "dual",
-    norm: str = "linf",
-    projection: Projection | None = None,
+    options: BoundOptions = BoundOptions(),
+    *,
+    seed: tf.Tensor | None = None,
 ) -> Margins | MarginEstimate:
     """One network's share of the objective: its dual over the ball without a box.
 
     Args:
-      structure, weights: the network.
+      network: f or g.
       x: images [n, *shape] in pixels.
       y: labels, integers [n].
       eps: radius in pixels, a scalar tensor.
-      rows, budget, inner: as `enclose` takes them; without a projection.
-      norm: of the ball.
-      projection: the random vectors that inner ranges are estimated by; None bounds them.
+      options: how it is bounded, or estimated where `options.projection` is not 0.
+      seed: int32 [2], of the random vectors; projections alone need it.
+
+    Raises:
+      ValueError: projections without a seed.
     """
-    region = ball(x, eps, norm)
-    if projection is not None:
-        return margin_estimates(structure, weights, region, y, projection, budget)
-    return margins(structure, weights, region, y, rows, budget, inner)
+    region = options.ball(x, eps)
+    if not options.projection:
+        return margins(network, region, y, options)
+    if seed is None:
+        raise ValueError(f"seed must be given with projection={options.projection}, got None")
+    vectors = Projection(options.projection, seed)
+    return margin_estimates(network, region, y, vectors, options.budget)
 
 
 def objective(
@@ -168,6 +163,7 @@ class DualObjective(keras.layers.Layer):
         f: keras.Model,
         g: keras.Model | None = None,
         eps: float | None = None,
+        *,
         norm: str = "linf",
         memory_mb: int = DEFAULT_BUDGET // 2**20,
         projection: int = 0,
@@ -175,16 +171,15 @@ class DualObjective(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if norm not in NORMS:
-            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        check_projection(projection, norm)
+        # Static shapes, so that a caller may compile the layer by XLA.
+        budget = float(memory_mb * 2**20)
+        self._options = BoundOptions("every", budget, norm=norm, projection=projection)
         self.f, self.g, self.eps, self.norm, self.projection = f, g, eps, norm, projection
         self._seed = seed
         self._graphs = [build(model) for model in (f, g) if model is not None]
         shapes = [(s.structure.input_shape, s.structure.output_shape) for s in self._graphs]
         if len(set(shapes)) > 1:
             raise ValueError(f"f and g must map the same inputs to the same classes, got {shapes}")
-        self._budget = float(memory_mb * 2**20)
         self._compiled = tf.function(self._evaluate, autograph=False)
         self._compiled_terms = tf.function(self._terms, autograph=False)
         self.built = True
@@ -236,37 +231,29 @@ class DualObjective(keras.layers.Layer):
         seed = tf.stack([tf.cast(part, tf.int32) for part in (self._seed, number)])
         return x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype), seed
 
-    def _sides(self, x, y, eps, seed) -> list[Margins | MarginEstimate]:
-        return [
-            side(
-                graph.structure,
-                graph.weights(x.dtype),
-                x,
-                y,
-                eps,
-                "every",
-                self._budget,
-                norm=self.norm,
-                projection=Projection(self.projection, seed).fold(k) if self.projection else None,
-            )
-            for k, graph in enumerate(self._graphs)
-        ]
+    def _margins(self, x, y, eps, seed) -> list[Margins | MarginEstimate]:
+        """Of f, and of g where there is one; each has random vectors of its own."""
+        found = []
+        for k, graph in enumerate(self._graphs):
+            own = None
+            if self.projection:
+                own = tf.random.experimental.stateless_fold_in(seed, k)
+            found.append(ball_margins(graph.network(x.dtype), x, y, eps, self._options, seed=own))
+        return found
 
     def _evaluate(self, x, y, eps, seed) -> Objective | ObjectiveEstimate:
-        sides = self._sides(x, y, eps, seed)
-        return objective(sides[0], sides[1] if len(sides) > 1 else None, eps, self.norm)
+        f, *g = self._margins(x, y, eps, seed)
+        return objective(f, *(g or [None]), eps, self.norm)
 
     def _terms(self, x, y, eps, seed) -> dict[str, tf.Tensor]:
-        sides = self._sides(x, y, eps, seed)
-        found = objective(sides[0], sides[1] if len(sides) > 1 else None, eps, self.norm)
-        terms = {
+        f, *g = self._margins(x, y, eps, seed)
+        found = objective(f, *(g or [None]), eps, self.norm)
+        return {
             "h": found.h,
             "wk": found.wk,
             "eta": found.eta,
             "t0": found.t0,
             "grad_left": found.tightness.left,
             "grad_right": found.tightness.right,
+            "literal": literal(f, *(g or [f]), eps, found.eta, found.t0, self.norm),
         }
-        reference = sides[-1]
-        terms["literal"] = literal(sides[0], reference, eps, found.eta, found.t0, self.norm)
-        return terms

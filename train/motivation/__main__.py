@@ -36,7 +36,8 @@ def main(argv) -> int:
         require_tensorflow_backend()
     except (settings.SettingError, DataNotFoundError, BackendError) as error:
         return PROGRAM.refuse(error)
-    from ..means import NotFiniteError
+    from robustra_tf.training.means import NotFiniteError
+
     from .run import run
 
     with Stop(PROGRAM.say) as stop:

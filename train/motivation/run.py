@@ -20,10 +20,10 @@ from robustra_tf.batches import TrainingBatches
 from robustra_tf.files import hold, write_atomically
 from robustra_tf.plots import MOTIVATION, motivation
 from robustra_tf.stopping import NEVER, Stop
+from robustra_tf.training import optimizers
+from robustra_tf.training.means import Means
 
 from ..environment import make_deterministic
-from ..means import Means
-from ..step import make_optimizer
 from ..workdir import Workdir
 from .settings import Settings
 from .step import PairStep
@@ -61,8 +61,8 @@ def run(given: Settings, stop: Stop = NEVER) -> None:
 
     seeds = np.random.SeedSequence(given.seed).generate_state(len(NETWORKS))
     pair = [models.build(given.model, seed=int(seed)) for seed in seeds]
-    optimizers = [make_optimizer(given.optimizer, given.lr, given.momentum) for _ in pair]
-    step = PairStep(pair, optimizers, given.alignment, given.clip_norm or None, given.weight_decay)
+    made = [optimizers.make(given.optimizer, given.lr, given.momentum) for _ in pair]
+    step = PairStep(pair, made, given.alignment, given.clip_norm or None, given.weight_decay)
     how = {"norm": given.norm, "steps": given.attack_steps, "restarts": given.attack_restarts}
     # To the largest margin: what barely crosses one network's boundary says little of the other.
     attacks = [Attack(model, seed=given.seed, early_stop=False, **how) for model in pair]

@@ -10,9 +10,7 @@ import tensorflow as tf
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Structure
 from robustra_tf.objective.losses import clean_error
-from robustra_tf.objective.problem import trained_places
-
-from ..step import regularised
+from robustra_tf.training.gradient import regularised, trained_places
 
 _TINY = 1e-30
 

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from robustra_tf import files
-
-from .means import NotFiniteError
-from .mutual import Network, Position
+from robustra_tf.training.means import NotFiniteError
+from robustra_tf.training.mutual import Learner
+from robustra_tf.training.watch import Position
 
 KEPT = 2
 _STATE, _ABOUT, _SUMS = "state", "about.json", "SHA256SUMS"
@@ -52,7 +52,7 @@ class Saved(NamedTuple):
 class Checkpoints:
     """The checkpoints of a run: its networks, with optimizers and snapshots, and its position."""
 
-    def __init__(self, directory: Path, networks: Sequence[Network], seed: int):
+    def __init__(self, directory: Path, networks: Sequence[Learner], seed: int):
         """Prepares to save and restore the given networks.
 
         Args:
@@ -171,7 +171,7 @@ def variables(path: Path) -> tf.train.CheckpointReader:
     return tf.train.load_checkpoint(str(path / _STATE))
 
 
-def _variables(network: Network) -> dict[str, list[tf.Variable]]:
+def _variables(network: Learner) -> dict[str, list[tf.Variable]]:
     # The variables themselves, in order: what Keras names them may change between versions.
     parts = {"model": network.model.variables, "optimizer": network.optimizer.variables}
     if network.snapshot:

@@ -10,19 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from robustra_tf.batches import TrainingBatches
-
-from .config import Config
-from .mutual import Network, Pass, Position, Watch, in_turn, rounds
+from robustra_tf.training.mutual import Course, Pass, in_turn, rounds
+from robustra_tf.training.watch import Position, Watch
 
 
 def parallel(
-    networks: Sequence[Network],
-    batches: TrainingBatches,
-    config: Config,
-    start: Position,
-    watch: Watch,
-    overlap: bool = True,
+    course: Course, start: Position, watch: Watch, overlap: bool = True
 ) -> Iterator[tuple[Pass, ...]]:
     """Trains all networks at once, an epoch after the other.
 
@@ -30,9 +23,8 @@ def parallel(
     place i has in epoch e the order of pass P e + i.
 
     Args:
-      networks: f and g, each with its `snapshot` of the other if its method has a reference.
-      batches: the training examples.
-      config: epochs and schedules.
+      course: the networks, each with its `snapshot` of the other if its method has a reference;
+        the data and the plan.
       start: where the run is; its passes are whole epochs.
       watch: is told of the progress, by the thread that iterates.
       overlap: False takes the same steps one after the other.
@@ -44,14 +36,14 @@ def parallel(
       ValueError: a start whose passes end within an epoch.
       NotFiniteError: as `alternate`.
     """
-    width = len(networks)
+    width = len(course.learners)
     if start.passes % width:
         raise ValueError(f"start.passes must be a multiple of {width}, got {start.passes}")
     if not overlap:
-        yield from rounds(networks, batches, config, start, watch, width, in_turn)
+        yield from rounds(course, start, watch, width, in_turn)
         return
     with ThreadPoolExecutor(width, thread_name_prefix="step") as pool:
-        yield from rounds(networks, batches, config, start, watch, width, AtOnce(pool))
+        yield from rounds(course, start, watch, width, AtOnce(pool))
 
 
 class AtOnce:

@@ -14,10 +14,9 @@ from types import MappingProxyType
 import tensorflow as tf
 
 from robustra_tf.files import sync
-from robustra_tf.objective.problem import ESTIMATED
-
-from .mutual import Pass
-from .workdir import Workdir
+from robustra_tf.methods import CLAIMS
+from robustra_tf.training.mutual import Pass
+from robustra_tf.training.workdir import Workdir
 
 _NONE: Mapping[str, int] = MappingProxyType({})
 # Metric of a step -> the chart it is drawn in.
@@ -36,7 +35,7 @@ TAGS = {
     "test_interval_error": "test/interval_error",
     "test_clean_error": "test/clean_error",
 }
-TAGS |= {f"{name}_estimate": f"{TAGS[name]}_estimate" for name in ESTIMATED if name in TAGS}
+TAGS |= {f"{name}_estimate": f"{TAGS[name]}_estimate" for name in CLAIMS if name in TAGS}
 
 
 class Summaries:
@@ -80,7 +79,7 @@ class Summaries:
         for name, value in (done.metrics | dict(tests)).items():
             # The per-layer metrics, unstable/0 and so on, are tags already.
             scalars[TAGS.get(name, name)] = value
-        writer = self._writers[done.network.name]
+        writer = self._writers[done.learner.name]
         try:
             with writer.as_default():
                 for tag, value in scalars.items():
@@ -88,7 +87,7 @@ class Summaries:
             writer.flush()
         except tf.errors.OpError as error:
             problem = str(error).splitlines()[0]
-            raise OSError(f"events of {done.network.name}: cannot be written: {problem}") from error
+            raise OSError(f"events of {done.learner.name}: cannot be written: {problem}") from error
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, once they are on disk."""

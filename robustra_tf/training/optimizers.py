@@ -1,4 +1,4 @@
-"""Keras' optimizers as pure functions: (gradient, weight, slots) -> (weight, slots).
+"""Keras' optimizers by name, and as pure functions: (gradient, weight, slots) -> (weight, slots).
 
 Keras on TensorFlow updates variables in place and has no stateless form; a step that is driven from
 outside TensorFlow needs one. The state keeps Keras' order, so that the two can be exchanged.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -62,7 +63,7 @@ class Sgd:
         count: tf.Tensor,
         learning_rate: tf.Tensor,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """One weight after an update, and its new `m`; `count` is of no account."""
+        """One weight after an update, and its new `m`; `count` does not matter."""
         del count
         moved = -learning_rate * gradient
         if not slots:
@@ -72,6 +73,17 @@ class Sgd:
 
 
 Rule = Adam | Sgd
+
+
+#: What `make` knows.
+NAMES = ("adam", "sgd")
+
+
+def make(name: str, lr: float, momentum: float) -> keras.optimizers.Optimizer:
+    """The Keras optimizer of a setting: `adam`, or `sgd` with a momentum."""
+    if name == "adam":
+        return keras.optimizers.Adam(lr)
+    return keras.optimizers.SGD(lr, momentum=momentum)
 
 
 def rule(optimizer: keras.optimizers.Optimizer) -> Rule:
@@ -105,13 +117,20 @@ def state(optimizer: keras.optimizers.Optimizer) -> list[tf.Tensor]:
     return [tf.cast(values[0], tf.int32), *map(tf.convert_to_tensor, values[1:])]
 
 
+class Updated(NamedTuple):
+    """All weights after an update, and the optimizer's state."""
+
+    weights: list[tf.Tensor]
+    state: list[tf.Tensor]
+
+
 def updated(
     rule: Rule,
     gradients: Sequence[tf.Tensor],
     weights: Sequence[tf.Tensor],
     state: Sequence[tf.Tensor],
     learning_rate: tf.Tensor,
-) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+) -> Updated:
     """All weights and the state after one update.
 
     Args:
@@ -133,4 +152,4 @@ def updated(
         weight, mine = rule.update(gradient, weight, mine, count, learning_rate)
         after.append(weight)
         kept += mine
-    return after, kept
+    return Updated(after, kept)

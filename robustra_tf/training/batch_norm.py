@@ -11,15 +11,17 @@ What a loss sees is a list of weights like any other; nothing else knows of this
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from robustra_tf.graph.graph import Graph, Structure
-from robustra_tf.objective.pieces import gradients
-from robustra_tf.objective.problem import Problem, Weights
+from robustra_tf.graph.graph import Graph, Network
+from robustra_tf.objective.batch import Batch
+from robustra_tf.training.microbatches import BatchGradient, gradients
+from robustra_tf.training.problem import Problem
 
 
 class Running(NamedTuple):
@@ -73,68 +75,78 @@ def _normalisations(model: keras.Model) -> Iterator[keras.layers.BatchNormalizat
             yield layer
 
 
-def normalised(
-    structure: Structure, layers: Sequence[Running], weights: Weights, x: tf.Tensor
-) -> list[tf.Tensor]:
-    """The weights with every running statistic replaced by the batch's own.
+def normalised(network: Network, layers: Sequence[Running], x: tf.Tensor) -> Network:
+    """The network with every running statistic replaced by the batch's own.
 
     The mean and the variance (over n, not n - 1) of a layer's input over all axes but the last, the
     layers before it being normalised in the same way: what Keras computes with `training=True`.
 
     Args:
-      structure, weights: the network.
+      network: with its running statistics.
       layers: those to normalise, from `running`.
       x: images [n, *shape].
     """
-    weights, values = list(weights), [x]
+    weights, values = list(network.weights), [x]
     learning = {layer.node: layer for layer in layers}
     last = max(learning, default=0)
-    for index, node in enumerate(structure.nodes[1 : last + 1], start=1):
+    for index, node in enumerate(network.structure.nodes[1 : last + 1], start=1):
         if index in learning:
             entering = values[node.inputs[0]]
             axes = list(range(entering.shape.rank - 1))
             mean, variance = tf.nn.moments(entering, axes)
             weights[learning[index].mean], weights[learning[index].variance] = mean, variance
         values.append(node.compute(values, weights))
-    return weights
+    return network.with_weights(weights)
 
 
-def moved(layers: Sequence[Running], weights: Weights, batch: Weights) -> dict[int, tf.Tensor]:
+def moved(layers: Sequence[Running], before: Network, batch: Network) -> dict[int, tf.Tensor]:
     """The running statistics after a batch, by their places: `m old + (1 - m) batch`."""
     return {
-        place: layer.momentum * weights[place] + (1.0 - layer.momentum) * batch[place]
+        place: layer.momentum * before.weights[place]
+        + (1.0 - layer.momentum) * batch.weights[place]
         for layer in layers
         for place in (layer.mean, layer.variance)
     }
 
 
+class TrainingGradient(NamedTuple):
+    """The gradient of a batch with batch normalisation in training.
+
+    Attributes:
+      weights: in every weight of the network.
+      measured: the mean of every measurement.
+      statistics: the new running statistics by their places among the weights.
+    """
+
+    weights: list[tf.Tensor]
+    measured: dict[str, tf.Tensor]
+    statistics: Mapping[int, tf.Tensor] = MappingProxyType({})
+
+
 def gradients_in_training(
     problem: Problem,
     layers: Sequence[Running],
-    weights: Weights,
-    reference: Weights | None,
-    x: tf.Tensor,
-    *arguments: Any,
-) -> tuple[list[tf.Tensor], dict[str, tf.Tensor], dict[int, tf.Tensor]]:
-    """`pieces.gradients` with batch normalisation in training.
+    network: Network,
+    reference: Network | None,
+    batch: Batch,
+    together: int,
+) -> TrainingGradient:
+    """`microbatches.gradients` with batch normalisation in training.
 
     The statistics are those of the whole batch, in however many pieces it is worked on.
 
     Args:
+      problem, network, reference, batch, together: as `gradients` takes them.
       layers: the batch normalisations that train.
-      Others: as `gradients` takes them.
-
-    Returns:
-      The gradients and measurements of `gradients`, and the new running statistics by their places
-      among the weights.
     """
     if not layers:
-        return *gradients(problem, weights, reference, x, *arguments), {}
-    weights = list(weights)
+        return TrainingGradient(*gradients(problem, network, reference, batch, together))
+    weights = list(network.weights)
     with tf.GradientTape() as tape:
         tape.watch(weights)
         # Copies: what a tape gives for a tensor that is source and target at once is left open.
-        batch = [tf.identity(w) for w in normalised(problem.structure, layers, weights, x)]
-    found, measured = gradients(problem, batch, reference, x, *arguments)
-    found = tape.gradient(batch, weights, found, unconnected_gradients="zero")
-    return found, measured, moved(layers, weights, batch)
+        there = normalised(network.with_weights(weights), layers, batch.x)
+        there = there.with_weights([tf.identity(w) for w in there.weights])
+    found: BatchGradient = gradients(problem, there, reference, batch, together)
+    pulled = tape.gradient(there.weights, weights, found.weights, unconnected_gradients="zero")
+    return TrainingGradient(pulled, found.measured, moved(layers, network, there))

@@ -7,14 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from robustra_tf.bounds.radius import DEFAULT_BUDGET
 from robustra_tf.metrics import certified
-from robustra_tf.objective.methods import DEFAULTS, Options
-from robustra_tf.objective.normalisation import gradients_in_training, running
-from robustra_tf.objective.pieces import evaluated, examples_together
-from robustra_tf.objective.problem import pose, trained_places
-from robustra_tf.schedules import epsilon_within
-from robustra_tf.settings import DEFAULT_MEMORY_MB, DUAL_METHODS, INNER, largest_radius
+from robustra_tf.settings import largest_radius
+from robustra_tf.training.gradient import StepGradient
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.schedules import epsilon_within
 
 #: What `compile` takes of Keras's that a method brings itself.
 _BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -51,12 +48,9 @@ class CertifiedModel(keras.Model):
       method: `robustra`, `wong`, `ibp`, `crown_ibp`, `mtl_ibp`, `sabr` or `natural`.
       eps: radius of the ball in pixels, above 0 and at most the diameter of the images in [0, 1].
       reference: the fixed model in whose adversarial space `robustra` bounds the attack.
-      inner: where `robustra` and `wong` take the bounds of inner layers from: `dual`, `interval`
-        or `mixed`.
-      options: of the methods by intervals.
-      memory_mb: MiB that the rows of one piece of a batch may take.
+      options: what a step is tuned by, the norm of the ball among it; losses fade as the radius
+        comes to `eps`.
       name: of the model.
-      norm: of the ball, `linf`, `l2` or `l1`; by intervals `linf` alone.
 
     Raises:
       ValueError: an argument out of its range, by name; a reference that is missing or not wanted.
@@ -74,27 +68,20 @@ class CertifiedModel(keras.Model):
         model: keras.Model,
         method: str = "ibp",
         eps: float = 0.1,
+        *,
         reference: keras.Model | None = None,
-        inner: str = "dual",
-        options: Options = DEFAULTS,
-        memory_mb: float = DEFAULT_MEMORY_MB,
+        options: StepOptions = StepOptions(),
         name: str | None = None,
-        norm: str = "linf",
     ):
         super().__init__(name=name)
-        if inner not in INNER:
-            raise ValueError(f"inner must be one of {', '.join(INNER)}, got {inner!r}")
-        if not memory_mb > 0:
-            raise ValueError(f"memory_mb must be above 0, got {memory_mb!r}")
-        budget = min(memory_mb * 2**20, DEFAULT_BUDGET)
-        how = {"budget": budget, "inner": inner, "options": options, "eps_end": float(eps)}
-        how["norm"] = norm
-        # Graphs hide the reference from Keras: its weights are neither trained nor saved here.
-        self._problem, self._graph, self._reference = pose(model, reference, method, **how)
-        largest = largest_radius(norm, self._graph.structure.input_shape)
+        # A graph hides the reference from Keras: its weights are neither trained nor saved here.
+        self._gradient = StepGradient(
+            model, reference, method, options.with_losses(eps_end=float(eps))
+        )
+        structure = self._gradient.graph.structure
+        largest = largest_radius(options.bounds.norm, structure.input_shape)
         if not 0 < eps <= largest:
             raise ValueError(f"eps must be above 0 and at most {largest:g}, in pixels, got {eps!r}")
-        self._together = examples_together(self._problem, memory_mb)
         self.network, self.method, self.eps = model, method, float(eps)
         self.radius = self.add_weight(
             name="radius",
@@ -130,7 +117,7 @@ class CertifiedModel(keras.Model):
             raise ValueError("optimizer must not scale the loss: bounds are computed in float32")
         super().compile(optimizer, **kwargs | {"jit_compile": False, "auto_scale_loss": False})
         # Its variables made within the first step would have that traced twice.
-        self.optimizer.build(self.trainable_variables)
+        self.optimizer.build(self.network.trainable_variables)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -140,34 +127,23 @@ class CertifiedModel(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One optimizer step at the present radius; what Keras compiles and calls."""
         x, y = _batch(data)
-        weights = self._graph.weights()
-        radius = tf.convert_to_tensor(self.radius)
-        found, measured, statistics = gradients_in_training(
-            self._problem,
-            running(self.network, self._graph),
-            weights,
-            self._opposing(),
-            *(x, y, radius, self._together, _drawn()),
-        )
-        places = trained_places(self, self._graph.variables)
-        self.optimizer.apply([found[i] for i in places], self.trainable_variables)
-        self._graph.assign(statistics)
-        values = [measured["loss"], 1.0 - measured["clean_error"]]
-        if self.method != "natural":
-            # Robustra's own error is over the reference's space, no bound over the ball.
-            error = "wk_error" if self.method in DUAL_METHODS else "robust_error"
-            values.append(1.0 - measured[error])
+        batch = self._gradient.problem.batch(x, y, tf.convert_to_tensor(self.radius), _drawn())
+        step = self._gradient(*self._gradient.networks(), batch)
+        self.optimizer.apply(step.gradients, self.network.trainable_variables)
+        self._gradient.graph.assign(step.statistics)
+        values = [step.metrics["loss"], 1.0 - step.metrics["clean_error"]]
+        # Robustra's own error is over the reference's space, no bound over the ball.
+        if error := self._gradient.problem.method.certifies:
+            values.append(1.0 - step.metrics[error])
         return self._averaged(values, tf.shape(x)[0])
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The losses and the certified examples of a batch at the full radius."""
         x, y = _batch(data)
-        eps = tf.constant(self.eps, tf.float32)
-        weights, other = self._graph.weights(), self._opposing()
-        loss, wrong, upper = evaluated(
-            self._problem, weights, other, x, y, eps, self._together, _drawn()
-        )
-        return self._averaged([loss, 1.0 - wrong, tf.cast(certified(y, upper), tf.float32)])
+        batch = self._gradient.problem.batch(x, y, tf.constant(self.eps, tf.float32), _drawn())
+        found = self._gradient.evaluated(*self._gradient.networks(), batch)
+        proven = tf.cast(certified(y, found.upper), tf.float32)
+        return self._averaged([found.loss, 1.0 - found.clean_error, proven])
 
     def get_config(self) -> dict[str, Any]:
         """Refused: a saved model would need this class, and a reference, to be read again.
@@ -179,9 +155,6 @@ class CertifiedModel(keras.Model):
             f"{self.name!r} is not saved whole: save its .network, an ordinary Keras model, or its "
             "weights by save_weights (in ModelCheckpoint: save_weights_only=True)"
         )
-
-    def _opposing(self) -> list[tf.Tensor] | None:
-        return None if self._reference is None else self._reference.weights()
 
     def _averaged(
         self, values: list[tf.Tensor], count: tf.Tensor | None = None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from .step import finite
+from robustra_tf.training.gradient import finite
 
 
 class NotFiniteError(ArithmeticError):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
-from .mutual import Pass, Watch
+from robustra_tf.training.mutual import Pass
+from robustra_tf.training.watch import Begun, Watch
 
 # Reading the metrics waits for the device: seldom enough to cost nothing. Where the bar goes to a
 # file instead of a terminal it is written seldom, and stays there as it ended.
@@ -17,7 +18,7 @@ _TERMINAL_SECONDS = 0.3
 _FILE_SECONDS = 30.0
 
 
-class Progress:
+class Progress(Watch):
     """Bars on the error stream and summary lines on the output stream."""
 
     def __init__(self, epochs: int, passes: int, batch_size: int, spent: float = 0.0):
@@ -30,14 +31,13 @@ class Progress:
         self._bars: dict[str, _Bar] = {}
         self._terminal = sys.stderr.isatty()
         self._refresh = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS
-        self.watch = Watch(self._begin, self._advance, self._end)
 
     def summary(self, done: Pass, tests: Mapping[str, float]) -> None:
         """Prints the line of a pass, its epoch and network first."""
         self._done, self._left = self._done + 1, self._left - 1
         rest = (time.perf_counter() - self._start) / self._done * self._left
         words = [
-            f"epoch {done.epoch + 1:>{len(str(self._epochs))}}/{self._epochs} {done.network.name}",
+            f"epoch {done.epoch + 1:>{len(str(self._epochs))}}/{self._epochs} {done.learner.name}",
             f"eps {done.eps:.4g}",
             f"lr {done.lr:.3g}",
             *(_words(name, value) for name, value in _shown(done.metrics).items()),
@@ -46,30 +46,32 @@ class Progress:
             f"{done.seconds:.1f} s",
             f"left {tqdm.format_interval(rest)}",
         ]
-        print("  ".join(words), flush=True)
+        sys.stdout.write("  ".join(words) + "\n")
+        sys.stdout.flush()
 
-    def _begin(
-        self, name: str, epoch: int, eps: float, lr: float, steps: int, taken: int = 0
-    ) -> None:
+    def begin(self, begun: Begun) -> None:
+        """Shows a bar."""
         bar = tqdm(
-            total=steps * self._batch_size,
-            initial=taken * self._batch_size,
-            desc=f"epoch {epoch + 1}/{self._epochs} {name}",
+            total=begun.steps * self._batch_size,
+            initial=begun.taken * self._batch_size,
+            desc=f"epoch {begun.epoch + 1}/{self._epochs} {begun.name}",
             unit=" examples",
             leave=not self._terminal,
             mininterval=self._refresh,
             dynamic_ncols=True,
         )
-        self._bars[name] = _Bar(bar, {"eps": f"{eps:.4g}", "lr": f"{lr:.3g}"})
+        self._bars[begun.name] = _Bar(bar, {"eps": f"{begun.eps:.4g}", "lr": f"{begun.lr:.3g}"})
 
-    def _advance(self, name: str, read: Callable[[], dict[str, float]]) -> None:
+    def advance(self, name: str, read: Callable[[], dict[str, float]]) -> None:
+        """Moves the bar of a network on."""
         bar, now = self._bars[name], time.perf_counter()
         if now >= bar.next:
             bar.next = now + self._refresh
             bar.show(read())
         bar.tqdm.update(self._batch_size)
 
-    def _end(self, name: str, metrics: Mapping[str, float]) -> None:
+    def end(self, name: str, metrics: Mapping[str, float]) -> None:
+        """Ends the bar of a network."""
         bar = self._bars.pop(name)
         bar.show(metrics)
         bar.tqdm.close()

@@ -1,0 +1,101 @@
+"""What a loss is a function of beside the network: a batch and options; and what it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+Seed = tf.Tensor | tuple[int, int]
+
+
+class Batch(NamedTuple):
+    """Images with their labels, and where a step stands.
+
+    Attributes:
+      x: images [n, *shape] in pixels of [0, 1].
+      y: labels [n], int32.
+      eps: radius in pixels, a scalar tensor.
+      progress: how far the radius has come on its ramp, 0 to 1, a scalar tensor.
+      draw: of the attacks' random starts, uniform in [0, 1), [n, *shape]; None where none attacks.
+      seed: of random vectors, integers [2].
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    eps: tf.Tensor
+    progress: tf.Tensor | float = 1.0
+    draw: tf.Tensor | None = None
+    seed: Seed = (0, 0)
+
+    def take(self, index: tf.Tensor) -> Batch:
+        """The examples at `index` [k]."""
+        draw = None if self.draw is None else tf.gather(self.draw, index)
+        return self._replace(x=tf.gather(self.x, index), y=tf.gather(self.y, index), draw=draw)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """What the losses of all methods are tuned by.
+
+    Attributes:
+      share: of `mtl_ibp`, the weight of the interval loss beside the attack's; of `sabr`, the
+        radius of the small box as a share of the ball's.
+      clean_share: of the methods by intervals, the weight of the clean loss once the ramp is over;
+        it begins at 1 (Gowal et al.'s kappa).
+      attack_steps: of the attacks.
+      regulariser: of the methods by intervals, the weight at the beginning of the ramp, falling
+        to 0 (Shi et al. 2021).
+      interval_share: of `robustra` and `wong`, the weight of the loss on the margins' intervals
+        over the ball cut to the box, beside that on the dual's bounds.
+      attack_share: of `robustra` and `wong`, the weight of the loss at an attacked image, beside
+        that on bounds.
+      eps_end: radius at the end of the ramp, in pixels, by which losses by intervals fade.
+
+    Raises:
+      ValueError: an option out of its range, by name.
+    """
+
+    share: float = 0.05
+    clean_share: float = 0.0
+    attack_steps: int = 8
+    regulariser: float = 0.0
+    interval_share: float = 0.0
+    attack_share: float = 0.0
+    eps_end: float = 1.0
+
+    def __post_init__(self):
+        for name in ("share", "clean_share", "interval_share", "attack_share"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} must be at least 0 and at most 1, got {value!r}")
+        for name, least in (("attack_steps", 1), ("regulariser", 0), ("eps_end", 0)):
+            if not (value := getattr(self, name)) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value!r}")
+
+    def progress(self, eps: tf.Tensor) -> tf.Tensor:
+        """How far a radius is on the ramp, 0 to 1; one to radius 0 is over from the beginning."""
+        return eps / self.eps_end if self.eps_end else tf.ones_like(eps)
+
+
+class Loss(NamedTuple):
+    """What a method makes of a batch.
+
+    To be minimised is `mean(each) + weight * regulariser(mean(spread))`. The second term is no mean
+    over the examples: a batch that is worked on in pieces needs the mean of `spread` over them all.
+
+    Attributes:
+      each: of every example, [n].
+      upper: bounds of `f_t - f_y` over the whole ball by the bound that the method trains on: WK's,
+        or the intervals' over the ball cut to the pixel box; [n, classes]. None for `natural` and
+        for projections, which bound nothing.
+      measured: further numbers of every example, [n] each.
+      spread: of `Spread`'s numbers, [n, ReLU layers, numbers]; None without a regulariser.
+      weight: of the regulariser, a scalar.
+    """
+
+    each: tf.Tensor
+    upper: tf.Tensor | None = None
+    measured: dict[str, tf.Tensor] | None = None
+    spread: tf.Tensor | None = None
+    weight: tf.Tensor | float = 0.0

@@ -1,0 +1,149 @@
+"""One step's gradient, the same for the trainer, the pure step and Keras's `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from robustra_tf.graph.build import build
+from robustra_tf.graph.graph import Network
+from robustra_tf.methods import method_named
+from robustra_tf.objective.batch import Batch
+from robustra_tf.training.batch_norm import gradients_in_training, running
+from robustra_tf.training.microbatches import Evaluation, evaluated, examples_together
+from robustra_tf.training.options import StepOptions
+from robustra_tf.training.problem import Problem
+
+
+class Step(NamedTuple):
+    """What an optimizer needs to take a step.
+
+    Attributes:
+      gradients: of the trained weights, in their order: clipped, with the weights' decay.
+      statistics: new running statistics of batch normalisations, by their places among the graph's
+        variables.
+      metrics: scalars, means over the batch, with `grad_norm`, that of the gradient before
+        clipping.
+      finite: whether the loss and the gradient are finite numbers, a boolean scalar: else no step
+        should be taken.
+    """
+
+    gradients: list[tf.Tensor]
+    statistics: Mapping[int, tf.Tensor]
+    metrics: dict[str, tf.Tensor]
+    finite: tf.Tensor
+
+
+class StepGradient:
+    """`(network, reference, batch) -> Step`: the gradient of a method's loss on a batch.
+
+    Batch normalisations of the model that are trainable take the batch's statistics; the reference
+    uses its running ones.
+
+    Attributes:
+      model, graph: the trained one.
+      reference: the reference's graph, or None.
+      problem: what is minimised.
+      together: examples of a batch that are worked on at a time.
+
+    Args:
+      model: the trained network, image to logits.
+      reference: the network whose adversarial space bounds the attack, for `robustra`.
+      method: the name of one of `robustra_tf.methods.METHODS`.
+      options: of the step.
+
+    Raises:
+      ValueError: an unknown method, a reference that is missing or not wanted, or an option that
+        the method does not take.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        reference: keras.Model | None,
+        method: str,
+        options: StepOptions = StepOptions(),
+    ):
+        traits = method_named(method)
+        traits.check_reference(reference is not None)
+        self.model, self.graph = model, build(model)
+        self.reference = None if reference is None else build(reference)
+        structures = (graph and graph.structure for graph in (self.graph, self.reference))
+        self.problem = Problem(*structures, traits, options.bounds_in_memory, options.losses)
+        self.together = examples_together(self.problem, options.memory_mb, options.microbatch)
+        self._options = options
+        # What a model cannot be trained with is refused now, not by the first step.
+        trained_places(model, self.graph.variables)
+        running(model, self.graph)
+
+    def networks(self) -> tuple[Network, Network | None]:
+        """The present network and its reference."""
+        return self.graph.network(), self.reference and self.reference.network()
+
+    def __call__(self, network: Network, reference: Network | None, batch: Batch) -> Step:
+        """The step of a batch.
+
+        Args:
+          network, reference: with the present weights.
+          batch: as `problem.batch` gives it.
+        """
+        layers, options = running(self.model, self.graph), self._options
+        found = gradients_in_training(
+            self.problem, layers, network, reference, batch, self.together
+        )
+        gradients, weights = self.trained(found.weights), self.trained(network.weights)
+        gradients, norm = regularised(gradients, weights, options.clip_norm, options.weight_decay)
+        sound = finite(found.measured["loss"], norm)
+        metrics = {**found.measured, "grad_norm": norm}
+        return Step(gradients, found.statistics, metrics, sound)
+
+    def evaluated(self, network: Network, reference: Network | None, batch: Batch) -> Evaluation:
+        """The losses, the clean errors and the bounds of a batch."""
+        return evaluated(self.problem, network, reference, batch, self.together)
+
+    @property
+    def places(self) -> list[int]:
+        """Of the weights that are trained at present, among the graph's variables, in order."""
+        return trained_places(self.model, self.graph.variables)
+
+    def trained(self, values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Of values for every variable of the graph, those of the trained weights, in order."""
+        return [values[place] for place in self.places]
+
+
+def trained_places(model: keras.Model, variables: Sequence[tf.Variable]) -> list[int]:
+    """For each trainable variable of the model, its place among the graph's variables.
+
+    Raises:
+      ValueError: a trainable variable that the graph does not use.
+    """
+    known = {id(variable): place for place, variable in enumerate(variables)}
+    places = []
+    for variable in model.trainable_variables:
+        if id(variable.value) not in known:
+            raise ValueError(f"model: the trainable variable {variable.path} has no place in it")
+        places.append(known[id(variable.value)])
+    return places
+
+
+def regularised(
+    gradients: Sequence[tf.Tensor],
+    weights: Sequence[tf.Tensor],
+    clip_norm: float | None,
+    weight_decay: float,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """Gradients cut to a global norm, plus `weight_decay * weight`; and their norm before."""
+    norm = tf.linalg.global_norm(gradients)
+    if clip_norm is not None:
+        gradients = tf.clip_by_global_norm(list(gradients), clip_norm, use_norm=norm)[0]
+    if weight_decay:
+        gradients = [g + weight_decay * w for g, w in zip(gradients, weights, strict=True)]
+    return list(gradients), norm
+
+
+def finite(loss: tf.Tensor, grad_norm: tf.Tensor) -> tf.Tensor:
+    """Whether a step's loss and the norm of its gradient are finite numbers: a scalar, boolean."""
+    return tf.logical_and(tf.math.is_finite(loss), tf.math.is_finite(grad_norm))

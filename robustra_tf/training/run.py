@@ -1,0 +1,267 @@
+"""Runs: networks that are trained by a plan, against each other or alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.batches import TrainingBatches
+from robustra_tf.certificates import certify
+from robustra_tf.data import Dataset
+from robustra_tf.files import hold
+from robustra_tf.training import optimizers
+from robustra_tf.training.history import History, Row
+from robustra_tf.training.means import NotFiniteError
+from robustra_tf.training.mutual import Course, Learner, Pass, Snapshot, alternate
+from robustra_tf.training.parallel import parallel
+from robustra_tf.training.plan import TrainingPlan
+from robustra_tf.training.progress import Progress
+from robustra_tf.training.saving import Saver
+from robustra_tf.training.step import TrainStep
+from robustra_tf.training.watch import Position, Watches
+from robustra_tf.training.workdir import Workdir
+
+#: Test images between two looks at whether the run is to stop; a multiple of the batches.
+_TESTED_TOGETHER = 500
+
+
+def train_pair(
+    f: keras.Model,
+    g: keras.Model,
+    train: Dataset,
+    plan: TrainingPlan,
+    *,
+    test: Dataset | None = None,
+    workdir: str | Path | None = None,
+    progress: bool = False,
+) -> History:
+    """Trains two networks in place; by `robustra`, each against the other as its reference.
+
+    What `python -m train.main` does, on networks and data of your own:
+
+        f, g = (rt.models.build("digits_small", seed=seed) for seed in (1, 2))
+        digits = rt.data.load("digits", "train")
+        history = rt.train_pair(f, g, digits, rt.TrainingPlan(eps=0.1, epochs=14, lr=4e-3))
+
+    Args:
+      f, g: Keras models of supported layers, image to logits, of one input and one output shape;
+        with the parallel schedule, made on the devices of the plan.
+      train: images [n, *shape] in pixels of [0, 1], and their labels [n].
+      plan: how they are trained.
+      test: examples that both are certified on after each epoch, if any.
+      workdir: a folder for checkpoints, TensorBoard's files and `history.csv`; a run that has been
+        interrupted there goes on. Nothing is written where it is None.
+      progress: shows a bar for each epoch and prints a line.
+
+    Returns:
+      A row for each epoch and network.
+
+    Raises:
+      ValueError: an argument that does not fit the others, by name.
+      InUseError: another process works in the folder.
+      CheckpointError: the folder's checkpoints are damaged, or of other networks or another plan.
+      NotFiniteError: a loss, a gradient or a weight is no finite number.
+    """
+    learners = make_learners({"f": f, "g": g}, plan)
+    return _finished(learners, train, plan, test, workdir, progress)
+
+
+def train(
+    model: keras.Model,
+    train: Dataset,
+    plan: TrainingPlan,
+    *,
+    reference: keras.Model | None = None,
+    test: Dataset | None = None,
+    workdir: str | Path | None = None,
+    progress: bool = False,
+) -> History:
+    """Trains one network in place, as `train_pair` does two.
+
+    Args:
+      model: the network.
+      reference: for `robustra`, the network in whose adversarial space attacks are bounded; it
+        stays as it is. None for the other methods.
+      train, plan, test, workdir, progress: as `train_pair` takes them.
+    """
+    learners = make_learners({"f": model}, plan, reference)
+    return _finished(learners, train, plan, test, workdir, progress)
+
+
+def _finished(learners, train, plan, test, workdir, progress) -> History:
+    saver = None
+    if workdir is not None:
+        folder = Workdir(Path(workdir).expanduser())
+        folder.root.mkdir(parents=True, exist_ok=True)
+        hold(folder.root)
+        saver = Saver(folder, learners, plan)
+    return Run(learners, train, plan, test=test, saver=saver).finish(progress=progress)
+
+
+def make_learners(
+    models: Mapping[str, keras.Model], plan: TrainingPlan, reference: keras.Model | None = None
+) -> tuple[Learner, ...]:
+    """Networks with what trains them; where the method needs it, each is the other's reference.
+
+    In the parallel schedule each has a copy of its reference on its own device.
+
+    Args:
+      models: one or two networks, by name.
+      plan: how they are trained.
+      reference: of a single network.
+
+    Raises:
+      ValueError: as many devices as networks are not there, or shapes that differ.
+    """
+    names, built = list(models), list(models.values())
+    places = plan.devices or (None,) * len(names)
+    if len(places) != len(names):
+        raise ValueError(f"devices must be one for each of {len(names)} networks, got {places}")
+    shapes = [(model.input_shape, model.output_shape) for model in built]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"f and g must map the same inputs to the same classes, got {shapes}")
+    others: list[keras.Model | None] = [None] * len(names)
+    if plan.traits.needs_reference:
+        others = [reference] if len(names) == 1 else built[::-1]
+    elif reference is not None:
+        plan.traits.check_reference(given=True)
+    return tuple(
+        _learner(name, model, other, plan, place)
+        for name, model, other, place in zip(names, built, others, places, strict=True)
+    )
+
+
+def _learner(
+    name: str,
+    model: keras.Model,
+    reference: keras.Model | None,
+    plan: TrainingPlan,
+    device: str | None,
+) -> Learner:
+    snapshot = None
+    with tf.device(device):
+        if reference is not None and device:
+            snapshot = Snapshot(keras.models.clone_model(reference), reference)
+            reference = snapshot.copy
+        optimizer = optimizers.make(plan.optimizer, plan.lr, plan.momentum)
+        options = plan.step_options
+        step = TrainStep(model, reference, optimizer, plan.method, options=options, device=device)
+    return Learner(name, model, optimizer, step, device, snapshot)
+
+
+class Run:
+    """A run, from where its folder has it to the end of its plan.
+
+    Attributes:
+      learners: as given; restored where there was a checkpoint.
+      batches: of the training examples.
+    """
+
+    def __init__(
+        self,
+        learners: tuple[Learner, ...],
+        train: Dataset,
+        plan: TrainingPlan,
+        *,
+        test: Dataset | None = None,
+        saver: Saver | None = None,
+    ):
+        """Prepares.
+
+        Args:
+          learners: as `make_learners` gives them.
+          train, plan, test: as `train_pair` takes them.
+          saver: what keeps the run in a folder, of the same networks and plan; None for nowhere.
+        """
+        self.learners, self._plan, self._test, self._saver = learners, plan, test, saver
+        self.batches = TrainingBatches(train, plan.batch_size, plan.seed, plan.shift, plan.mirror)
+        self._start = saver.start if saver else Position()
+        self._history = saver.history if saver else History()
+
+    def finish(self, *, progress: bool = False) -> History:
+        """Trains to the end of the plan; `progress` shows a bar and prints a line for each pass.
+
+        Raises:
+          Stopped: it was asked to; with the checkpoint's path.
+          NotFiniteError: a loss, a gradient or a weight is no finite number; the checkpoints before
+            it stay.
+          OSError: something cannot be written, as on a full disk; the checkpoints before it stay.
+        """
+        course = Course(self.learners, self.batches, self._plan)
+        shown = None
+        if progress:
+            due = course.passes - self._start.passes
+            spent = self._start.seconds
+            shown = Progress(self._plan.epochs, due, self.batches.batch_size, spent)
+        try:
+            self._train(course, shown)
+        except NotFiniteError as error:
+            if self._saver is None:
+                raise
+            newest = self._saver.newest or "none: there was none yet"
+            raise NotFiniteError(f"{error}; last good checkpoint: {newest}") from error
+        finally:
+            if shown:
+                shown.close()
+        if self._saver:
+            self._saver.close()
+        return self._history
+
+    def _train(self, course: Course, shown: Progress | None) -> None:
+        watch = Watches(*(one for one in (shown, self._saver) if one is not None))
+        schedule = parallel if self._plan.schedule == "parallel" else alternate
+        for results in schedule(course, self._start, watch):
+            tests = [self._tested(result.learner) for result in results]
+            for result, errors in zip(results, tests, strict=True):
+                self._record(result, errors)
+            if self._saver:
+                # Last: what is saved has been recorded.
+                self._saver.save(Position(results[-1].index + 1))
+            for result, errors in zip(results, tests, strict=True):
+                if shown:
+                    shown.summary(result, errors)
+
+    def _record(self, done: Pass, errors: Mapping[str, float]) -> None:
+        row = Row.of(done, errors)
+        self._history = self._history.and_row(row)
+        if self._saver:
+            self._saver.record(done, row, errors)
+
+    def _tested(self, learner: Learner) -> Mapping[str, float]:
+        if self._test is None:
+            return {}
+        between = self._saver.interrupt if self._saver else lambda: None
+        return errors_on_test(learner, self._test, self._plan, between)
+
+
+def errors_on_test(
+    learner: Learner,
+    test: Dataset,
+    plan: TrainingPlan,
+    between: Callable[[], None] = lambda: None,
+) -> Mapping[str, float]:
+    """The certified error at the full radius and the clean error.
+
+    The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
+    cut to the box. `between` is called every `_TESTED_TOGETHER` images.
+    """
+    bounds = plan.options.bounds
+    how = {"box": None, "inner": bounds.inner}
+    if plan.traits.bound == "interval":
+        how = {"method": "interval", "batch_size": 500}
+    certified, correct = [], []
+    for first in range(0, len(test.labels), _TESTED_TOGETHER):
+        between()
+        part = Dataset(*(array[first : first + _TESTED_TOGETHER] for array in test))
+        with tf.device(learner.device):
+            certificate = certify(learner.model, *part, eps=plan.eps, norm=bounds.norm, **how)
+        certified.append(certificate.certified)
+        correct.append(certificate.predicted == part.labels)
+    return {
+        plan.traits.test_error: float(1 - np.mean(np.concatenate(certified))),
+        "test_clean_error": float(1 - np.mean(np.concatenate(correct))),
+    }
