@@ -13,18 +13,14 @@ from robustra_tf.bounds.frames import Every, Frame
 from robustra_tf.bounds.passing import (
     absolute_sum,
     absolute_sum_inside,
-    added,
     cleaned,
-    past_relu,
     pays_as_matrix,
-    settled,
-    shared,
     taken,
     through,
-    window_matrix,
 )
 from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows
+from robustra_tf.bounds.runs import by_calls, pays_as_calls, spelled_out, whole_run
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Relu
@@ -121,82 +117,31 @@ def trace(
     index: int,
     rows: Rows,
     frame: Frame,
-    visit: Callable[[Rows], Rows] = lambda rows: rows,
+    visit: Callable[[Rows], Rows] | None = None,
 ) -> Traced:
     """Follow `rows` on node `index` backward to the image (Eqn 9).
 
     `nuhat_i = W_i^T nu_{i+1}`, `nu_i = d_i nuhat_i`; at each ReLU the relaxation's error is charged
     `|nuhat_i| . error_i`. Branches that meet are added. `visit` sees the rows that each ReLU
     leaves, and those on the image, and returns the rows to go on with.
+
+    Where that pays, and nobody visits, ReLUs are passed by calls.
     """
-    pending: dict[int, Rows] = {index: rows}
-    charges = []
-    for at in range(index, 0, -1):
-        if at not in pending:
-            continue
-        node, here = structure.nodes[at], pending.pop(at)
-        arguments = tuple(weights[i] for i in node.weights)
-        if isinstance(node.op, Relu):
-            source = node.inputs[0]
-            fused = None
-            if shared(here, frame) and len(structure.consumers[source]) == 1:
-                fused = _fused(here, frame, relaxations[at], structure.nodes[source], weights)
-            if fused is not None:
-                node, (here, charge) = structure.nodes[source], fused
-            else:
-                here, charge = past_relu(here, frame, relaxations[at], visit)
-            charges.append(charge)
-        else:
-            here = through(node.op, arguments, here, frame)
-        here = settled(here, frame)
-        for source in node.inputs:
-            pending[source] = added(pending.get(source), here, frame)
-    traced = visit(pending[0])
-    total = tf.add_n(charges) if charges else tf.zeros((), traced.values.dtype)
-    return Traced(traced, total)
-
-
-def _fused(
-    rows: Rows, frame: Frame, relaxation: Relaxation, node: Node, weights: Weights
-) -> tuple[WindowRows, tf.Tensor] | None:
-    """Slopes and a convolution in one matrix product, where the rows are the same everywhere.
-
-    With `k` the shared row and `S` the matrix of the transposed convolution on one window,
-    `S^T (d k)` is linear in the slopes `d`: `[n positions, taps] @ [taps, rows * pixels]`, one such
-    product for each strip of pixel rows. The products multiply by some zeros of `S`, but they are
-    large, where convolutions would be many thousand small ones.
-    """
-    op = node.op
-    if not isinstance(rows, WindowRows) or not isinstance(op, Windowed):
-        return None
-    if rows.values.shape[:2] != (1, 1) or not pays_as_matrix(rows.window, op):
-        return None
-    slope, error = frame.align(rows, relaxation.slope, relaxation.error)
-    charge = absolute_sum(rows, frame, error)
-    window, (height, width) = rows.window.through(op), rows.window.size
-    arguments = tuple(weights[i] for i in node.weights)
-    reach = window_matrix(rows.window, op, arguments, rows.values.dtype)
-    count, taps = rows.values.shape[2], width * op.filters
-    reach = tf.reshape(reach, (height, taps, 1, window.size[0], -1))
-    row = tf.reshape(rows.values, (count, height, taps))
-    row = tf.transpose(row, (1, 2, 0))[..., None, None]
-    slope = tf.reshape(slope, (-1, height, taps))
-    # A strip of pixel rows is reached from a few rows of the window only: leave out the rest.
-    strips = []
-    for top in range(0, window.size[0], op.strides[0]):
-        bottom = min(top + op.strides[0], window.size[0])
-        first = max(0, -(-(top - op.size[0] + 1) // op.strides[0]))
-        last = min(height, (bottom - 1) // op.strides[0] + 1)
-        product = row[first:last] * tf.slice(
-            reach, (first, 0, 0, top, 0), (last - first, -1, -1, bottom - top, -1)
-        )
-        product = tf.reshape(product, ((last - first) * taps, -1))
-        part = tf.slice(slope, (0, first, 0), (-1, last - first, -1))
-        strip = tf.reshape(part, (-1, (last - first) * taps)) @ product
-        shape = (-1, rows.window.positions, count, bottom - top, window.size[1], op.shape[2])
-        strips.append(tf.reshape(strip, shape))
-    values = tf.concat(strips, 3)
-    return WindowRows(values, window, clean=False, strips=tuple(strips)), charge
+    run = whole_run(structure).part(0, index)
+    parameters = [
+        relaxations.get(at)
+        if isinstance(node.op, Relu)
+        else tuple(weights[i] for i in node.weights[: node.op.coefficients_count])
+        for at, node in enumerate(structure.nodes[1 : index + 1], start=1)
+    ]
+    if visit is None and pays_as_calls(structure):
+        pending, charges = by_calls(run, parameters, {index: rows}, frame, run.digits)
+    else:
+        visit = visit or (lambda rows: rows)
+        pending, charges = spelled_out(run, parameters, {index: rows}, frame, visit)
+        pending[0] = visit(pending[0])
+    total = tf.add_n(charges) if charges else tf.zeros((), pending[0].values.dtype)
+    return Traced(pending[0], total)
 
 
 def fuses(structure: Structure, index: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -22,11 +22,14 @@ from robustra_tf.bounds.frames import Chosen, Every, Frame
 from robustra_tf.bounds.passing import instead
 from robustra_tf.bounds.relu import Relaxation, unstable
 from robustra_tf.bounds.rows import Rows, merged
+from robustra_tf.bounds.runs import pays_as_calls
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Dense, Relu
 
 #: The share of rows up to which picking them out takes less time than computing all.
 WORTH_CHOOSING = 0.7
+#: Coefficients of all rows of a node on one example, up to which arithmetic takes no time.
+SMALL = 2**12
 #: More rows than any batch has, where the batch size is not static.
 UNKNOWN = 2**40
 
@@ -80,12 +83,16 @@ def row_radius(
     """The radius of every neuron of a node, [n, *shape], in the way that `rows` says.
 
     `known` holds the centre and the interval half width of the node, where rows may be skipped:
-    there the radius is the interval's.
+    there the radius is the interval's. In deep networks the rows of small layers are picked out
+    whatever `rows="auto"` would decide: they take no time to speak of, a second way to trace does.
     """
     structure, _ = network
+    if rows == "auto" and pays_as_calls(structure) and _small(structure, index):
+        rows = "needed"
     job = _Job(structure, index, ball.norm, budget, ball.centre.dtype.size)
     # A copy: the caller goes on filling its own while a gradient may still need this one.
-    arguments = (network[1], (ball.centre, ball.radius), dict(relaxations))
+    relaxations = {at: relaxation.lean for at, relaxation in relaxations.items()}
+    arguments = (_coefficients(*network, index), (ball.centre, ball.radius), relaxations)
     if rows == "every":
         return job.every(arguments)[0]
     batch = ball.centre.shape[0]
@@ -116,6 +123,26 @@ def row_radius(
         return tf.cond(many, every, chosen)
 
     return _with_sparse_gradient(job, value, arguments, total, many)
+
+
+def _small(structure: Structure, index: int) -> bool:
+    """Whether the rows of a node are so few and short that it is their calls that take time."""
+    cost = row_cost(structure, index)
+    return cost.rows * cost.widest <= SMALL
+
+
+def _coefficients(
+    structure: Structure, weights: Sequence[tf.Tensor], index: int
+) -> list[tf.Tensor | None]:
+    """The weights that rows of node `index` meet on their way; None for the others.
+
+    The first stays in any case: rows have its dtype.
+    """
+    met = {0}
+    for node in structure.nodes[1 : index + 1]:
+        if not isinstance(node.op, Relu):
+            met.update(node.weights[: node.op.coefficients_count])
+    return [weight if i in met else None for i, weight in enumerate(weights)]
 
 
 def _with_sparse_gradient(
@@ -186,9 +213,9 @@ class _Job:
     def neurons(self) -> int:
         return math.prod(self.shape)
 
-    def _reach(self, arguments, start: int, rows: Rows, frame: Frame, *visit) -> tf.Tensor:
+    def _reach(self, arguments, start: int, rows: Rows, frame: Frame, visit=None) -> tf.Tensor:
         weights, ball, relaxations = arguments
-        traced = trace(self.structure, weights, relaxations, start, rows, frame, *visit)
+        traced = trace(self.structure, weights, relaxations, start, rows, frame, visit)
         reach = support(traced.rows, frame, Ball(*ball, norm=self.norm))
         if traced.error.shape.rank != 1:
             return traced.error + reach
@@ -197,8 +224,12 @@ class _Job:
 
     @property
     def keeps(self) -> bool:
-        """Whether the rows of all neurons have the layout of rows picked out: whole images."""
-        return isinstance(self.structure.nodes[self.index].op, Dense)
+        """Whether the rows of all neurons have the layout of rows picked out: whole images.
+
+        Calls compute what nobody reads: rows known before would save nothing there.
+        """
+        dense = isinstance(self.structure.nodes[self.index].op, Dense)
+        return dense and not pays_as_calls(self.structure)
 
     def every(self, arguments) -> tuple[tf.Tensor, list[tf.Tensor]]:
         """The radii of all rows, a slice of the channels at a time: [n, *shape].
@@ -210,16 +241,16 @@ class _Job:
         size, positions = self.shape[-1] // count, math.prod(self.shape[:-1])
 
         kept: list[tf.Tensor] = []
+        keeps = self.keeps and count == 1
 
         def keep(rows: Rows) -> Rows:
-            if self.keeps and count == 1:
-                kept.append(rows.values)
+            kept.append(rows.values)
             return rows
 
         def some(i: tf.Tensor | int, arguments) -> tf.Tensor:
             weights, (centre, _), _ = arguments
             start, rows = unit_rows(self.structure, weights, self.index, i * size, size)
-            reach = self._reach(arguments, start, rows, Every(), keep)
+            reach = self._reach(arguments, start, rows, Every(), keep if keeps else None)
             reach = tf.reshape(reach, (-1, positions, size))
             return tf.broadcast_to(reach, (tf.shape(centre)[0], positions, size))
 
@@ -265,7 +296,7 @@ class _Job:
                 found = tf.gather(merged(values, values.shape.rank - 2), index)
                 return rows.with_values(instead(rows.values, found))
 
-            return self._reach(arguments, start, rows, frame, recall)
+            return self._reach(arguments, start, rows, frame, recall if kept else None)
 
         if size > most:
             return some(0, arguments)

@@ -25,6 +25,16 @@ class Relaxation(NamedTuple):
     error: tf.Tensor
     drop: tf.Tensor | None = None
 
+    @property
+    def lean(self) -> Relaxation:
+        """Without what follows from the rest."""
+        return self if self.drop is None else self._replace(error=None)
+
+    @property
+    def full(self) -> Relaxation:
+        """With the error that `lean` leaves out."""
+        return self._replace(error=self.slope * self.drop) if self.error is None else self
+
     def forward(self, centre: tf.Tensor) -> tf.Tensor:
         """The centre of `v` from the centre of `z`."""
         return self.slope * centre + self.error

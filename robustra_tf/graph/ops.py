@@ -70,6 +70,11 @@ class AffineOp(Op):
         """The shapes of the weights that the methods take, in their order."""
         return ()
 
+    @property
+    def coefficients_count(self) -> int:
+        """How many of the weights, the first ones, `A` depends on."""
+        return len(self.weight_shapes)
+
     @abc.abstractmethod
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`A x`: [n, *in_shape] to [n, *out_shape]."""
@@ -118,6 +123,8 @@ class Dense(AffineOp):
     def weight_shapes(self) -> tuple[Shape, ...]:
         """Kernel [inputs, units] and bias [units]."""
         return ((self.inputs, self.units),) + ((self.units,),) * self.use_bias
+
+    coefficients_count = 1
 
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`x K`."""

@@ -88,6 +88,8 @@ class Conv2D(Windowed):
         kernel = (*self.size, self.shape[2], self.out_channels)
         return (kernel,) + ((self.out_channels,),) * self.use_bias
 
+    coefficients_count = 1
+
     def kernel(self, weights: tuple[tf.Tensor, ...], dtype: tf.DType) -> tf.Tensor:
         """The first weight."""
         return weights[0]

@@ -1,0 +1,106 @@
+"""Rows that pass ReLUs by calls: the same bounds and gradients, and a graph that stays small."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from robustra_tf.bounds import radius, runs
+from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.margins import margins
+from robustra_tf.compiled import margins_bound
+from robustra_tf.graph import build
+from tests import nets
+from tests.oracles import assert_close
+
+
+def ladder():
+    """Skips over one and over several ReLUs, from windows too, and ReLUs side by side."""
+    inputs = keras.Input((5, 5, 1))
+    first = layers.Conv2D(2, 3, padding="same", activation="relu")(inputs)
+    second = layers.Conv2D(2, 3, padding="same", activation="relu")(first)
+    third = layers.Conv2D(2, 2, padding="same")(second)
+    joined = layers.Flatten()(layers.ReLU()(layers.Add()([first, third, first])))
+    hidden = layers.Dense(4, activation="relu")(joined)
+    left, right = (layers.Dense(4, activation="relu")(hidden) for _ in "lr")
+    hidden = layers.ReLU()(layers.Add()([left, right, hidden]))
+    return nets.randomise(keras.Model(inputs, layers.Dense(nets.CLASSES)(hidden)), 5)
+
+
+def stack(depth, width=4):
+    """Dense layers of a few units."""
+    hidden = [layers.Dense(width, activation="relu") for _ in range(depth - 1)]
+    model = keras.Sequential([keras.Input((width,)), *hidden, layers.Dense(nets.CLASSES)])
+    return nets.randomise(model, depth)
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "rows", "norm", "budget"),
+    [
+        (ladder, 3, "auto", "linf", 2.0**28),
+        (ladder, 1, "every", "linf", 2.0**13),
+        (lambda: stack(6), 3, "every", "l2", 2.0**28),
+    ],
+    ids=["picked", "sliced", "dense"],
+)
+def test_calls_leave_bounds_and_gradients_as_they_are(make, count, rows, norm, budget, monkeypatch):
+    model = make()
+    graph = build(model)
+    x, y = tf.constant(nets.images(model, count, seed=3), tf.float64), tf.range(count)
+    weights = graph.weights(tf.float64)
+
+    def found(weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            region = ball(x, tf.constant(0.05, x.dtype), norm)
+            result = margins(graph.structure, weights, region, y, rows, budget)
+            total = tf.reduce_sum(tf.square(result.upper))
+        gradient = tape.gradient(total, weights, unconnected_gradients="zero")
+        return result.upper, result.rows, list(result.enclosure.bounds.values()), gradient
+
+    def results(shallow):
+        monkeypatch.setattr(runs, "SHALLOW", shallow)
+        traced = tf.function(found, autograph=False).get_concrete_function(weights)
+        operations = {operation.type for operation in traced.graph.get_operations()}
+        return tf.nest.flatten(traced(*weights)), "PartitionedCall" in operations
+
+    monkeypatch.setattr(radius, "SMALL", 0)  # where rows are few, "auto" would decide nothing
+    (spelled, without), (called, by_calls) = results(10**9), results(0)
+    assert by_calls
+    assert not without
+    for ours, expected in zip(called, spelled, strict=True):
+        assert_close(ours, expected, 1e-11)
+
+
+def operations(depth):
+    """How many operations a certificate's bound has, those of its functions included."""
+    model = stack(depth)
+    graph = build(model)
+    function = margins_bound(graph.structure, "linf", (0.0, 1.0), "dual", "auto", "dual")
+    x = tf.constant(nets.images(model, 2, seed=1), tf.float32)
+    traced = function.get_concrete_function(graph.weights(), x, tf.range(2), tf.constant(0.01))
+    library = traced.graph.as_graph_def().library.function
+    return len(traced.graph.get_operations()) + sum(len(f.node_def) for f in library)
+
+
+def test_the_graph_grows_linearly_with_depth():
+    """Spelled out, twice the depth has nearly four times the operations."""
+    counts = [operations(depth) for depth in (12, 24)]
+    assert counts[1] < 2.4 * counts[0]
+
+
+def test_parts_are_the_run():
+    """Digits and halves follow each other from the last node to the first, cut at ReLUs."""
+    whole = runs.whole_run(build(stack(12)).structure)
+    for high, name in itertools.product((len(whole.nodes), whole.relus[-1]), ("digits", "halves")):
+        run = whole.part(0, high)
+        parts = list(getattr(run, name))
+        ends = [high, *(low for low, _ in parts)]
+        assert ends[-1] == 0
+        assert parts == [(low, up) for up, low in itertools.pairwise(ends)]
+        assert set(ends[1:-1]) <= set(run.relus)
+    counts = [len(whole.part(*part).relus) for part in whole.digits]
+    np.testing.assert_array_equal(counts, [0, 1, 2, 8])
