@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -66,6 +67,40 @@ def test_a_command_that_is_none_is_refused_in_one_line(capsys):
     assert console.main([]) == 2
     assert console.main(["--version"]) == 0
     assert capsys.readouterr().out == f"robustra {rt.__version__}\n"
+
+
+def test_a_command_says_which_extra_it_needs(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    for name in [name for name in sys.modules if name.endswith("eval.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert console.main(["report", "--out=nowhere"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "robustra report: needs jinja2, which pip install 'robustra-tf[report]' brings"
+
+
+def test_what_is_imported_is_declared():
+    """Whatever the package imports, an installation of it alone or of one of its extras brings."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [project["optional-dependencies"][name] for name in ("data", "report", "gurobi")]
+    declared = {
+        re.match(r"[\w-]+", text)[0].replace("-", "_")
+        for text in [*project["dependencies"], *(one for extra in extras for one in extra)]
+    }
+    modules = {"absl_py": "absl", "scikit_learn": "sklearn"}
+    known = {modules.get(name, name) for name in declared} | {"robustra_tf"}
+    imported = set()
+    for folder in ("robustra_tf", "train", "eval"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and not node.level:
+                    imported.add(node.module.split(".")[0])
+    assert imported - set(sys.stdlib_module_names) - known == set()
+    # Imported by TensorFlow and by TensorFlow Datasets, which do not say so; Gurobi by its name.
+    silent = {"tensorboard", "importlib_resources", "gurobipy"}
+    assert known - imported == silent - imported
 
 
 def test_the_public_names_are_the_same_for_people_and_for_type_checkers():

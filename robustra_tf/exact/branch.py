@@ -9,7 +9,7 @@ import numpy as np
 
 from robustra_tf.exact.encoding import certified_bound
 from robustra_tf.exact.highs import LinearProgrammes, Solved
-from robustra_tf.exact.solver import TOLERANCE, Answer, Outcome, Question, undecided
+from robustra_tf.exact.solver import Answer, Outcome, Question, undecided
 
 # Beyond this much, `h` and `s` are both positive: the relaxation is not the ReLU.
 _OPEN = 1e-9
@@ -27,9 +27,9 @@ class BranchAndBound:
 
     A node is the relaxation with some phases chosen, each by a column's bound alone, so that the
     dual simplex method goes on from the node before. It is closed only where
-    `certified_bound`, computed from HiGHS's duals in float64, is above `TOLERANCE`: neither a
-    status nor a tolerance of the solver proves anything. Each solution is a candidate: the
-    network's own margin at its pixels decides.
+    `certified_bound`, computed from HiGHS's duals in float64, is above the question's tolerance:
+    neither a status nor a tolerance of the solver proves anything. Each solution is a candidate:
+    the network's own margin at its pixels decides.
 
     The next ReLU is the one whose triangle costs the bound most: the dual of its row times how
     much of the row would be left over if the unit kept to `h = max(z, 0)`.
@@ -60,7 +60,7 @@ class _Search:
         self.cost = encoding.cost(question.row)
         self.session = LinearProgrammes(self.programme, threads)
         # Twice the tolerance: a solve stopped there is still certified beyond the tolerance.
-        self.session.aim(self.cost, 2 * TOLERANCE - question.constant)
+        self.session.aim(self.cost, 2 * question.tolerance - question.constant)
         self.unstable = encoding.unstable
         self.on = encoding.column(self.unstable)
         self.off = self.on + len(encoding.units)
@@ -81,7 +81,7 @@ class _Search:
             solved = self.session.solve(lower, upper, seconds)
             self.nodes += 1
             bound = max(above, self._certify(solved, lower, upper))
-            if bound > TOLERANCE:
+            if bound > self.question.tolerance:
                 self.bound = min(self.bound, bound)
                 continue
             if self._candidate(solved):
@@ -136,7 +136,7 @@ class _Search:
         margin = self.question.margin(x)
         if margin < self.best:
             self.best, self.point = margin, x
-        return margin <= -TOLERANCE
+        return margin <= -self.question.tolerance
 
     def _choose(self, node: _Node, solved: Solved) -> tuple[int, bool] | None:
         """The ReLU to branch on, by its place among the unstable, and its likely phase."""

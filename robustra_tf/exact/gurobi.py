@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 
-from robustra_tf.exact.solver import TOLERANCE, Answer, Question, judge, undecided
+from robustra_tf.exact.solver import Answer, Question, judge, undecided
 
 
 class Gurobi:
@@ -55,8 +55,8 @@ class Gurobi:
                 model.setObjective(cost @ columns + question.constant, gurobi.GRB.MINIMIZE)
                 model.setParam("Threads", self._threads)
                 model.setParam("TimeLimit", max(seconds, 0.0))
-                model.setParam("BestBdStop", TOLERANCE)
-                model.setParam("BestObjStop", -TOLERANCE)
+                model.setParam("BestBdStop", question.tolerance)
+                model.setParam("BestObjStop", -question.tolerance)
                 if question.start is not None:
                     start = encoding.assignment(question.start)
                     on = start[encoding.column(encoding.unstable)] > 0

@@ -8,7 +8,7 @@ import highspy
 import numpy as np
 
 from robustra_tf.exact.encoding import Programme
-from robustra_tf.exact.solver import TOLERANCE, Answer, Question, judge, undecided
+from robustra_tf.exact.solver import Answer, Question, judge, undecided
 
 _STATUS = highspy.HighsModelStatus
 
@@ -41,6 +41,7 @@ class LinearProgrammes:
         # Presolve would throw away the basis that the next solve starts from.
         _option(self._highs, "presolve", "off")
         _option(self._highs, "solver", "simplex")
+        self._rows = len(programme.row_lower)
         self._columns = np.arange(len(programme.lower), dtype=np.int32)
 
     def aim(self, cost: np.ndarray, stop_above: float = np.inf) -> None:
@@ -62,7 +63,7 @@ class LinearProgrammes:
             if status in (_STATUS.kOptimal, _STATUS.kObjectiveBound):
                 found = highs.getSolution()
                 values, duals = np.array(found.col_value), np.array(found.row_dual)
-                if len(values) == len(lower) and len(duals):
+                if len(values) == len(lower) and len(duals) == self._rows:
                     return Solved(status.name[1:], values, duals, None)
             elif status == _STATUS.kInfeasible:
                 _, has, ray = highs.getDualRay()
@@ -75,8 +76,8 @@ class LinearProgrammes:
 class Highs:
     """Answers by HiGHS's mixed-integer solver on the exact programme.
 
-    The margin is minimised until its dual bound is above `TOLERANCE` or a point is well below
-    zero. The clean image is feasible, so "infeasible" is an error here and no proof.
+    The margin is minimised until its dual bound is above the question's tolerance or a point is
+    well below zero. The clean image is feasible, so "infeasible" is an error here and no proof.
     """
 
     name = "highs"
@@ -101,8 +102,8 @@ class Highs:
         highs = _loaded(programme, self._threads, integer=True)
         highs.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
         _option(highs, "time_limit", seconds)
-        _option(highs, "objective_target", -question.constant - TOLERANCE)
-        enough = TOLERANCE - question.constant
+        _option(highs, "objective_target", -question.constant - question.tolerance)
+        enough = question.tolerance - question.constant
 
         def stop(event: highspy.HighsCallbackEvent) -> None:
             if event.data_out.mip_dual_bound > enough:

@@ -9,9 +9,13 @@ import numpy as np
 import scipy.sparse as sp
 import tensorflow as tf
 
-from robustra_tf.graph.graph import Graph
+from robustra_tf.graph.graph import Graph, Node
 from robustra_tf.graph.ops import Add, AffineOp, Dense, Reshape, Scale
 from robustra_tf.graph.spatial import Pad2D, Windowed
+
+# Points at which a map is compared with its operation, and how far they may be apart: a share of
+# the sum of absolute values.
+_POINTS, _ROUNDING = 4, 1e-12
 
 
 class AffineMap(NamedTuple):
@@ -29,10 +33,11 @@ class AffineMap(NamedTuple):
 def affine_maps(graph: Graph) -> dict[int, AffineMap]:
     """The map of every affine node of a graph, by the node's index; float64.
 
-    The map of an `Add` is what one branch contributes: the identity.
+    The map of an `Add` is what one branch contributes: the identity. Each map is compared with its
+    operation at random points.
 
     Raises:
-      ValueError: a weight that is not a finite number.
+      ValueError: a weight that is not a finite number, or a map that differs from its operation.
     """
     weights = [value.numpy() for value in graph.weights(tf.float64)]
     for value, variable in zip(weights, graph.variables, strict=True):
@@ -40,11 +45,31 @@ def affine_maps(graph: Graph) -> dict[int, AffineMap]:
             raise ValueError(
                 f"model: expected finite weights, got NaN or infinity in {variable.name}"
             )
-    return {
-        index: affine_map(node.op, [weights[i] for i in node.weights])
-        for index, node in enumerate(graph.structure.nodes)
-        if isinstance(node.op, AffineOp)
-    }
+    maps = {}
+    for index, node in enumerate(graph.structure.nodes):
+        if isinstance(node.op, AffineOp):
+            own = [weights[i] for i in node.weights]
+            maps[index] = affine_map(node.op, own)
+            _compare(maps[index], node, own)
+    return maps
+
+
+def _compare(found: AffineMap, node: Node, weights: Sequence[np.ndarray]) -> None:
+    """Refuses a map that is not what the node's operation computes at random points."""
+    rng = np.random.default_rng(0)
+    branches = node.op.count if isinstance(node.op, Add) else 1
+    points = [rng.normal(size=(_POINTS, *node.op.in_shape)) for _ in range(branches)]
+    tensors = [tf.constant(weight, tf.float64) for weight in weights]
+    expected = node.op.forward(*map(tf.constant, points), *tensors).numpy().reshape(_POINTS, -1)
+    flat = sum(point.reshape(_POINTS, -1) for point in points)
+    reach = sum(np.abs(point).reshape(_POINTS, -1) for point in points)
+    value = (found.matrix @ flat.T).T + found.offset
+    size = (abs(found.matrix) @ reach.T).T + np.abs(found.offset)
+    if not (np.abs(value - expected) <= _ROUNDING * size).all():
+        raise ValueError(
+            f"matrices: expected what layer {node.name!r} ({type(node.op).__name__}) computes at "
+            f"random points, got a difference of {np.abs(value - expected).max():.3g}"
+        )
 
 
 def affine_map(op: AffineOp, weights: Sequence[np.ndarray]) -> AffineMap:

@@ -14,6 +14,8 @@ import scipy.sparse as sp
 
 # Relative widening of computed bounds, far above float64 rounding and far below what matters.
 SLACK = 1e-10
+# Of the largest power of two that a unit is scaled by, so that products neither vanish nor grow.
+_EXPONENT = 300
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,8 +34,8 @@ class Restriction:
       logit_offset: `d` [classes].
       relu: boolean [m], whether the unit is a ReLU.
       lower, upper: [m] bounds of `z` over the ball.
-      node, neuron: [m] the ReLU node and the row-major number of the neuron that the unit stands
-        for; node -1 for a pre-activation.
+      scale: [m] powers of two: the network's own numbers are `scale z` and `scale h`.
+      node, neuron: [m] the graph's node, and the row-major number in it, whose value `scale h` is.
       groups: slices of the m units, in order.
     """
 
@@ -46,6 +48,7 @@ class Restriction:
     relu: np.ndarray
     lower: np.ndarray
     upper: np.ndarray
+    scale: np.ndarray
     node: np.ndarray
     neuron: np.ndarray
     groups: tuple[slice, ...]
@@ -102,10 +105,30 @@ def with_intervals(r: Restriction) -> Restriction:
         centre = rows @ (0.5 * (low + high)) + r.offset[group]
         reach = abs(rows) @ (0.5 * (high - low))
         # A hair wider than the arithmetic: what was rounded must still be inside.
-        reach += SLACK * (1.0 + np.abs(centre) + reach)
+        reach += SLACK * (abs(rows) @ np.maximum(abs(low), abs(high)) + abs(r.offset[group]))
         lower[group] = np.maximum(lower[group], centre - reach)
         upper[group] = np.minimum(upper[group], centre + reach)
         for end, bound in ((low, lower), (high, upper)):
             cut = np.where(r.relu[group], np.maximum(bound[group], 0.0), bound[group])
             end[r.columns(group)] = cut
     return dataclasses.replace(r, lower=lower, upper=upper)
+
+
+def normalised(r: Restriction) -> Restriction:
+    """The same network with every unit in units of its own, so that its bounds are of about one.
+
+    What is compared with a fixed tolerance, by a linear solver above all, then means the same in
+    networks of small and of large numbers. Powers of two round nothing.
+    """
+    exponent = np.frexp(np.maximum(abs(r.lower), abs(r.upper)))[1]
+    scale = np.ldexp(1.0, np.clip(exponent, -_EXPONENT, _EXPONENT))
+    columns = sp.diags_array(np.concatenate([np.ones(r.pixels), scale]))
+    return dataclasses.replace(
+        r,
+        weights=sp.csr_array(sp.diags_array(1.0 / scale) @ r.weights @ columns),
+        offset=r.offset / scale,
+        logit_weights=sp.csr_array(r.logit_weights @ columns),
+        lower=r.lower / scale,
+        upper=r.upper / scale,
+        scale=r.scale * scale,
+    )

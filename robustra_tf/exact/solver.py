@@ -9,9 +9,10 @@ import numpy as np
 
 from robustra_tf.exact.encoding import Encoding
 
-#: A margin counts as positive where it is proven to be at least this, in units of the logits. It
-#: is far above what float64 loses here and above what a float32 forward pass does, so that a
-#: proof holds for the network as it is deployed; solvers' feasibility tolerances are 1e-6.
+#: A margin counts as positive where it is proven to be at least this, when its logits are scaled
+#: to about ten. Rounding of a certified bound is subtracted from it (`certified_bound`); what is
+#: left for this to cover is the rounding of float32 forward passes, so that a proof holds for the
+#: network as it is deployed, and the feasibility tolerances of mixed-integer solvers, 1e-6.
 TOLERANCE = 1e-4
 
 
@@ -31,12 +32,14 @@ class Question(NamedTuple):
       row: [n + m] on the pixels and units of the restriction.
       constant: a number.
       start: an input [n] to begin with, or None.
+      tolerance: a margin counts as positive above it, and as negative below minus it.
     """
 
     encoding: Encoding
     row: np.ndarray
     constant: float
     start: np.ndarray | None = None
+    tolerance: float = TOLERANCE
 
     def margin(self, x: np.ndarray) -> float:
         """The network's own margin at the input `x` [n]."""
@@ -47,8 +50,8 @@ class Answer(NamedTuple):
     """What a solver found.
 
     Attributes:
-      outcome: PROVEN: the margin is above `TOLERANCE` everywhere. FOUND: at `point` it is not
-        positive. UNDECIDED: anything else, whatever the reason.
+      outcome: PROVEN: the margin is above the question's tolerance everywhere. FOUND: at `point`
+        it is not positive. UNDECIDED: anything else, whatever the reason.
       bound: a proven lower bound of the margin, or -inf.
       point: the input [n] of the smallest margin found, or None.
       nodes: of the search tree.
@@ -84,7 +87,7 @@ def undecided(reason: str, bound: float = -np.inf, point=None, nodes=0, solves=0
 
 def judge(question: Question, bound: float, point, nodes: int, solves: int, reason: str) -> Answer:
     """The answer that a proven `bound` and a candidate `point` allow; `reason` if neither does."""
-    if bound > TOLERANCE:
+    if bound > question.tolerance:
         return Answer(Outcome.PROVEN, bound, point, nodes, solves)
     if point is not None and question.margin(point) <= 0:
         return Answer(Outcome.FOUND, bound, point, nodes, solves)

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from robustra_tf.exact.matrices import AffineMap
-from robustra_tf.exact.restriction import Restriction, with_intervals
+from robustra_tf.exact.restriction import Restriction, normalised, with_intervals
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Input, Relu
 
@@ -21,10 +21,26 @@ Bounds = Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
 class _Expression(NamedTuple):
-    """Some rows of a node's value as `matrix u + constant`; its other rows matter to nothing."""
+    """A node's value as `matrix u + constant`: one row for each of its neurons, in their order.
+
+    A neuron that is zero on the ball has an empty row and the constant 0. One that nothing reads
+    has an empty row and the constant NaN, so that reading it all the same cannot stay hidden.
+    """
 
     matrix: sp.csr_array
     constant: np.ndarray
+
+
+class _Units(NamedTuple):
+    """A group of units: rows over the pixels and the units before, as in a `Restriction`."""
+
+    matrix: sp.csr_array
+    constant: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    relu: bool
+    node: int
+    neuron: np.ndarray
 
 
 def restrict(
@@ -42,30 +58,32 @@ def restrict(
       low, high: [n] intervals of the pixels.
       bounds: for each ReLU node, sound (lower, upper) of its pre-activations, flattened.
     """
-    walk = _Walk(structure, maps, low, bounds)
+    walk = _Walk(structure, maps, bounds)
     for index in range(len(structure.nodes)):
         walk.visit(index)
-    walk.widen(walk.found[-1])
-    last = walk.found[-1]
-    columns = len(low) + walk.units
-    for rows in walk.rows:
-        rows.resize((rows.shape[0], columns))
-    ends = np.cumsum([0, *(rows.shape[0] for rows in walk.rows)])
+    groups, columns = walk.groups, walk.columns
+    counts = [len(group.constant) for group in groups]
+    ends = np.cumsum([0, *counts])
     empty = np.zeros(0)
-    return with_intervals(
-        Restriction(
-            low=low,
-            high=high,
-            weights=sp.csr_array(sp.vstack(walk.rows)) if walk.rows else sp.csr_array((0, columns)),
-            offset=np.concatenate([empty, *walk.offsets]),
-            logit_weights=last.matrix,
-            logit_offset=last.constant,
-            relu=np.concatenate([empty, *walk.relu]).astype(bool),
-            lower=np.concatenate([empty, *walk.lower]),
-            upper=np.concatenate([empty, *walk.upper]),
-            node=np.concatenate([empty, *walk.node]).astype(int),
-            neuron=np.concatenate([empty, *walk.neuron]).astype(int),
-            groups=tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)),
+    rows = [_widened(group.matrix, columns) for group in groups]
+    logits = walk.found[-1]
+    return normalised(
+        with_intervals(
+            Restriction(
+                low=low,
+                high=high,
+                weights=sp.csr_array(sp.vstack(rows)) if rows else sp.csr_array((0, columns)),
+                offset=np.concatenate([empty, *(group.constant for group in groups)]),
+                logit_weights=_widened(logits.matrix, columns),
+                logit_offset=logits.constant,
+                relu=np.repeat(np.array([group.relu for group in groups], bool), counts),
+                lower=np.concatenate([empty, *(group.lower for group in groups)]),
+                upper=np.concatenate([empty, *(group.upper for group in groups)]),
+                scale=np.ones(ends[-1]),
+                node=np.repeat(np.array([group.node for group in groups], int), counts),
+                neuron=np.concatenate([empty, *(g.neuron for g in groups)]).astype(int),
+                groups=tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)),
+            )
         )
     )
 
@@ -73,43 +91,46 @@ def restrict(
 def needed_rows(
     structure: Structure, maps: Mapping[int, AffineMap], bounds: Bounds
 ) -> list[np.ndarray]:
-    """For each node, the rows (row-major numbers) that reach the logits past the dead ReLUs."""
-    sizes = [int(np.prod(node.op.out_shape)) for node in structure.nodes]
-    masks = [np.zeros(size, bool) for size in sizes]
+    """For each node, which of its neurons anything reads on the way to the logits: masks.
+
+    A dead neuron is needed where it is read, by a skip for one; what it would read is not.
+    """
+    masks = [np.zeros(np.prod(node.op.out_shape, dtype=int), bool) for node in structure.nodes]
     masks[-1][:] = True
-    for index in range(len(sizes) - 1, 0, -1):
+    for index in range(len(masks) - 1, 0, -1):
         node = structure.nodes[index]
         if isinstance(node.op, Relu):
-            masks[index] &= bounds[index][1] > 0
-            below = masks[index]
+            below = masks[index] & ~_dead(bounds[index])
         elif isinstance(node.op, Add):
             below = masks[index]
         else:
-            below = np.zeros(sizes[node.inputs[0]], bool)
+            below = np.zeros_like(masks[node.inputs[0]])
             below[maps[index].matrix[np.flatnonzero(masks[index])].indices] = True
         for source in node.inputs:
             masks[source] |= below
-    return [np.flatnonzero(mask) for mask in masks]
+    return masks
+
+
+def _dead(ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Which ReLUs are zero everywhere; a bound that is not a number says nothing."""
+    return ends[1] <= 0
 
 
 class _Walk:
     """The graph from the pixels on: each node's value over the pixels and the units so far."""
 
-    def __init__(self, structure, maps, low, bounds):
+    def __init__(self, structure: Structure, maps: Mapping[int, AffineMap], bounds: Bounds):
         self.structure, self.maps, self.bounds = structure, maps, bounds
         self.needed = needed_rows(structure, maps, bounds)
-        self.pixels, self.units = len(low), 0
+        self.columns = len(self.needed[0])
         self.found: list[_Expression] = []
-        self.rows: list[sp.csr_array] = []
-        self.offsets, self.relu, self.lower, self.upper = [], [], [], []
-        self.node, self.neuron = [], []
+        self.groups: list[_Units] = []
 
     def visit(self, index: int) -> None:
         node = self.structure.nodes[index]
         if isinstance(node.op, Input):
-            rows = self.needed[index]
-            matrix = sp.eye_array(self.pixels, format="csr")[rows]
-            self.found.append(_Expression(matrix, np.zeros(len(rows))))
+            pixels = _Expression(sp.eye_array(self.columns, format="csr"), np.zeros(self.columns))
+            self.found.append(_chosen(pixels, self.needed[index]))
         elif isinstance(node.op, Relu):
             self._relu(index, node.inputs[0])
         elif isinstance(node.op, Add):
@@ -117,91 +138,102 @@ class _Walk:
         else:
             self._affine(index, node.inputs[0])
 
-    def widen(self, expression: _Expression) -> _Expression:
-        """The expression, its matrix with a column for every unit so far."""
-        matrix = expression.matrix
-        matrix.resize((matrix.shape[0], self.pixels + self.units))
-        return expression
-
-    def _rows(self, source: int, index: int) -> _Expression:
-        """What `index` reads of node `source`: those of its rows that `index` needs itself."""
-        found = self.widen(self.found[source])
-        if len(self.needed[source]) == len(self.needed[index]):
-            return found
-        rows = np.searchsorted(self.needed[source], self.needed[index])
-        return _Expression(found.matrix[rows], found.constant[rows])
+    def _value(self, index: int) -> _Expression:
+        """The node's value, its matrix with a column for every unit so far."""
+        matrix, constant = self.found[index]
+        return _Expression(_widened(matrix, self.columns), constant)
 
     def _add(self, index: int, sources: tuple[int, ...]) -> None:
-        branches = [self._rows(source, index) for source in sources]
-        matrix, constant = branches[0]
-        for branch in branches[1:]:
+        matrix, constant = self._value(sources[0])
+        for source in sources[1:]:
+            branch = self._value(source)
             matrix, constant = matrix + branch.matrix, constant + branch.constant
-        self.found.append(_Expression(matrix, constant))
+        total = _Expression(sp.csr_array(matrix), constant)
+        self.found.append(_chosen(total, self.needed[index]))
 
     def _affine(self, index: int, source: int) -> None:
-        rows, columns = self.needed[index], self.needed[source]
-        own = self.maps[index].matrix[rows][:, columns]
-        below = self.widen(self.found[source])
+        needed = np.flatnonzero(self.needed[index])
+        own, offset = self.maps[index].matrix[needed], self.maps[index].offset[needed]
+        below = self._value(source)
         matrix = sp.csr_array(own @ below.matrix)
         # Affine maps are multiplied out as long as that does not make them much denser: beyond
         # it, the rows that are more than one variable get a name of their own.
-        compound = np.flatnonzero(np.diff(below.matrix.indptr) > 1)
-        named = below.matrix[compound].nnz + len(compound) + own.nnz
+        entries = np.diff(below.matrix.indptr)
+        compound = np.flatnonzero(entries > 1)
+        named = entries[compound].sum() + len(compound) + (entries[own.indices] > 0).sum()
         if matrix.nnz > _DENSER * named:
-            below = self.found[source] = self._name(below, compound, columns, source)
+            # Whatever else reads the source may as well read it by its names.
+            below = self.found[source] = self._named(below, compound, source)
             matrix = sp.csr_array(own @ below.matrix)
-        constant = own @ below.constant + self.maps[index].offset[rows]
-        self.found.append(_Expression(matrix, constant))
+        size = len(self.needed[index])
+        constant = np.full(size, np.nan)
+        constant[needed] = own @ below.constant + offset
+        self.found.append(_Expression(_spread(matrix, needed, size), constant))
 
-    def _name(self, below, compound, columns, source) -> _Expression:
-        relu = isinstance(self.structure.nodes[source].op, Relu)
+    def _named(self, below: _Expression, compound: np.ndarray, source: int) -> _Expression:
+        """The value of `source`, its rows `compound` as units of their own."""
         low = np.full(len(compound), -np.inf)
         high = np.full(len(compound), np.inf)
-        if relu:
+        if isinstance(self.structure.nodes[source].op, Relu):
             # Compound rows behind a ReLU are active neurons.
-            low, high = (end[columns[compound]] for end in self.bounds[source])
-        rows, constant = below.matrix[compound], below.constant[compound]
-        units = self._append(rows, constant, low, high, -1, columns[compound], relu=False)
-        return self._with_units(below, compound, units)
+            low, high = (end[compound] for end in self.bounds[source])
+        matrix, constant = below.matrix[compound], below.constant[compound]
+        return self._with_units(below, _Units(matrix, constant, low, high, False, source, compound))
 
     def _relu(self, index: int, source: int) -> None:
-        matrix, constant = self._rows(source, index)
-        rows = self.needed[index]
-        lower, upper = (end[rows] for end in self.bounds[index])
-        loose = np.flatnonzero(lower < 0)
-        units = self._append(
-            matrix[loose],
-            constant[loose],
+        needed, below = self.needed[index], self._value(source)
+        lower, upper = self.bounds[index]
+        dead = needed & _dead(self.bounds[index])
+        # A ReLU behind a ReLU changes nothing.
+        positive = isinstance(self.structure.nodes[source].op, Relu)
+        loose = np.flatnonzero(needed & ~dead & ~(lower >= 0) & (not positive))
+        units = _Units(
+            below.matrix[loose],
+            below.constant[loose],
             lower[loose],
             upper[loose],
+            True,
             index,
-            rows[loose],
-            relu=True,
+            loose,
         )
-        self.found.append(self._with_units(_Expression(matrix, constant), loose, units))
+        value = _chosen(below, needed & ~dead)
+        value.constant[dead] = 0.0
+        self.found.append(self._with_units(value, units))
 
-    def _append(self, matrix, constant, lower, upper, node, neuron, relu) -> np.ndarray:
-        """Adds a group of units; returns their columns."""
-        count = len(constant)
-        first = self.pixels + self.units
-        if count:
-            self.rows.append(matrix)
-            self.offsets.append(constant)
-            self.lower.append(lower)
-            self.upper.append(upper)
-            self.relu.append(np.full(count, relu))
-            self.node.append(np.full(count, node))
-            self.neuron.append(neuron)
-            self.units += count
-        return first + np.arange(count)
+    def _with_units(self, expression: _Expression, units: _Units) -> _Expression:
+        """Adds a group of units, which stand for the expression's rows `units.neuron`."""
+        rows, count = units.neuron, len(units.neuron)
+        if not count:
+            return expression
+        columns = self.columns + np.arange(count)
+        self.groups.append(units)
+        self.columns += count
+        others = np.ones(len(expression.constant), bool)
+        others[rows] = False
+        matrix, constant = _chosen(expression, others)
+        constant[rows] = 0.0
+        own = sp.coo_array((np.ones(count), (rows, columns)), (len(others), self.columns))
+        return _Expression(sp.csr_array(_widened(matrix, self.columns) + own), constant)
 
-    def _with_units(self, expression, rows, units) -> _Expression:
-        """The expression with `rows` replaced by the columns `units`."""
-        keep = np.ones(len(expression.constant))
-        keep[rows] = 0.0
-        matrix, constant = expression
-        kept = sp.csr_array(sp.diags_array(keep) @ matrix)
-        kept.eliminate_zeros()
-        kept.resize((kept.shape[0], self.pixels + self.units))
-        new = sp.coo_array((np.ones(len(rows)), (rows, units)), kept.shape)
-        return _Expression(sp.csr_array(kept + new), constant * keep)
+
+def _widened(matrix: sp.csr_array, columns: int) -> sp.csr_array:
+    """The matrix with empty columns behind its own; it shares the entries."""
+    entries = (matrix.data, matrix.indices, matrix.indptr)
+    return sp.csr_array(entries, shape=(matrix.shape[0], columns))
+
+
+def _chosen(expression: _Expression, rows: np.ndarray) -> _Expression:
+    """The expression where the mask `rows` says so; its other rows are not to be read."""
+    constant = np.where(rows, expression.constant, np.nan)
+    if rows.all():
+        return _Expression(expression.matrix, constant)
+    numbers = np.flatnonzero(rows)
+    return _Expression(_spread(expression.matrix[numbers], numbers, len(rows)), constant)
+
+
+def _spread(matrix: sp.csr_array, rows: np.ndarray, size: int) -> sp.csr_array:
+    """A matrix of `size` rows, empty but for `rows`, which are those of `matrix`."""
+    counts = np.zeros(size + 1, matrix.indptr.dtype)
+    counts[rows + 1] = np.diff(matrix.indptr)
+    entries = (matrix.data, matrix.indices, np.cumsum(counts, dtype=counts.dtype))
+    return sp.csr_array(entries, shape=(size, matrix.shape[1]))

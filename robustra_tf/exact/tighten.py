@@ -48,10 +48,17 @@ def enclosed(
     found, upper = function(weights, image, label, tf.constant(eps, tf.float64))
     bounds = {}
     for index, ends in zip(structure.relus, found, strict=True):
-        low, high = (end.numpy().ravel() for end in ends)
-        hair = SLACK * (1.0 + np.maximum(np.abs(low), np.abs(high)))
-        bounds[index] = (low - hair, high + hair)
+        bounds[index] = _widened(*(end.numpy().ravel() for end in ends))
     return Enclosed(bounds, -upper.numpy()[0])
+
+
+def _widened(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's bounds by a hair wider, for the rounding in them; not a number is no bound."""
+    low = np.where(np.isnan(low), -np.inf, low)
+    high = np.where(np.isnan(high), np.inf, high)
+    size = np.maximum(np.abs(low), np.abs(high))
+    hair = SLACK * (size + np.max(size[np.isfinite(size)], initial=0.0))
+    return low - hair, high + hair
 
 
 @functools.lru_cache(maxsize=8)

@@ -24,7 +24,7 @@ class Verdict:
       status: as `Status` says.
       margin_lower: a proven lower bound of `min_t logit_y - logit_t` over the ball, or None. It
         stops at what the question needed, so it is no estimate of the margin.
-      target: the class of the witness, or the target of the least bound; None with one class.
+      target: the class of the witness, or the target of the least bound.
       witness: an image in the ball and the box that the model classifies as `target`, float32
         [*input_shape], or None.
       seconds: all of it.

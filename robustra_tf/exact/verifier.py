@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Box
 from robustra_tf.exact.branch import BranchAndBound
-from robustra_tf.exact.decision import Decision, Task
+from robustra_tf.exact.decision import Decision
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import Solver
+from robustra_tf.exact.task import Inputs, Network, Task
 from robustra_tf.exact.verdict import Verdict
 from robustra_tf.graph.build import build
 
@@ -26,12 +27,13 @@ NORMS = ("linf", "l1")
 class Verifier:
     """Decides images of one model, one ball and one box.
 
-    An image is verified when every target's margin is proven to be above `TOLERANCE` over
-    `{x' : ||x' - x|| <= eps} and the box`: by WK's dual, by a linear relaxation, or by a search
-    over the phases of unstable ReLUs. It is falsified when a point, replayed in float32 through
-    the model and compared with ball and box in float64, is classified wrongly. Everything else is
-    unknown. Source of the exact encoding: V. Tjeng, K. Xiao, R. Tedrake, *Evaluating robustness of
-    neural networks with mixed integer programming*, ICLR 2019.
+    An image is verified when every target's margin is proven to be above a tolerance, about 1e-5
+    of the logits, over `{x' : ||x' - x|| <= eps} and the box`: by WK's dual, by a linear
+    relaxation, or by a search over the phases of unstable ReLUs. What is searched must first equal
+    the network at random points of the ball, neuron by neuron. It is falsified when a point,
+    replayed in float32 through the model and compared with ball and box in float64, is classified
+    wrongly. Everything else is unknown. Source of the exact encoding: V. Tjeng, K. Xiao, R.
+    Tedrake, *Evaluating robustness of neural networks with mixed integer programming*, ICLR 2019.
 
     Example:
       >>> rt.Verifier(model, eps=0.1).verify(x[0], 0).status.value
@@ -64,7 +66,8 @@ class Verifier:
           threads: that a solve may use.
 
         Raises:
-          ValueError: an argument out of range, or weights that are not finite numbers.
+          ValueError: an argument out of range, a model of one logit, or weights that are not finite
+            numbers.
           ImportError: "gurobi" without gurobipy.
         """
         if not (np.ndim(eps) == 0 and np.isfinite(eps) and eps >= 0):
@@ -82,16 +85,15 @@ class Verifier:
                 raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
             solver = SOLVERS[solver](threads)
         graph = build(model)
+        structure = graph.structure
+        if structure.output_shape[0] < 2:
+            raise ValueError("model: expected logits of at least two classes, got one")
+        box = None if box is None else (float(box[0]), float(box[1]))
         self._task = Task(
-            model=model,
-            structure=graph.structure,
-            maps=affine_maps(graph),
-            weights=graph.weights(tf.float64),
-            eps=float(eps),
-            norm=norm,
-            box=None if box is None else (float(box[0]), float(box[1])),
-            solver=solver,
-            threads=threads,
+            Network(model, structure, affine_maps(graph), graph.weights(tf.float64)),
+            Inputs(float(eps), norm, box),
+            solver,
+            threads,
         )
         self._time_limit = float(time_limit)
 
@@ -113,7 +115,7 @@ class Verifier:
 
     def _checked(self, x: np.ndarray, y: int) -> tuple[np.ndarray, int]:
         x = np.asarray(x)
-        structure, box = self._task.structure, self._task.box
+        structure, box = self._task.network.structure, self._task.inputs.box
         shape, classes = structure.input_shape, structure.output_shape[0]
         if x.shape != shape:
             raise ValueError(f"x: expected one image of shape {shape}, got {x.shape}")

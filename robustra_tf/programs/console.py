@@ -40,6 +40,8 @@ COMMANDS = {
         "train.motivation.__main__:start", "train away from another network's gradients"
     ),
 }
+#: What an extra of the package installs, by the name that Python imports it by.
+EXTRAS = {"jinja2": "report", "matplotlib": "report", "tensorflow_datasets": "data"}
 _BAD_USAGE = 2
 
 
@@ -83,4 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BAD_USAGE
     sys.argv[:] = [f"robustra {name}", *flags]  # what the program calls itself
     module, _, function = COMMANDS[name].program.partition(":")
-    return getattr(importlib.import_module(f"{__package__}.{module}"), function)() or 0
+    try:
+        return getattr(importlib.import_module(f"{__package__}.{module}"), function)() or 0
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        wanted = f"{error.name}, which pip install 'robustra-tf[{extra}]' brings"
+        sys.stderr.write(f"robustra {name}: needs {wanted}\n")
+        return _BAD_USAGE
