@@ -93,9 +93,9 @@ def test_every_method_norm_and_option_has_a_pure_step(name):
     begin, arguments = pure.state(), (x, y, pure.reference(), eps, tf.constant(0.5))
     state, metrics = pure(begin, *arguments, seed=(3, 4))
     other = pure(begin, *arguments, seed=(3, 5))[1]
-    expected = TrainStep(f, g, keras.optimizers.SGD(0.5), method, options=options)(
-        x, y, eps, (3, 4)
-    )
+    assert pure.traces == 1
+    step = TrainStep(f, g, keras.optimizers.SGD(0.5), method, options=options)
+    expected = step(x, y, eps, (3, 4))
     assert metrics.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_allclose(metrics[key], value, err_msg=key, **AGREEMENT)
@@ -103,7 +103,6 @@ def test_every_method_norm_and_option_has_a_pure_step(name):
         np.testing.assert_allclose(got, want, **AGREEMENT)
     draws = pure._gradient.problem.attacks or options.bounds.projection
     assert (float(other["loss"]) != float(metrics["loss"])) == bool(draws)
-    assert pure.traces == 1
 
 
 def test_a_pure_step_that_is_not_finite_leaves_the_state_as_it_was():

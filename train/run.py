@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sys
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     trained = Run(networks, train, plan, test=test, saver=saver)
     del train, test  # the run has its own copies
     print(_heading(config, networks, saver), flush=True)
-    trained.finish(progress=True)
+    trained.finish(write=functools.partial(print, flush=True))
     _export(config, workdir, networks)
     print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}", flush=True)
 

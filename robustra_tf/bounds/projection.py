@@ -212,11 +212,12 @@ def _drawn(shape: tuple[int, ...], ball: Ball, projection: Projection, at_image:
     The Gaussian ones stem from the image alone, the Cauchy ones from the ReLUs alone.
     """
     size, dtype = (projection.size, *shape), ball.centre.dtype
+    # The generator by name: what XLA would choose by itself is another one.
     gaussian = ball.norm == "l2" and at_image
     if gaussian:
-        drawn = tf.random.stateless_normal(size, projection.seed, dtype=dtype)
+        drawn = tf.random.stateless_normal(size, projection.seed, dtype=dtype, alg="philox")
     else:
-        uniform = tf.random.stateless_uniform(size, projection.seed, dtype=dtype)
+        uniform = tf.random.stateless_uniform(size, projection.seed, dtype=dtype, alg="philox")
         drawn = tf.tan(np.pi * (uniform - 0.5))
     if ball.norm == "l2":
         none = tf.zeros_like(drawn)

@@ -108,7 +108,8 @@ class Problem:
         seed = tf.cast(seed, tf.int32)
         draw = None
         if self.attacks:
-            draw = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype)
+            # By name: what XLA would choose by itself is another generator.
+            draw = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype, alg="philox")
         return Batch(x, y, eps, self.losses.progress(eps), draw, seed)
 
     def dual(self, network: Network, batch: Batch, which: int) -> Dual:
@@ -118,7 +119,7 @@ class Problem:
         """
         seed = None
         if self.bounds.projection:
-            seed = tf.random.experimental.stateless_fold_in(tf.cast(batch.seed, tf.int32), which)
+            seed = tf.random.experimental.stateless_fold_in(batch.seed, which)
         return ball_margins(network, batch.x, batch.y, batch.eps, self.bounds, seed=seed)
 
 

@@ -21,13 +21,22 @@ _FILE_SECONDS = 30.0
 class Progress(Watch):
     """Bars on the error stream and summary lines on the output stream."""
 
-    def __init__(self, epochs: int, passes: int, batch_size: int, spent: float = 0.0):
+    def __init__(
+        self,
+        epochs: int,
+        passes: int,
+        batch_size: int,
+        spent: float = 0.0,
+        write: Callable[[str], None] = tqdm.write,
+    ):
         """Prepares for `passes` passes to come of a run of `epochs` epochs.
 
-        `spent` are the seconds that an earlier process gave to the first of them.
+        `spent` are the seconds that an earlier process gave to the first of them; `write` takes the
+        lines.
         """
         self._epochs, self._left, self._batch_size = epochs, passes, batch_size
         self._done, self._start = 0, time.perf_counter() - spent
+        self._write = write
         self._bars: dict[str, _Bar] = {}
         self._terminal = sys.stderr.isatty()
         self._refresh = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS
@@ -46,8 +55,7 @@ class Progress(Watch):
             f"{done.seconds:.1f} s",
             f"left {tqdm.format_interval(rest)}",
         ]
-        sys.stdout.write("  ".join(words) + "\n")
-        sys.stdout.flush()
+        self._write("  ".join(words))
 
     def begin(self, begun: Begun) -> None:
         """Shows a bar."""

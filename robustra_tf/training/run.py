@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from robustra_tf.batches import TrainingBatches
 from robustra_tf.certificates import certify
@@ -99,7 +100,8 @@ def _finished(learners, train, plan, test, workdir, progress) -> History:
         folder.root.mkdir(parents=True, exist_ok=True)
         hold(folder.root)
         saver = Saver(folder, learners, plan)
-    return Run(learners, train, plan, test=test, saver=saver).finish(progress=progress)
+    run = Run(learners, train, plan, test=test, saver=saver)
+    return run.finish(write=tqdm.write if progress else None)
 
 
 def make_learners(
@@ -182,8 +184,11 @@ class Run:
         self._start = saver.start if saver else Position()
         self._history = saver.history if saver else History()
 
-    def finish(self, *, progress: bool = False) -> History:
-        """Trains to the end of the plan; `progress` shows a bar and prints a line for each pass.
+    def finish(self, *, write: Callable[[str], None] | None = None) -> History:
+        """Trains to the end of the plan.
+
+        Args:
+          write: takes a line for each pass, which has a bar too; None for neither.
 
         Raises:
           Stopped: it was asked to; with the checkpoint's path.
@@ -193,10 +198,10 @@ class Run:
         """
         course = Course(self.learners, self.batches, self._plan)
         shown = None
-        if progress:
+        if write is not None:
             due = course.passes - self._start.passes
             spent = self._start.seconds
-            shown = Progress(self._plan.epochs, due, self.batches.batch_size, spent)
+            shown = Progress(self._plan.epochs, due, self.batches.batch_size, spent, write)
         try:
             self._train(course, shown)
         except NotFiniteError as error:
