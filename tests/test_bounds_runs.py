@@ -11,8 +11,9 @@ from keras import layers
 from robustra_tf.bounds import radius, runs
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.compiled import margins_bound
-from robustra_tf.graph import build
+from robustra_tf.graph import Network, build
 from tests import nets
 from tests.oracles import assert_close
 
@@ -56,7 +57,8 @@ def test_calls_leave_bounds_and_gradients_as_they_are(make, count, rows, norm, b
         with tf.GradientTape() as tape:
             tape.watch(weights)
             region = ball(x, tf.constant(0.05, x.dtype), norm)
-            result = margins(graph.structure, weights, region, y, rows, budget)
+            network = Network(graph.structure, weights)
+            result = margins(network, region, y, BoundOptions(rows, budget))
             total = tf.reduce_sum(tf.square(result.upper))
         gradient = tape.gradient(total, weights, unconnected_gradients="zero")
         return result.upper, result.rows, list(result.enclosure.bounds.values()), gradient
@@ -79,7 +81,7 @@ def operations(depth):
     """How many operations a certificate's bound has, those of its functions included."""
     model = stack(depth)
     graph = build(model)
-    function = margins_bound(graph.structure, "linf", (0.0, 1.0), "dual", "auto", "dual")
+    function = margins_bound(graph.structure, "dual", (0.0, 1.0), BoundOptions())
     x = tf.constant(nets.images(model, 2, seed=1), tf.float32)
     traced = function.get_concrete_function(graph.weights(), x, tf.range(2), tf.constant(0.01))
     library = traced.graph.as_graph_def().library.function
