@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NORMS = ("linf", "l2", "l1")
 # Those whose dual norms random projections estimate.
@@ -64,7 +64,7 @@ class Range(NamedTuple):
     unit: str = ""  # words that follow the range, such as "pixels"
     open_low: bool = False
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         above = value > self.low if self.open_low else value >= self.low
         return above and value <= self.high and math.isfinite(value)
 

@@ -32,6 +32,11 @@ class BoundOptions:
 
     Raises:
       ValueError: an option out of its range, or a projection that does not go with the others.
+
+    Example:
+      >>> options = rt.BoundOptions(inner="mixed")
+      >>> options.rows, options.norm
+      ('auto', 'linf')
     """
 
     rows: str = "auto"

@@ -55,6 +55,10 @@ class LossOptions:
 
     Raises:
       ValueError: an option out of its range, by name.
+
+    Example:
+      >>> rt.LossOptions(attack_steps=4).share
+      0.05
     """
 
     share: float = 0.05

@@ -29,6 +29,11 @@ class StepOptions:
 
     Raises:
       ValueError: an option out of its range, by name.
+
+    Example:
+      >>> options = rt.StepOptions.of(norm="l2", inner="mixed", clip_norm=1.0)
+      >>> options.bounds.norm, options.clip_norm
+      ('l2', 1.0)
     """
 
     bounds: BoundOptions = BoundOptions()

@@ -42,6 +42,11 @@ class TrainingPlan:
 
     Raises:
       ValueError: a setting out of its range, by name.
+
+    Example:
+      >>> plan = rt.TrainingPlan(eps=0.1, epochs=6, method="ibp")
+      >>> plan.batch_size, plan.warmup_epochs
+      (50, 2)
     """
 
     eps: float

@@ -141,7 +141,7 @@ def solve(problem: Problem, network: Network, reference: Dual | None, batch: Bat
         found = found._replace(measured={"robust_error": robust_error(found.upper, batch.y)})
     else:
         found = _dual_loss(problem, network, reference, batch)
-    measured |= found.measured
+    measured |= found.measured or {}
     return found._replace(
         measured={
             problem.reported(name): tf.cast(tf.stop_gradient(value), tf.float32)

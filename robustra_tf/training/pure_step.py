@@ -44,6 +44,11 @@ class PureStep:
 
     Raises:
       ValueError: as `TrainStep`, and for an optimizer that has no pure form.
+
+    Example:
+      >>> step = rt.PureStep(f, g, keras.optimizers.Adam(1e-3))
+      >>> [tuple(weight.shape) for weight in step.state().weights]
+      [(2, 2), (2,), (2, 2), (2,)]
     """
 
     def __init__(

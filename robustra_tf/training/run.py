@@ -42,12 +42,6 @@ def train_pair(
 ) -> History:
     """Trains two networks in place; by `robustra`, each against the other as its reference.
 
-    What `python -m train.main` does, on networks and data of your own:
-
-        f, g = (rt.models.build("digits_small", seed=seed) for seed in (1, 2))
-        digits = rt.data.load("digits", "train")
-        history = rt.train_pair(f, g, digits, rt.TrainingPlan(eps=0.1, epochs=14, lr=4e-3))
-
     Args:
       f, g: Keras models of supported layers, image to logits, of one input and one output shape;
         with the parallel schedule, made on the devices of the plan.
@@ -66,6 +60,12 @@ def train_pair(
       InUseError: another process works in the folder.
       CheckpointError: the folder's checkpoints are damaged, or of other networks or another plan.
       NotFiniteError: a loss, a gradient or a weight is no finite number.
+
+    Example:
+      >>> images = rt.data.Dataset(x, y)
+      >>> history = rt.train_pair(f, g, images, rt.TrainingPlan(eps=0.1, epochs=1))
+      >>> [(row.epoch, row.network) for row in history.rows]
+      [(1, 'f'), (1, 'g')]
     """
     learners = make_learners({"f": f, "g": g}, plan)
     return _finished(learners, train, plan, test, workdir, progress)
@@ -88,6 +88,12 @@ def train(
       reference: for `robustra`, the network in whose adversarial space attacks are bounded; it
         stays as it is. None for the other methods.
       train, plan, test, workdir, progress: as `train_pair` takes them.
+
+    Example:
+      >>> plan = rt.TrainingPlan(eps=0.1, epochs=2, method="ibp")
+      >>> history = rt.train(model, rt.data.Dataset(x, y), plan)
+      >>> [(row.epoch, row.network) for row in history.rows]
+      [(1, 'f'), (2, 'f')]
     """
     learners = make_learners({"f": model}, plan, reference)
     return _finished(learners, train, plan, test, workdir, progress)

@@ -34,6 +34,12 @@ class TrainStep:
     Raises:
       ValueError: an unknown method, a reference that is missing or not wanted, or an option that
         the method does not take.
+
+    Example:
+      >>> step = rt.TrainStep(f, g, keras.optimizers.Adam(1e-3), "robustra")
+      >>> metrics = step(tf.constant(x), tf.constant(y), tf.constant(0.1))
+      >>> float(metrics["robust_error"])
+      0.0
     """
 
     def __init__(
