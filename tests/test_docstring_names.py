@@ -107,7 +107,7 @@ class Library:
             return rest in self.classes[head]
         # Of a parameter or an attribute, whose class is not looked for.
         somewhere = any(rest in own for own in self.classes.values()) or _of_keras(rest)
-        if rest and head in scope | self.members[module] and somewhere:
+        if rest and head in (scope | self.members[module]) - {*FOREIGN} and somewhere:
             return True
         return _foreign(name) if rest else _of_keras(name)
 
