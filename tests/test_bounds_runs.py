@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from robustra_tf.bounds import radius, runs
+from robustra_tf.bounds import cost, runs
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
@@ -19,15 +19,13 @@ from tests.oracles import assert_close
 
 
 def ladder():
-    """Skips over one and over several ReLUs, from windows too, and ReLUs side by side."""
+    """A skip of windows, and ReLUs side by side with a skip over both."""
     inputs = keras.Input((5, 5, 1))
     first = layers.Conv2D(2, 3, padding="same", activation="relu")(inputs)
-    second = layers.Conv2D(2, 3, padding="same", activation="relu")(first)
-    third = layers.Conv2D(2, 2, padding="same")(second)
-    joined = layers.Flatten()(layers.ReLU()(layers.Add()([first, third, first])))
-    hidden = layers.Dense(4, activation="relu")(joined)
-    left, right = (layers.Dense(4, activation="relu")(hidden) for _ in "lr")
-    hidden = layers.ReLU()(layers.Add()([left, right, hidden]))
+    second = layers.Conv2D(2, 2, padding="same")(first)
+    hidden = layers.Flatten()(layers.ReLU()(layers.Add()([first, second])))
+    sides = [layers.Dense(50, activation="relu")(hidden) for _ in "lr"]
+    hidden = layers.Add()([*sides, hidden])
     return nets.randomise(keras.Model(inputs, layers.Dense(nets.CLASSES)(hidden)), 5)
 
 
@@ -69,7 +67,7 @@ def test_calls_leave_bounds_and_gradients_as_they_are(make, count, rows, norm, b
         operations = {operation.type for operation in traced.graph.get_operations()}
         return tf.nest.flatten(traced(*weights)), "PartitionedCall" in operations
 
-    monkeypatch.setattr(radius, "SMALL", 0)  # where rows are few, "auto" would decide nothing
+    monkeypatch.setattr(cost, "SMALL", 0)  # where rows are few, "auto" would decide nothing
     (spelled, without), (called, by_calls) = results(10**9), results(0)
     assert by_calls
     assert not without

@@ -15,6 +15,8 @@ from robustra_tf.graph.spatial import Pad2D, Windowed
 #: Copies of a row that are alive at once: coefficients, their absolute values, their product with
 #: the slopes, the padded input of the next convolution.
 COPIES = 4
+#: Coefficients of all rows of a node on one example, up to which arithmetic takes no time.
+SMALL = 2**12
 #: Copies of every row that a gradient keeps until the backward pass, as measured.
 KEPT = 2
 
@@ -57,6 +59,12 @@ def row_cost(structure: Structure, index: int) -> RowCost:
             else:
                 pending[source] = None if source in pending else window
     return RowCost(math.prod(shape), numbers, widest)
+
+
+def calls_dominate(structure: Structure, index: int) -> bool:
+    """Whether the rows of a node are so few and short that operations cost more than arithmetic."""
+    cost = row_cost(structure, index)
+    return cost.rows * cost.widest <= SMALL
 
 
 def _before(window: Window, op: Op) -> Window | None:

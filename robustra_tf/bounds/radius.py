@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.chunks import map_recomputed, tensors_of
-from robustra_tf.bounds.cost import COPIES, row_cost, slices
+from robustra_tf.bounds.cost import COPIES, calls_dominate, row_cost, slices
 from robustra_tf.bounds.dual import chosen_rows, fuses, half_widths, support, trace, unit_rows
 from robustra_tf.bounds.frames import Chosen, Every, Frame
 from robustra_tf.bounds.passing import instead
@@ -28,8 +28,6 @@ from robustra_tf.graph.ops import Add, Dense, Relu
 
 #: The share of rows up to which picking them out takes less time than computing all.
 WORTH_CHOOSING = 0.7
-#: Coefficients of all rows of a node on one example, up to which arithmetic takes no time.
-SMALL = 2**12
 #: More rows than any batch has, where the batch size is not static.
 UNKNOWN = 2**40
 
@@ -87,12 +85,16 @@ def row_radius(
     whatever `rows="auto"` would decide: they take no time to speak of, a second way to trace does.
     """
     structure, _ = network
-    if rows == "auto" and pays_as_calls(structure) and _small(structure, index):
+    if rows == "auto" and pays_as_calls(structure) and calls_dominate(structure, index):
         rows = "needed"
     job = _Job(structure, index, ball.norm, budget, ball.centre.dtype.size)
     # A copy: the caller goes on filling its own while a gradient may still need this one.
-    relaxations = {at: relaxation.lean for at, relaxation in relaxations.items()}
-    arguments = (_coefficients(*network, index), (ball.centre, ball.radius), relaxations)
+    calls = pays_as_calls(structure)
+    relaxations = {at: each.lean if calls else each for at, each in relaxations.items()}
+    # The first weight stays in any case: rows have its dtype.
+    met = {0} | structure.coefficients(index)
+    weights = [weight if i in met else None for i, weight in enumerate(network[1])]
+    arguments = (weights, (ball.centre, ball.radius), relaxations)
     if rows == "every":
         return job.every(arguments)[0]
     batch = ball.centre.shape[0]
@@ -123,26 +125,6 @@ def row_radius(
         return tf.cond(many, every, chosen)
 
     return _with_sparse_gradient(job, value, arguments, total, many)
-
-
-def _small(structure: Structure, index: int) -> bool:
-    """Whether the rows of a node are so few and short that it is their calls that take time."""
-    cost = row_cost(structure, index)
-    return cost.rows * cost.widest <= SMALL
-
-
-def _coefficients(
-    structure: Structure, weights: Sequence[tf.Tensor], index: int
-) -> list[tf.Tensor | None]:
-    """The weights that rows of node `index` meet on their way; None for the others.
-
-    The first stays in any case: rows have its dtype.
-    """
-    met = {0}
-    for node in structure.nodes[1 : index + 1]:
-        if not isinstance(node.op, Relu):
-            met.update(node.weights[: node.op.coefficients_count])
-    return [weight if i in met else None for i, weight in enumerate(weights)]
 
 
 def _with_sparse_gradient(

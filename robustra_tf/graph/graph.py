@@ -100,6 +100,11 @@ class Structure:
         """How many weights `forward` needs."""
         return 1 + max((i for node in self.nodes for i in node.weights), default=-1)
 
+    def coefficients(self, index: int) -> set[int]:
+        """The weights that the matrices of nodes up to `index` are made of, without biases."""
+        nodes = (node for node in self.nodes[: index + 1] if isinstance(node.op, AffineOp))
+        return {i for node in nodes for i in node.weights[: node.op.coefficients_count]}
+
     def forward(self, weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         """The network's exact output.
 
