@@ -136,7 +136,7 @@ def optimised_margins(
     y: tf.Tensor,
     bounds: Mapping[int, Interval],
     *,
-    steps: int = 20,
+    steps: int | tf.Tensor = 20,
     rate: float = 0.2,
 ) -> tf.Tensor:
     """`crown_margins` with the lower slopes of every margin optimised: [n, classes].
@@ -146,7 +146,7 @@ def optimised_margins(
 
     Args:
       network, ball, y, bounds: as `crown_margins` takes them.
-      steps: of the descent.
+      steps: of the descent; a tensor serves any number without retracing.
       rate: Adam's, falling to a tenth along the steps.
     """
     classes = network.structure.output_shape[0]
@@ -166,7 +166,7 @@ def optimised_margins(
             upper = bound(slopes)
         found = tape.gradient(upper, slopes, unconnected_gradients="zero")
         count = tf.cast(k, upper.dtype)
-        scale = rate * 0.1 ** (count / steps)
+        scale = rate * 0.1 ** (count / tf.cast(steps, upper.dtype))
         mean = [0.9 * m + 0.1 * g for m, g in zip(mean, found, strict=True)]
         square = [0.99 * s + 0.01 * tf.square(g) for s, g in zip(square, found, strict=True)]
         moved = []

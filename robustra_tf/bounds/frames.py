@@ -54,11 +54,11 @@ class Every(Frame):
 
     def whole(self, images: tf.Tensor) -> tf.Tensor:
         """[n, 1, *shape]."""
-        return images[:, None]
+        return tf.expand_dims(images, 1)
 
     def windows(self, cut: tf.Tensor) -> tf.Tensor:
         """[n, positions, 1, kh, kw, c]."""
-        return cut[:, :, None]
+        return tf.expand_dims(cut, 2)
 
     def constant(self, windows: tf.Tensor) -> tf.Tensor:
         """[1, positions, 1, ...]."""

@@ -87,10 +87,7 @@ Rows = WholeRows | WindowRows
 
 def regroup(values: tf.Tensor, trailing: int, shape: tuple[int, ...]) -> tf.Tensor:
     """Reshape the last `trailing` axes to `shape`, whatever stands before them."""
-    lead = tf.shape(values)[: values.shape.rank - trailing]
-    result = tf.reshape(values, tf.concat([lead, shape], 0))
-    result.set_shape((*values.shape[: values.shape.rank - trailing], *shape))
-    return result
+    return _with_leading(values, values, values.shape.rank - trailing, shape)
 
 
 def merged(values: tf.Tensor, trailing: int) -> tf.Tensor:
@@ -100,7 +97,17 @@ def merged(values: tf.Tensor, trailing: int) -> tf.Tensor:
 
 def split(values: tf.Tensor, like: tf.Tensor, trailing: int) -> tf.Tensor:
     """Undo `merged`: the leading axes of `like` (whose last `trailing` axes are dropped)."""
-    rank = like.shape.rank - trailing
-    result = tf.reshape(values, tf.concat([tf.shape(like)[:rank], tf.shape(values)[1:]], 0))
-    result.set_shape((*like.shape[:rank], *values.shape[1:]))
+    return _with_leading(values, like, like.shape.rank - trailing, values.shape[1:])
+
+
+def _with_leading(
+    values: tf.Tensor, like: tf.Tensor, count: int, rest: tuple[int, ...]
+) -> tf.Tensor:
+    """`values` in the shape of the first `count` axes of `like`, then `rest`."""
+    shape = (*like.shape[:count], *rest)
+    if shape.count(None) < 2 and 0 not in shape:
+        # One operation instead of the eight that put a dynamic shape together.
+        return tf.reshape(values, [-1 if size is None else size for size in shape])
+    result = tf.reshape(values, tf.concat([tf.shape(like)[:count], rest], 0))
+    result.set_shape(shape)
     return result
