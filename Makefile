@@ -18,7 +18,7 @@ train: $(VENV)/.train
 	$(BIN)/python -m eval.main --saved_model=$(RUN_DIR)/f --stages=clean,lp --out=$(RUN_DIR)/eval_f
 	$(BIN)/python -m eval.main --saved_model=$(RUN_DIR)/g --stages=clean,lp --out=$(RUN_DIR)/eval_g
 	@echo "Results: $(RUN_DIR)/eval_f/results.json and $(RUN_DIR)/eval_g/results.json"
-	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)"
+	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)/events"
 
 test: lint
 	$(PYTEST) --dist loadfile --no-loadscope-reorder --cov --cov-report=

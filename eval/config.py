@@ -120,6 +120,7 @@ class Config(Source):
         "folder of results.json, report.html and ledger.csv", topic=_RESULTS
     )
     resume: bool = _results("go on with the evaluation in --out", False)
+    overwrite: bool = _results("replace the results that are in --out", False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -225,5 +226,7 @@ def _check(config: Config) -> None:
         raise SettingError("stages", f"no {', '.join(UNSOUND)} with --sound", unsound[0])
     if config.solver == "gurobi" and importlib.util.find_spec("gurobipy") is None:
         raise SettingError("solver", "branch or highs where gurobipy is not installed", "gurobi")
+    if config.resume and config.overwrite:
+        raise SettingError("overwrite", "one of --resume and --overwrite", True)
     if "milp" in config.stages and config.norm == "l2":
         raise SettingError("stages", "no milp with --norm=l2, whose balls are not linear", "milp")

@@ -18,6 +18,7 @@ from robustra_tf.program import Program
 from robustra_tf.stopping import Exit, Stop, Stopped
 
 from . import config as configs
+from . import results
 
 FLAGS = flags.FLAGS
 PROGRAM = Program("eval.main")
@@ -32,6 +33,8 @@ def main(argv) -> int:
     del argv
     try:
         config = configs.resolve({name: FLAGS[name].value for name in configs.FIELDS})
+        if not (config.resume or config.overwrite):
+            results.require_free(config.out)
         data.find(config.dataset, config.data_dir)
     except (ValueError, OSError) as error:
         return PROGRAM.refuse(error)
@@ -39,6 +42,9 @@ def main(argv) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.set_verbosity(logging.WARNING)
     with Stop(PROGRAM.say) as stop:
+        stop.nothing_to_lose("nothing was decided yet")
+        source = config.saved_model or config.weights
+        PROGRAM.say(f"{source} on {config.dataset} {config.split}; starting TensorFlow")
         return _evaluate(config, stop)
 
 

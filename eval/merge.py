@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from robustra_tf import command
 from robustra_tf.program import Program
 
-from . import gallery, ledger, page, results, sweep, witnesses
+from . import folder, gallery, ledger, page, results, sweep, witnesses
 from .ledger import Ledger, LedgerError, Stored
 
 PROGRAM = Program("eval.merge")
@@ -36,18 +36,20 @@ class Part(NamedTuple):
     sweep: dict[float, Stored]
 
 
-def merge(out: Path, directories: Sequence[Path]) -> dict[str, Any]:
+def merge(out: Path, directories: Sequence[Path], overwrite: bool = False) -> dict[str, Any]:
     """Merges finished evaluations into one; returns the content of its results.json.
 
     Nothing is written before everything has been checked, and no part is changed.
 
     Args:
-      out: a new or empty directory, or one of a finished evaluation, which is replaced.
+      out: a new or empty directory, or one of an evaluation.
       directories: at least one, of `eval.main` or of earlier merges.
+      overwrite: replace the evaluation in `out`.
 
     Raises:
       LedgerError: a part is missing, unfinished, damaged, of another evaluation than the first (the
         text names what differs) or has examples of another part (it names them).
+      SettingError: `out` has results.
     """
     if not directories:
         raise LedgerError("expected the directories of evaluations to merge, got none")
@@ -60,8 +62,11 @@ def merge(out: Path, directories: Sequence[Path]) -> dict[str, Any]:
     figures = [results.read(part.directory) for part in parts]
     identity = _identity(part.stored.identity for part in parts)
     at = {eps: _identity(p.sweep[eps].identity for p in parts) for eps in parts[0].sweep}
+    if overwrite:
+        folder.clear(out)
     for directory in (out, *(sweep.directory(out, eps) for eps in at)):
         ledger.check(directory, {}, resume=False)
+    results.require_free(out)
     rows, seconds = _write(out, identity, [part.stored for part in parts])
     points = []
     for eps, own in at.items():
@@ -145,6 +150,7 @@ class Merge:
 
     parts: tuple[Path, ...] = command.setting("a finished evaluation", operands="DIR")
     out: Path = command.setting("folder of the merged one")
+    overwrite: bool = command.setting("replace the results that are in --out", False)
     data_dir: str | None = command.setting(
         "TensorFlow Datasets' folder, for the report's images", None
     )
@@ -155,7 +161,7 @@ def main() -> None:
     given = PROGRAM.read(Merge, __doc__)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        figures = merge(given.out, given.parts)
+        figures = merge(given.out, given.parts, given.overwrite)
         print(results.table(figures))
         print(page.write(given.out, data_dir=given.data_dir))
     except (ValueError, OSError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+NAME, FOLDER = "report.html", "figures"
 #: What the extra `report` of the package installs, an evaluation itself does not need.
 _DRAWN_WITH = ("jinja2", "matplotlib")
 

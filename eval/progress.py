@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import collections
-import sys
 from collections.abc import Iterable, Sequence
 
-from tqdm import tqdm
+from robustra_tf.progress import RATE, Bar
 
 from .ledger import Row, Status
-
-# Where the bar goes to a file instead of a terminal, every refresh is a line.
-_TERMINAL_SECONDS, _FILE_SECONDS = 0.2, 30.0
 
 
 class Progress:
@@ -22,27 +18,20 @@ class Progress:
         self._prefix = prefix
         self._status = {row.index: row.status for row in rows}
         self._stage: str | None = None
-        self._bar: tqdm | None = None
+        self._bar: Bar | None = None
 
     def __call__(self, stage: str, rows: Sequence[Row], total: int, left: int) -> None:
         """Shows that `stage` has added `rows` and has `left` of its `total` examples to do."""
         if stage != self._stage:
             self.close()
             self._stage = stage
-            self._bar = tqdm(
-                total=total,
-                initial=total - left,
-                desc=self._prefix + stage,
-                unit=" examples",
-                mininterval=_TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS,
-                dynamic_ncols=True,
-            )
+            self._bar = Bar(self._prefix + stage, total, total - left, compiling=left > 0)
         self._status.update((row.index, row.status) for row in rows)
-        counts = collections.Counter(self._status.values())
-        self._bar.set_postfix(
-            {status.value: counts[status] for status in Status}, refresh=left == 0
-        )
-        self._bar.update(len(rows))
+        if rows or not left:
+            counts = collections.Counter(self._status.values())
+            self._bar.advance(len(rows))
+            shown = [f"{status.value}={counts[status]}" for status in reversed(Status)]
+            self._bar.show([*shown, RATE], refresh=left == 0)
 
     def close(self) -> None:
         """Ends the bar."""

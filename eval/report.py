@@ -33,10 +33,9 @@ from robustra_tf.program import Program
 from . import curves, figures, gallery, published, results, sweep, witnesses
 from .cascade import Examples
 from .ledger import Status, Stored, read
+from .page import FOLDER, NAME
 
 PROGRAM = Program("eval.report")
-NAME = "report.html"
-FOLDER = "figures"
 _TEMPLATES = Path(__file__).with_name("templates")
 #: The column of Table 2 that each error is to be compared with.
 _COMPARED = {"lp_error": "lp", "milp_error_upper": "milp", "clean_error": "clean"}

@@ -12,6 +12,7 @@ from typing import Any
 
 from robustra_tf.files import write_atomically
 from robustra_tf.reading import read_json
+from robustra_tf.settings import SettingError
 
 from .config import STAGES
 from .ledger import Row, Status
@@ -143,13 +144,36 @@ def read(directory: Path) -> dict[str, Any]:
     return figures
 
 
+def require_free(out: Path) -> None:
+    """Refuses a folder with the results of a finished evaluation.
+
+    Raises:
+      SettingError: there are some; the text says of what.
+    """
+    if (out / NAME).exists():
+        wanted = f"a folder without results ({_told(out)}); --overwrite replaces them"
+        raise SettingError("out", wanted, str(out))
+
+
+def _told(out: Path) -> str:
+    try:
+        figures = read(out)
+        return f"there are those of {title(figures)}, {figures['date']}"
+    except (ValueError, KeyError):
+        return f"there is a {NAME}"
+
+
+def title(figures: Mapping[str, Any]) -> str:
+    """What the figures are about, in a line."""
+    return (
+        f"{figures['model']} on {figures['n']:,} {figures['split']} examples of "
+        f"{figures['dataset']}, {figures['norm']} radius {figures['eps']:g} in pixels"
+    )
+
+
 def table(figures: Mapping[str, Any]) -> str:
     """The figures as lines to print."""
     n = figures["n"]
-    title = (
-        f"{figures['model']} on {n:,} {figures['split']} examples of {figures['dataset']}, "
-        f"{figures['norm']} radius {figures['eps']:g} in pixels"
-    )
     lines = [(words, figures[name]) for name, words in ERRORS.items() if name in figures]
     lines.append(("undecided", figures["undecided"] / n))
     width = max(len(words) for words, _ in lines)
@@ -158,4 +182,4 @@ def table(figures: Mapping[str, Any]) -> str:
         for words, share in lines
     ]
     took = ", ".join(f"{stage} {spent:.1f}" for stage, spent in figures["seconds"].items())
-    return "\n".join([title, *body, f"  seconds: {took}"])
+    return "\n".join([title(figures), *body, f"  seconds: {took}"])

@@ -15,15 +15,17 @@ from robustra_tf import fingerprint, graph
 from robustra_tf.files import hold
 from robustra_tf.stopping import NEVER, Stop
 
-from . import cascade, inputs, page, results, stages, sweep
+from . import cascade, folder, inputs, page, results, stages, sweep
 from .config import Config
-from .ledger import Ledger, check
+from .ledger import Ledger, Row, check
 from .progress import Progress
 from .witnesses import Witnesses
 
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how
 # many processes, and the radii of a sweep, which have ledgers of their own.
-_PLACES = ("saved_model", "weights", "data_dir", "out", "resume", "workers", "eps_sweep")
+_PLACES = (
+    *("saved_model", "weights", "data_dir", "out", "resume", "overwrite", "workers", "eps_sweep"),
+)
 
 
 class Evaluation(NamedTuple):
@@ -50,10 +52,14 @@ def prepare(config: Config) -> Evaluation:
     identity = _identity(config, model, images, labels)
     config.out.mkdir(exist_ok=True)
     hold(config.out)
+    if config.overwrite:
+        folder.clear(config.out)
     # Before the first ledger is opened, which may begin it anew.
     for eps in config.eps_sweep:
-        folder = sweep.directory(config.out, eps)
-        check(folder, sweep.identity_at(identity, eps), config.resume)
+        place = sweep.directory(config.out, eps)
+        check(place, sweep.identity_at(identity, eps), config.resume)
+    if not config.resume:
+        results.require_free(config.out)
     ledger = Ledger(config.out, identity, config.resume)
     # No batch is filled up beyond the examples that there are.
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(images)))
@@ -68,6 +74,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
       Stopped: `stop` asked for it; everything that was decided is recorded.
     """
     config, model, examples, identity, ledger = evaluation
+    stop.keeps(f"what is decided stays in {config.out}, --resume goes on from it")
     kept = Witnesses(config.out, identity, model, config.resume)
     made = stages.make(config, model)
     progress = Progress(ledger.rows.values())
@@ -89,8 +96,10 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
 def _until(stop: Stop, progress: Progress) -> cascade.Watch:
     """Shows progress, and stops where a batch is recorded and the next one is not begun."""
 
-    def watch(*told) -> None:
-        progress(*told)
+    def watch(stage: str, rows: Sequence[Row], total: int, left: int) -> None:
+        if rows:
+            stop.nothing_to_lose(None)
+        progress(stage, rows, total, left)
         stop.check()
 
     return watch
@@ -100,14 +109,10 @@ def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> 
     """Runs PGD and the LP bound at the further radii, with what the stages have compiled."""
     config, model, examples, identity, ledger = evaluation
     if not config.eps_sweep:
-        if not config.resume:
-            sweep.write(config.out, identity, ())  # of the evaluation before
         return
     have = {stage.name: stage for stage in made}
-    wanted = [name for name in sweep.STAGES if name not in have]
-    have |= {
-        s.name: s for s in stages.make(dataclasses.replace(config, stages=tuple(wanted)), model)
-    }
+    wanted = tuple(name for name in sweep.STAGES if name not in have)
+    have |= {s.name: s for s in stages.make(dataclasses.replace(config, stages=wanted), model)}
     bars: list[Progress] = []
 
     def watch(eps: float, ledger: Ledger) -> cascade.Watch:

@@ -143,7 +143,9 @@ def _read(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: there is no such SavedModel directory")
     if not (directory / "saved_model.pb").is_file():
-        raise FileNotFoundError(f"{directory}: not a SavedModel (it has no saved_model.pb)")
+        there = sorted(str(file.parent) for file in directory.glob("*/saved_model.pb"))
+        rather = f"; {' and '.join(there)} are" if there else ""
+        raise FileNotFoundError(f"{directory}: not a SavedModel (it has no saved_model.pb){rather}")
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(

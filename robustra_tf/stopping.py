@@ -31,8 +31,9 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 class Stop:
     """While entered, SIGINT and SIGTERM ask the program to stop instead of ending it.
 
-    The first one sets `requested`, which the program looks at where it can stop. A second one ends
-    the process at once, in the middle of whatever it does, with 128 plus the signal's number.
+    The first one sets `requested`, which the program looks at where it can stop; as long as
+    `nothing_to_lose` holds it ends the process with `Exit.STOPPED` instead. A second one ends the
+    process at once, in the middle of whatever it does, with 128 plus the signal's number.
 
     To be entered by the main thread.
     """
@@ -40,6 +41,8 @@ class Stop:
     def __init__(self, tell: Callable[[str], None]):
         """Prepares; `tell` is called with a line for the user at the first signal."""
         self._tell = tell
+        self._idle: str | None = None
+        self._kept = "nothing was saved"
         #: Whether a signal has come.
         self.requested = False
 
@@ -62,6 +65,14 @@ class Stop:
         self._thread.join()
         os.close(self._reader)
 
+    def nothing_to_lose(self, why: str | None) -> None:
+        """Lets a signal end the process wherever it is, telling `why`; None: no longer."""
+        self._idle = why
+
+    def keeps(self, what: str) -> None:
+        """Says what remains where a second signal ends the process; it is told that."""
+        self._kept = what
+
     def check(self) -> None:
         """Raises `Stopped` if a signal has come."""
         if self.requested:
@@ -71,10 +82,14 @@ class Stop:
         while received := os.read(self._reader, 1):
             if received[0] not in SIGNALS:
                 continue
+            name = signal.Signals(received[0]).name
             if self.requested:
+                self._tell(f"{name}: stopped at once; {self._kept}")
                 os._exit(_ENDED_BY + received[0])
             self.requested = True
-            name = signal.Signals(received[0]).name
+            if (idle := self._idle) is not None:
+                self._tell(f"{name}: stopped; {idle}")
+                os._exit(Exit.STOPPED)
             self._tell(f"{name}: stopping as soon as nothing is lost; a second one stops at once")
 
 

@@ -206,7 +206,7 @@ def poisoned() -> None:
 
 
 def slow() -> None:
-    """Every step takes a second longer."""
+    """Every step takes a second longer, and says that it is done."""
     import time
 
     from robustra_tf.training.step import TrainStep
@@ -216,7 +216,9 @@ def slow() -> None:
 
     def delayed(self, *args):
         time.sleep(1)
-        return step(self, *args)
+        metrics = step(self, *args)
+        print("stepped", flush=True)
+        return metrics
 
     TrainStep.__call__ = delayed
 
@@ -240,7 +242,16 @@ def slow_evaluation() -> None:
 
 
 def stuck() -> None:
-    """The first step computes for ever, without ever coming back to Python."""
+    """The second step computes for ever, without ever coming back to Python."""
+    _endless_after(1)
+
+
+def stuck_at_once() -> None:
+    """The first step does, as if it took long to compile."""
+    _endless_after(0)
+
+
+def _endless_after(steps: int) -> None:
     import tensorflow as tf
 
     from robustra_tf.training.step import TrainStep
@@ -251,7 +262,16 @@ def stuck() -> None:
     def endless():
         return tf.while_loop(lambda x: x < 1.0, lambda x: (x * 0.5,), (tf.constant(0.5),))
 
-    TrainStep.__call__ = lambda *_: endless()
+    step, taken = TrainStep.__call__, []
+
+    def endless_at_last(self, *args):
+        if len(taken) == steps:
+            print("endless", flush=True)
+            endless()
+        taken.append(self)
+        return step(self, *args)
+
+    TrainStep.__call__ = endless_at_last
 
 
 def slow_bounds() -> None:

@@ -61,6 +61,7 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--projection=50 --inner=mixed", ["--projection", "0 with --inner=mixed", "50"]),
         ("--optimizer=rmsprop", ["--optimizer", "adam", "sgd", "rmsprop"]),
         ("--epochs=5 --eps_warmup_epochs=6", ["--epochs", "at least 6", "eps_warmup_epochs", "5"]),
+        ("--epochs=4", ["--epochs", "at least 6 (or lower --eps_warmup_epochs)", "4"]),
         ("--epochs=0 --eps_warmup_epochs=0", ["--epochs", "at least 1", "0"]),
         ("--eps_warmup_epochs=-1", ["--eps_warmup_epochs", "at least 0", "-1"]),
         ("--batch_size=0", ["--batch_size", "at least 1", "0"]),
@@ -232,6 +233,29 @@ def test_resume_takes_the_stored_settings_and_refuses_others_by_name(tmp_path):
     assert workdir.open_run(given, True)[0] == config
     with pytest.raises(settings.SettingError, match=r"--resume: .*--eps 0\.05 there, 0\.1 here"):
         workdir.open_run(given | {"eps": 0.1}, True)
+
+
+def test_more_epochs_prolong_a_run_where_its_schedules_allow_it(tmp_path):
+    given = {"workdir": str(tmp_path / "a"), "epochs": 8, "seed": 3}
+    _, folder = workdir.open_run(given, False)
+    longer, _ = workdir.open_run(given | {"epochs": 9}, True)
+    assert (longer.epochs, longer.seed) == (9, 3)
+    assert json.loads(folder.config.read_text())["epochs"] == 9
+    assert workdir.open_run({"workdir": given["workdir"]}, True)[0].epochs == 9
+    with pytest.raises(settings.SettingError, match=r"--epochs: expected at least 9 .*got 8"):
+        workdir.open_run(given, True)
+    cosine = {"workdir": str(tmp_path / "b"), "epochs": 8, "lr_schedule": "cosine"}
+    workdir.open_run(cosine, False)
+    with pytest.raises(settings.SettingError, match=r"--epochs: expected 8.*cosine.*got 9"):
+        workdir.open_run(cosine | {"epochs": 9}, True)
+
+
+def test_a_workdir_that_cannot_be_made_is_refused_by_its_name(tmp_path, monkeypatch):
+    """Here `runs`, which the default workdir lies in, is a file."""
+    monkeypatch.chdir(tmp_path)
+    Path("runs").write_text("mine")
+    with pytest.raises(settings.SettingError, match=r"--workdir: .*made.*runs.*got 'runs/digits"):
+        workdir.open_run({}, False)
 
 
 def test_resume_may_find_the_data_and_the_run_elsewhere(tmp_path):

@@ -85,23 +85,42 @@ def test_a_setting_out_of_range_is_named_in_one_line(given, change, message):
     assert "\n" not in str(raised.value)
 
 
+def test_the_folder_of_a_run_names_the_networks_in_it(given, tmp_path):
+    for name in "fg":
+        (tmp_path / "run" / name).mkdir(parents=True)
+        (tmp_path / "run" / name / "saved_model.pb").touch()
+    given |= {"weights": None, "model": None, "saved_model": str(tmp_path / "run")}
+    with pytest.raises(FileNotFoundError, match=r"run: not a SavedModel .*run/f and .*run/g are"):
+        config.resolve(given)
+
+
 def test_a_saved_model_that_is_not_there_is_named(given, tmp_path):
     given |= {"weights": None, "model": None, "saved_model": str(tmp_path / "nowhere")}
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such SavedModel"):
         config.resolve(given)
 
 
-def test_the_program_refuses_in_one_line_before_importing_tensorflow():
+def test_the_program_refuses_in_one_line_before_importing_tensorflow(given, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "results.json").touch()
     # Importing TensorFlow would fail here: an empty name in sys.modules stops its import.
     program = (
         "import sys, runpy; sys.modules['tensorflow'] = sys.modules['keras'] = None;"
         "runpy.run_module('eval.main', run_name='__main__', alter_sys=True)"
     )
-    command = [sys.executable, "-c", program, "--eps=2", "--dataset=digits"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "eval.main: --saved_model: expected either --saved_model or --weights with --model, "
-        "got 'neither'"
-    ]
-    assert done.stdout == ""
+    lines = {
+        ("--saved_model: expected either --saved_model or --weights with --model, got 'neither'"): [
+            "--eps=2",
+            "--dataset=digits",
+        ],
+        (
+            "--out: expected a folder without results (there is a results.json); --overwrite "
+            f"replaces them, got '{given['out']}'"
+        ): [f"--{name}={value}" for name, value in given.items()],
+    }
+    for line, flags in lines.items():
+        command = [sys.executable, "-c", program, *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [f"eval.main: {line}"]
+        assert done.stdout == ""

@@ -156,6 +156,15 @@ def test_an_unfinished_evaluation_is_not_merged_over(parts, saved, tmp_path):
     assert (tmp_path / "out" / "ledger.json").read_bytes() == before
 
 
+def test_results_are_not_merged_over_without_a_word(parts, tmp_path):
+    merge.merge(tmp_path / "out", parts[:2])
+    with pytest.raises(SettingError, match=r"--out: .*features on 32 test .*--overwrite"):
+        merge.merge(tmp_path / "out", parts)
+    assert results.read(tmp_path / "out")["n"] == 32
+    assert merge.merge(tmp_path / "out", parts[:1], overwrite=True)["n"] == 25
+    assert len(rows(tmp_path / "out")) == 25
+
+
 def test_a_range_is_part_of_what_a_resumed_evaluation_must_agree_in(parts, saved, tmp_path):
     copy = shutil.copytree(parts[1], tmp_path / "copy")
     with pytest.raises(

@@ -180,7 +180,10 @@ def refused(*flags, timeout=60):
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("eval.main: ")]
     assert "Traceback" not in done.stderr
-    (line,) = lines
+    # Seconds of import are announced.
+    *before, line = lines
+    assert not before or before[0].endswith("; starting TensorFlow")
+    assert len(before) < 2
     return line
 
 

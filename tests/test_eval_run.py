@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from eval import cascade, inputs, results, run
 from eval.ledger import Ledger
 from robustra_tf import data, export
 from robustra_tf.certificates import certify
+from robustra_tf.settings import SettingError
 from tests.evaluations import COUNT, RADIUS, digits_network, evaluate, resolve, rows, save
 
 
@@ -217,6 +219,26 @@ def test_a_network_for_other_images_is_refused(tmp_path):
     settings = resolve(saved, tmp_path / "out", dataset="digits", eps=0.1)
     with pytest.raises(ValueError, match=r"digits test: images of shape \(8, 8, 1\), but"):
         run.prepare(settings)
+
+
+def test_results_are_replaced_only_if_it_is_meant_and_then_as_a_whole(finished, saved, tmp_path):
+    out = shutil.copytree(finished[1], tmp_path / "out")
+    (out / "sweep" / "eps_0.5").mkdir(parents=True)
+    (out / "sweep.csv").write_text("eps\n")
+    (out / "mine.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    there = r"features on 60 test examples of digits, linf radius 0\.04 in pixels, 20\d\d-"
+    with pytest.raises(SettingError, match=f"--out: .*{there}.*--overwrite replaces them"):
+        evaluate(saved, out, stages=["clean"])
+    assert {path: path.read_bytes() for path in before} == before
+    figures = evaluate(saved, out, stages=["clean"], overwrite=True)
+    assert results.read(out) == json.loads(json.dumps(figures))
+    assert "lp_error" not in figures
+    left = {path.name for path in out.iterdir()}
+    assert left >= {"mine.txt", "results.json", "ledger.csv"}
+    assert not left & {"sweep", "sweep.csv", "witnesses.npz"}
+    with pytest.raises(SettingError, match="--overwrite: expected one of --resume and"):
+        resolve(saved, out, resume=True, overwrite=True)
 
 
 # A process of its own imports TensorFlow: some ten seconds.

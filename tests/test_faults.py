@@ -60,8 +60,8 @@ def last_line(life):
 def test_a_signal_saves_between_two_steps_and_the_run_goes_on(nursery, whole, folder, number):
     flags = FLAGS | {"checkpoint_minutes": 0}
     life = nursery.start(folder.root, "slow", **flags)
-    life.until(folder.history.exists)
-    time.sleep(1.5)
+    life.until(lambda: "stepped" in life.said())
+    time.sleep(0.5)
     life.kill(number)
     assert life.wait() == Exit.STOPPED == 3
     # Nothing but the signal had it saved within a pass.
@@ -80,8 +80,7 @@ def test_a_signal_saves_between_two_steps_and_the_run_goes_on(nursery, whole, fo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_stops_at_once_within_a_computation(nursery, folder, number):
     life = nursery.start(folder.root, "stuck", **FLAGS)
-    life.until(folder.history.exists)
-    time.sleep(1)
+    life.until(lambda: "endless" in life.said())
     life.kill(number)
     life.until(lambda: "a second one stops at once" in life.said())
     time.sleep(0.5)
@@ -90,7 +89,40 @@ def test_a_second_signal_stops_at_once_within_a_computation(nursery, folder, num
     start = time.monotonic()
     assert life.wait() == 128 + number
     assert time.monotonic() < start + 5
+    (kept,) = saved(folder)
+    assert kept.name == "000000-00000001"
+    assert last_line(life) == (
+        f"train.main: {number.name}: stopped at once; --resume goes on from {kept}"
+    )
+
+
+def test_before_the_first_step_a_signal_stops_at_once(nursery, whole, folder):
+    """Such as while it is compiled: nothing can be lost."""
+    life = nursery.start(folder.root, "stuck_at_once", **FLAGS)
+    life.until(lambda: "endless" in life.said())
+    assert "compiling" in life.said()
+    life.kill(signal.SIGINT)
+    start = time.monotonic()
+    assert life.wait() == Exit.STOPPED
+    assert time.monotonic() < start + 2
+    assert last_line(life) == "train.main: SIGINT: stopped; no step was taken yet"
     assert not saved(folder)
+    # One that goes on has a checkpoint to go on from.
+    life = nursery.start(folder.root, "slow", resume=True, **FLAGS)
+    life.until(lambda: saved(folder))
+    life.kill(signal.SIGKILL)
+    life.wait()
+    kept = saved(folder)[0]
+    life = nursery.start(folder.root, "stuck_at_once", resume=True, **FLAGS)
+    life.until(lambda: "endless" in life.said())
+    life.kill(signal.SIGINT)
+    assert life.wait() == Exit.STOPPED
+    assert last_line(life) == (
+        f"train.main: SIGINT: stopped; --resume goes on from {kept}, as before"
+    )
+    life = nursery.start(folder.root, resume=True, **FLAGS)
+    assert life.wait() == Exit.DONE, life.said()
+    assert outcome(folder) == whole
 
 
 def test_a_signal_stops_an_evaluation_too(nursery, folder):
@@ -218,6 +250,31 @@ def test_a_second_process_is_refused_while_the_first_goes_on(nursery, whole, fol
     life = nursery.start(folder.root, resume=True, **FLAGS)
     assert life.wait() == Exit.DONE, life.said()
     assert outcome(folder) == whole
+
+
+def test_a_finished_run_says_so_and_may_be_prolonged(nursery, whole, folder):
+    """To what it would have been with so many epochs from the start."""
+    flags = FLAGS | {"epochs": FLAGS["epochs"] - 1}
+    life = nursery.start(folder.root, resume=True, **flags)
+    assert life.wait() == Exit.DONE, life.said()
+    assert life.said().startswith(
+        f"train.main: nothing to resume in {folder.root}: a new run begins there; starting"
+    )
+    before = outcome(folder)
+    life = nursery.start(folder.root, resume=True, **flags)
+    assert life.wait() == Exit.DONE
+    assert life.said() == (
+        f"train.main: already finished, {flags['epochs']} epochs: {folder.model('f')} and "
+        f"{folder.model('g')}; --epochs=MORE prolongs it\n"
+    )
+    assert outcome(folder) == before
+    life = nursery.start(folder.root, resume=True, **FLAGS)
+    assert life.wait() == Exit.DONE, life.said()
+    assert f"going on with the run in {folder.root}" in life.said().splitlines()[0]
+    assert outcome(folder) == whole
+    life = nursery.start(folder.root, resume=True)
+    assert life.wait() == Exit.DONE
+    assert life.said().startswith(f"train.main: already finished, {FLAGS['epochs']} epochs")
 
 
 def test_another_configuration_is_refused_by_what_differs(nursery, folder):

@@ -170,14 +170,14 @@ def test_a_run_leaves_curves_scalars_figure_and_both_networks(done):
     for name, other in ("fg", "gf"):
         found = scalars[name]
         assert set(found) == {
-            "train/loss",
-            "train/clean_error",
-            "train/cosine",
-            "test/pgd_error",
-            "test/transfer_error",
+            "training/loss",
+            "errors/train_clean",
+            "training/cosine",
+            "errors/test_pgd",
+            "errors/test_transfer",
         }
         columns = (f"pgd_error_{name}", f"transfer_error_{other}_to_{name}")
-        for tag, column in zip(("test/pgd_error", "test/transfer_error"), columns, strict=True):
+        for tag, column in zip(("errors/test_pgd", "test/transfer_error"), columns, strict=True):
             expected = [(int(row["epoch"]), pytest.approx(float(row[column]))) for row in rows]
             assert found[tag] == expected
     # The last row is of the networks that were saved.

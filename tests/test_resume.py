@@ -127,11 +127,11 @@ def test_the_history_of_a_run_is_complete(runs):
 def test_tensorboard_has_every_scalar_of_both_networks_each_epoch(runs):
     folder, _ = runs["whole"]
     tags = {
-        "train/robust_loss",
-        "train/robust_error",
-        "train/robust_error_wk",
-        "train/clean_error",
-        "train/gradient_norm",
+        "training/loss",
+        "errors/train_robust",
+        "errors/train_robust_wk",
+        "errors/train_clean",
+        "training/gradient_norm",
         "schedule/epsilon",
         "schedule/learning_rate",
         "speed/examples_per_second",
@@ -140,8 +140,8 @@ def test_tensorboard_has_every_scalar_of_both_networks_each_epoch(runs):
         "tightness/infeasible",
         "tightness/tight",
         "tightness/loose",
-        "test/lp_error",
-        "test/clean_error",
+        "errors/test_lp",
+        "errors/test_clean",
     }
     for name in "fg":
         scalars = _scalars(folder.events(name))
@@ -157,8 +157,12 @@ def test_the_bar_and_the_lines_of_a_run(runs):
     lines = runs["whole"][1].splitlines()
     epochs = [line for line in lines if line.startswith("epoch ")]
     assert len(epochs) == 2 * EPOCHS
-    for part in ("loss", "robust error", "clean error", "eps", "lr", "examples/s", "left"):
-        assert all(part in line for line in epochs)
+    (header,) = [line for line in lines if line.startswith("error rates")]
+    assert header.split("  ")[-1].strip() == "left"
+    for title in ("eps", "robust", "clean", "test LP", "test clean", "left"):
+        assert title in header
+    assert all(len(line) == len(header) <= 80 for line in epochs)
+    assert all(line.count("%") == 4 for line in epochs)
 
 
 def test_the_saved_networks_are_those_of_the_last_checkpoint(runs):

@@ -37,6 +37,48 @@ def test_the_first_signal_asks_and_says_so(number):
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def _ended(act):
+    """The exit code of a process that does `act` with a `Stop`, and what the stop said."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with Stop(lambda line: os.write(writer, f"{line}\n".encode())) as stop:
+                act(stop)
+                time.sleep(30)
+        finally:
+            os._exit(99)
+    os.close(writer)
+    _, status = os.waitpid(pid, 0)
+    with open(reader) as file:
+        return os.waitstatus_to_exitcode(status), file.read()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_with_nothing_to_lose_the_first_signal_ends_the_process(number):
+    def act(stop):
+        stop.nothing_to_lose("no step was taken")
+        os.kill(os.getpid(), number)
+
+    assert _ended(act) == (Exit.STOPPED, f"{number.name}: stopped; no step was taken\n")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_second_signal_says_what_was_kept(number):
+    def act(stop):
+        stop.nothing_to_lose("no step was taken")
+        stop.nothing_to_lose(None)
+        stop.keeps("a checkpoint")
+        os.kill(os.getpid(), number)
+        while not stop.requested:
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    code, said = _ended(act)
+    assert code == 128 + number
+    assert said.splitlines()[1] == f"{number.name}: stopped at once; a checkpoint"
+
+
 def test_other_signals_are_not_a_wish_to_stop():
     caught = []
     old = signal.signal(signal.SIGUSR1, lambda *_: caught.append(1))

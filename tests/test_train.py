@@ -195,9 +195,9 @@ def test_summaries_are_scalars_at_the_epoch_in_a_folder_a_network(tmp_path):
         "schedule/epsilon": [(3, pytest.approx(0.1))],
         "schedule/learning_rate": [(3, pytest.approx(1e-3))],
         "speed/examples_per_second": [(3, 50.0)],
-        "train/robust_loss": [(3, 2.5)],
+        "training/loss": [(3, 2.5)],
         "unstable/1": [(3, 0.75)],
-        "test/lp_error": [(3, 0.5)],
+        "errors/test_lp": [(3, 0.5)],
     }
 
 
@@ -227,10 +227,52 @@ def test_a_pass_is_summed_up_in_one_line(capsys):
     progress = Progress(epochs=9, passes=18, batch_size=50)
     progress.summary(_pass(1, "g", robust_error=0.5, clean_error=0.25), {"test_lp_error": 0.125})
     line = capsys.readouterr().out
-    assert line.count("\n") == 1
-    for part in ("epoch 2/9 g", "eps 0.1", "loss 2.5000", "robust error 50.00%", "test lp error"):
-        assert part in line
-    assert "left" in line
+    assert line.count("\n") == 2
+    header, line = line.splitlines()
+    assert header.split("  ")[0] == "error rates"
+    columns = ["error", "rates", "eps", "robust", "clean", "test", "LP", "left"]
+    assert header.split() == columns
+    assert line.split() == ["epoch", "2/9", "g", "0.1", "50.00%", "25.00%", "12.50%", "00:00"]
+    # Each value ends below the last letter of its title.
+    for title, value in (("robust", "50.00%"), ("test LP", "12.50%"), ("left", "00:00")):
+        assert header.index(title) + len(title) == line.index(value) + len(value)
+
+
+@pytest.mark.parametrize("ending", ["", "_estimate"])
+def test_lines_of_passes_fit_a_terminal(capsys, ending):
+    """The longest of every kind of run: hours left, hundreds of epochs, all of the errors."""
+    for tests in (
+        {"test_lp_error": 1.0, "test_clean_error": 1.0},
+        {"test_interval_error": 1.0, "test_clean_error": 1.0},
+    ):
+        progress = Progress(epochs=160, passes=320, batch_size=50, spent=360.0)
+        done = _pass(99, "g", clean_error=1.0, **{f"robust_error{ending}": 1.0})
+        progress.summary(done._replace(eps=8.157 / 255), tests)
+        header, line = capsys.readouterr().out.splitlines()
+        assert len(header) == len(line) <= 80
+        assert "100.00%" in line
+        assert line.split()[-1].startswith("31:54:0")
+
+
+def test_what_is_left_does_not_count_compiling(capsys, monkeypatch):
+    """First steps of 100 s each, then 1 s; first test images 50 s, then 2 s: 7 s a pass."""
+    now = [0.0]
+    monkeypatch.setattr("robustra_tf.training.progress.time.perf_counter", lambda: now[0])
+    progress = Progress(epochs=10, passes=20, batch_size=50)
+    for number in range(4):
+        name = "fg"[number % 2]
+        progress.begin(Begun(name, number // 2, 0.1, 1e-3, 6, 0))
+        for step in range(6):
+            now[0] += 100 if number < 2 and step == 0 else 1
+            progress.advance(name, dict)
+        progress.end(name, {})
+        for part in range(2):
+            progress.evaluating(name)
+            now[0] += 50 if number < 2 and part == 0 else 2
+        progress.summary(_pass(number // 2, name), {})
+    left = [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    # Of 6 steps and 2 parts of the first passes, 5 and 1 are known: 7 s; later 10 s.
+    assert left == ["02:13", "02:06", "02:24", "02:40"]
 
 
 def test_what_is_left_counts_the_time_before_a_resume(capsys):

@@ -237,7 +237,7 @@ def _check(config: Config) -> None:
     _check_projection(config)
     settings.radius("eps", config.eps, config.norm, info.shape)
     settings.within("eps_start", config.eps_start, Range(0, config.eps, "(eps)"))
-    warmup = Range(config.eps_warmup_epochs, unit="(eps_warmup_epochs)")
+    warmup = Range(config.eps_warmup_epochs, unit="(or lower --eps_warmup_epochs)")
     settings.within("epochs", config.epochs, warmup)
     settings.radius("eps_train_ratio", config.eps_end, config.norm, info.shape)
     for name in ("interval_share", "attack_share"):

@@ -50,18 +50,46 @@ def main(argv) -> int:
         return 0
     given = {name: FLAGS[name].value for name in configs.FIELDS}
     with Stop(PROGRAM.say) as stop:
+        stop.nothing_to_lose("no step was taken yet")
         try:
             config, folder = workdir.open_run(given, FLAGS.resume, _require)
-            return _train(config, folder, stop)
+        except _Finished as finished:
+            PROGRAM.say(str(finished))
+            return Exit.DONE
         except (settings.SettingError, DataNotFoundError, BackendError) as error:
             return PROGRAM.refuse(error)
-        except OSError as error:  # Such as a full disk, or one that cannot be written.
-            PROGRAM.say(f"{error}; --resume goes on from the last checkpoint")
+        except OSError as error:
+            PROGRAM.say(str(error))
             return Exit.FAILED
+        return _train(config, folder, stop)
+
+
+class _Finished(Exception):  # noqa: N818 - it is no error
+    """A run that is to go on has come to its end; the text says where it is."""
+
+
+def _require(opening: workdir.Opening) -> None:
+    """What only TensorFlow can tell, whose import is spent on nothing but right flags."""
+    config, folder, stored = opening
+    if opening.finished:
+        places = " and ".join(str(folder.model(name)) for name in config.networks)
+        more = "" if config.lr_schedule == "cosine" else "; --epochs=MORE prolongs it"
+        raise _Finished(f"already finished, {config.epochs} epochs: {places}{more}")
+    if stored:
+        begins = f"going on with the run in {folder.root}"
+    elif FLAGS.resume:
+        begins = f"nothing to resume in {folder.root}: a new run begins there"
+    else:
+        begins = f"{config.method} on {config.dataset}, run in {folder.root}"
+    PROGRAM.say(f"{begins}; starting TensorFlow")
+    environment.prepare(config.deterministic, FLAGS["verbosity"].present)
+    require_tensorflow_backend()
+    if config.devices:
+        devices.require(config.devices, config.split_gpu_mb)
 
 
 def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
-    from robustra_tf.training.checkpoint import CheckpointError
+    from robustra_tf.training.checkpoint import CheckpointError, found
     from robustra_tf.training.means import NotFiniteError
 
     from . import run
@@ -74,17 +102,13 @@ def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
     except NotFiniteError as error:
         PROGRAM.say(str(error))
         return Exit.NOT_FINITE
-    except CheckpointError as error:
+    except (CheckpointError, DataNotFoundError) as error:
         return PROGRAM.refuse(error)
+    except OSError as error:  # Such as a full disk, or one that cannot be written.
+        anew = "goes on from the last checkpoint" if found(folder.checkpoints) else "begins anew"
+        PROGRAM.say(f"{error}; --resume {anew}")
+        return Exit.FAILED
     return Exit.DONE
-
-
-def _require(config: configs.Config) -> None:
-    """What only TensorFlow can tell, whose import is spent on nothing but right flags."""
-    environment.prepare(config.deterministic, FLAGS["verbosity"].present)
-    require_tensorflow_backend()
-    if config.devices:
-        devices.require(config.devices, config.split_gpu_mb)
 
 
 def start() -> None:

@@ -57,11 +57,12 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     print(_heading(config, networks, saver), flush=True)
     trained.finish(write=functools.partial(print, flush=True))
     _export(config, workdir, networks)
-    print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}", flush=True)
+    print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}")
+    print(f"curves: tensorboard --logdir={workdir.events('')}", flush=True)
 
 
 def _export(config: Config, workdir: Workdir, networks: Sequence[Learner]) -> None:
-    settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm")}
+    settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm", "epochs")}
     for network in networks:
         place = workdir.model(network.name)
         for left in workdir.root.glob(f".{network.name}.*"):

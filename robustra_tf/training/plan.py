@@ -144,6 +144,14 @@ class TrainingPlan:
         """What the steps are tuned by, with the end of the ramp."""
         return self.options.with_losses(eps_end=self.eps_end)
 
+    def prolongs(self, epochs: int) -> bool:
+        """Whether it goes on where an equal plan of so many epochs has come to its end.
+
+        A cosine, and a warm-up that is a share of all epochs, are laid out for their number.
+        """
+        laid_out = self.lr_schedule == "cosine" or self.eps_warmup_epochs is None
+        return self.epochs >= epochs and not laid_out
+
     def radius(self, epoch: int, step: int, steps: int) -> float:
         """The radius in pixels of a step, of `steps` in an epoch; both count from 0."""
         ends = (self.eps_start, self.eps_end, self.warmup_epochs)

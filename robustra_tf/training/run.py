@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from robustra_tf.training.step import TrainStep
 from robustra_tf.training.watch import Position, Watches
 from robustra_tf.training.workdir import Workdir
 
-#: Test images between two looks at whether the run is to stop; a multiple of the batches.
-_TESTED_TOGETHER = 500
+#: Test images between two looks at whether the run is to stop, and those that the dual bounds at a
+#: time.
+_TESTED_TOGETHER, _BATCH = 500, 20
 
 
 def train_pair(
@@ -226,7 +228,7 @@ class Run:
         watch = Watches(*(one for one in (shown, self._saver) if one is not None))
         schedule = parallel if self._plan.schedule == "parallel" else alternate
         for results in schedule(course, self._start, watch):
-            tests = [self._tested(result.learner) for result in results]
+            tests = [self._tested(result.learner, shown) for result in results]
             for result, errors in zip(results, tests, strict=True):
                 self._record(result, errors)
             if self._saver:
@@ -242,11 +244,14 @@ class Run:
         if self._saver:
             self._saver.record(done, row, errors)
 
-    def _tested(self, learner: Learner) -> Mapping[str, float]:
-        if self._test is None:
-            return {}
-        between = self._saver.interrupt if self._saver else lambda: None
-        return errors_on_test(learner, self._test, self._plan, between)
+    def _tested(self, learner: Learner, shown: Progress | None) -> Mapping[str, float]:
+        def between() -> None:
+            if self._saver:
+                self._saver.interrupt()
+            if shown:
+                shown.evaluating(learner.name)
+
+        return errors_on_test(learner, self._test, self._plan, between) if self._test else {}
 
 
 def errors_on_test(
@@ -258,18 +263,25 @@ def errors_on_test(
     """The certified error at the full radius and the clean error.
 
     The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
-    cut to the box. `between` is called every `_TESTED_TOGETHER` images.
+    cut to the box. `between` is called before the first batch and then every `_TESTED_TOGETHER`
+    images.
     """
     bounds = plan.options.bounds
-    how = {"box": None, "inner": bounds.inner}
+    batch, how = _BATCH, {"box": None, "inner": bounds.inner}
     if plan.traits.bound == "interval":
-        how = {"method": "interval", "batch_size": 500}
+        batch, how = _TESTED_TOGETHER, {"method": "interval"}
     certified, correct = [], []
-    for first in range(0, len(test.labels), _TESTED_TOGETHER):
+    # The first batch, which is compiled, by itself: it says how long that takes. None is smaller
+    # than a batch, for which another one would be compiled.
+    count = len(test.labels)
+    starts = [0, *range(batch, count - batch + 1, _TESTED_TOGETHER)]
+    for first, last in itertools.pairwise([*starts, count]):
         between()
-        part = Dataset(*(array[first : first + _TESTED_TOGETHER] for array in test))
+        part = Dataset(*(array[first:last] for array in test))
         with tf.device(learner.device):
-            certificate = certify(learner.model, *part, eps=plan.eps, norm=bounds.norm, **how)
+            certificate = certify(
+                learner.model, *part, eps=plan.eps, norm=bounds.norm, batch_size=batch, **how
+            )
         certified.append(certificate.certified)
         correct.append(certificate.predicted == part.labels)
     return {

@@ -57,7 +57,9 @@ class Saver(Watch):
         self._settings = plan.settings()
         if self.resumed is not None:
             self.start, notes = self.resumed.position, self.resumed.notes
-            self._require_plan(notes.get("plan", self._settings))
+            self._require_plan(notes.get("plan", self._settings), plan)
+            stop.nothing_to_lose(f"--resume goes on from {self.resumed.path}, as before")
+            stop.keeps(f"--resume goes on from {self.resumed.path}")
         self._file = HistoryFile(workdir.history, notes.get("history", ()))
         names = [learner.name for learner in learners]
         self._summaries = Summaries(workdir, names, notes.get("events", {}))
@@ -84,6 +86,7 @@ class Saver(Watch):
           Stopped: the run is to stop, and is saved.
         """
         self._here = position
+        self._stop.nothing_to_lose(None)
         self.interrupt()
         if self._seconds and time.monotonic() >= self._last + self._seconds:
             self.save(position())
@@ -106,6 +109,7 @@ class Saver(Watch):
         """
         notes = {"history": self._file.rows, "events": self._summaries.sizes()}
         path = self._checkpoints.save(position, notes | {"plan": self._settings})
+        self._stop.keeps(f"--resume goes on from {path}")
         self._last = time.monotonic()
         return path
 
@@ -113,9 +117,9 @@ class Saver(Watch):
         """Ends TensorBoard's files."""
         self._summaries.close()
 
-    def _require_plan(self, stored: Mapping[str, object]) -> None:
+    def _require_plan(self, stored: Mapping[str, object], plan: TrainingPlan) -> None:
         names = [name for name, value in self._settings.items() if stored.get(name) != value]
-        if names:
+        if names and not (names == ["epochs"] and plan.prolongs(stored["epochs"])):
             mine, theirs = (
                 {name: of.get(name) for name in names} for of in (self._settings, stored)
             )

@@ -7,35 +7,84 @@ at its checkpoint: all files together hold every scalar of every epoch once.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from robustra_tf.files import sync
-from robustra_tf.methods import CLAIMS
 from robustra_tf.training.mutual import Pass
 from robustra_tf.training.workdir import Workdir
 
 _NONE: Mapping[str, int] = MappingProxyType({})
-# Metric of a step -> the chart it is drawn in.
-TAGS = {
-    "loss": "train/robust_loss",
-    "robust_error": "train/robust_error",
-    "wk_error": "train/robust_error_wk",
-    "clean_error": "train/clean_error",
-    "grad_norm": "train/gradient_norm",
-    "t0": "reference/t0",
-    "eta": "reference/eta",
-    "infeasible": "tightness/infeasible",
-    "tight": "tightness/tight",
-    "loose": "tightness/loose",
-    "test_lp_error": "test/lp_error",
-    "test_interval_error": "test/interval_error",
-    "test_clean_error": "test/clean_error",
+_TRAINING = "on the training images of the epoch, augmented, while the weights change"
+_TEST = "on test images, after the epoch, at the radius eps"
+_TARGETS = "mean over the examples and their wrong classes"
+_CONSTRAINT = "share of the reference's constraints at t = 0, one for each wrong class,"
+
+
+class Chart(NamedTuple):
+    """Where a number is drawn, and what it is. Groups are in the order of the alphabet."""
+
+    tag: str
+    text: str
+
+
+#: Of the metrics of a pass and of the test images.
+CHARTS = {
+    "robust_error": Chart(
+        "errors/train_robust", f"fraction of images without a certificate, {_TRAINING}"
+    ),
+    "wk_error": Chart(
+        "errors/train_robust_wk",
+        f"fraction of images that Wong and Kolter's bound alone does not certify, {_TRAINING}",
+    ),
+    "clean_error": Chart("errors/train_clean", f"fraction of images misclassified, {_TRAINING}"),
+    "test_lp_error": Chart(
+        "errors/test_lp", f"fraction of images that the LP bound does not certify, {_TEST}"
+    ),
+    "test_interval_error": Chart(
+        "errors/test_interval", f"fraction of images that intervals do not certify, {_TEST}"
+    ),
+    "test_clean_error": Chart("errors/test_clean", "fraction of test images misclassified"),
+    "t0": Chart(
+        "reference/t0",
+        f"threshold t of the reference space, a difference of logits (Eqn 10); {_TARGETS}",
+    ),
+    "eta": Chart(
+        "reference/eta",
+        "slack variable, the weight of the reference's constraint in the bound (Eqn 8); 0 leaves "
+        f"Wong and Kolter's bound; {_TARGETS}",
+    ),
+    "infeasible": Chart("tightness/infeasible", f"{_CONSTRAINT} that no point of the ball meets"),
+    "tight": Chart("tightness/tight", f"{_CONSTRAINT} that cut the ball"),
+    "loose": Chart("tightness/loose", f"{_CONSTRAINT} that exclude nothing that matters"),
+    "loss": Chart("training/loss", f"the loss that is minimised, mean, {_TRAINING}"),
+    "grad_norm": Chart(
+        "training/gradient_norm", "Euclidean norm of the gradient before clipping, mean over steps"
+    ),
 }
-TAGS |= {f"{name}_estimate": f"{TAGS[name]}_estimate" for name in CLAIMS if name in TAGS}
+_EPSILON = Chart("schedule/epsilon", "radius of training in pixels of [0, 1], of the last step")
+_RATE = Chart("schedule/learning_rate", "learning rate of the epoch")
+_SPEED = Chart("speed/examples_per_second", "training examples a second, evaluation left out")
+_ESTIMATE = "_estimate"
+
+
+def chart(metric: str) -> Chart:
+    """Where a metric is drawn; estimates by projections have charts of their own."""
+    if (match := re.fullmatch(r"unstable(_estimate)?/(\d+)", metric)) is not None:
+        text = (
+            f"share of the neurons of hidden layer {match[2]}, from the image on, whose input has "
+            f"no certain sign over the ball, {_TRAINING}"
+        )
+        return Chart(metric, text + ("; estimated by random projections" if match[1] else ""))
+    if metric.endswith(_ESTIMATE):
+        tag, text = CHARTS[metric.removesuffix(_ESTIMATE)]
+        return Chart(tag + _ESTIMATE, f"{text}; estimated by random projections")
+    return CHARTS[metric]
 
 
 class Summaries:
@@ -72,18 +121,16 @@ class Summaries:
     def write(self, done: Pass, tests: Mapping[str, float]) -> None:
         """Writes a pass: its metrics, schedules and speed, and the errors on test images."""
         scalars = {
-            "schedule/epsilon": done.eps,
-            "schedule/learning_rate": done.lr,
-            "speed/examples_per_second": done.examples / done.seconds,
+            _EPSILON: done.eps,
+            _RATE: done.lr,
+            _SPEED: done.examples / done.seconds,
         }
-        for name, value in (done.metrics | dict(tests)).items():
-            # The per-layer metrics, unstable/0 and so on, are tags already.
-            scalars[TAGS.get(name, name)] = value
+        scalars |= {chart(name): value for name, value in (done.metrics | dict(tests)).items()}
         writer = self._writers[done.learner.name]
         try:
             with writer.as_default():
-                for tag, value in scalars.items():
-                    tf.summary.scalar(tag, value, step=done.epoch + 1)
+                for (tag, text), value in scalars.items():
+                    tf.summary.scalar(tag, value, step=done.epoch + 1, description=text)
             writer.flush()
         except tf.errors.OpError as error:
             problem = str(error).splitlines()[0]

@@ -22,6 +22,7 @@ from robustra_tf.plots import MOTIVATION, motivation
 from robustra_tf.stopping import NEVER, Stop
 from robustra_tf.training import optimizers
 from robustra_tf.training.means import Means
+from robustra_tf.training.summaries import CHARTS, Chart
 
 from ..environment import make_deterministic
 from ..workdir import Workdir
@@ -127,15 +128,25 @@ def _summarise(
 ) -> None:
     for name, other, writer in zip(NETWORKS, reversed(NETWORKS), writers, strict=True):
         scalars = {
-            "train/loss": trained[f"loss_{name}"],
-            "train/clean_error": trained[f"clean_error_{name}"],
-            "train/cosine": trained["cosine"],
-            "test/pgd_error": errors[f"pgd_error_{name}"],
-            "test/transfer_error": errors[f"transfer_error_{other}_to_{name}"],
+            Chart("errors/train_clean", CHARTS["clean_error"].text): trained[f"clean_error_{name}"],
+            Chart(
+                "errors/test_pgd",
+                "fraction of test images misclassified or changed by an attack on this network",
+            ): errors[f"pgd_error_{name}"],
+            Chart(
+                "errors/test_transfer",
+                f"fraction of test images misclassified as they are attacked on {other}",
+            ): errors[f"transfer_error_{other}_to_{name}"],
+            Chart("training/loss", CHARTS["loss"].text): trained[f"loss_{name}"],
+            Chart(
+                "training/cosine",
+                "|cosine| of the angle between both networks' gradients of the loss by the image, "
+                "mean over training images",
+            ): trained["cosine"],
         }
         with writer.as_default():
-            for tag, value in scalars.items():
-                tf.summary.scalar(tag, value, step=epoch)
+            for (tag, text), value in scalars.items():
+                tf.summary.scalar(tag, value, step=epoch, description=text)
         writer.flush()
 
 

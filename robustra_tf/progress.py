@@ -1,0 +1,84 @@
+"""A bar for work under way, whose figures keep within the terminal's width."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+#: The figure of examples a second.
+RATE = "{rate_fmt}"
+#: What a bar shows until its first batch is done.
+COMPILING = "compiling"
+# Where the bar goes to a file instead of a terminal it is written seldom.
+_TERMINAL_SECONDS, _FILE_SECONDS = 0.3, 30.0
+# Of the line's characters: the bar that tqdm draws where it knows no width, and the shortest here.
+_OWN_BAR, _SHORTEST_BAR = 10, 4
+_FORMAT = "{{desc}}: {{percentage:3.0f}}%|{{bar}}| {{n_fmt}}/{{total_fmt}} [{{remaining}} left{}]"
+
+
+def seconds_between() -> float:
+    """How often a bar is worth showing anew: seldom where it goes to a file."""
+    return _TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS
+
+
+class Bar:
+    """A bar of examples on the error stream.
+
+    Args:
+      label: begins the line.
+      total: examples.
+      done: of them, before now.
+      compiling: the first batch takes the time of compiling, which says nothing of the rest.
+      leave: whether the bar stays on a terminal when it ends.
+    """
+
+    def __init__(
+        self, label: str, total: int, done: int = 0, *, compiling: bool = False, leave: bool = True
+    ):
+        self._compiling = compiling
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=label,
+            unit=" examples",
+            leave=leave or not sys.stderr.isatty(),
+            mininterval=seconds_between(),
+            dynamic_ncols=True,
+            bar_format=_format([COMPILING] if compiling else []),
+        )
+
+    def advance(self, count: int) -> None:
+        """Adds examples that are done."""
+        if self._compiling:
+            # What is left is counted by the time after the first batch.
+            self._compiling = False
+            self._bar.bar_format = _format([])
+            self._bar.unpause()
+        self._bar.update(count)
+
+    def show(self, figures: Sequence[str], refresh: bool = False) -> None:
+        """Shows as many of the figures as fit into the line, the first ones."""
+        meter = self._bar.format_dict
+        width = meter["ncols"]
+        shown = list(figures)
+        while shown and width and _length(meter, shown) > width:
+            shown.pop()
+        self._bar.bar_format = _format(shown)
+        if refresh:
+            self._bar.refresh()
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._bar.close()
+
+
+def _format(figures: Sequence[str]) -> str:
+    return _FORMAT.format("".join(f", {figure}" for figure in figures))
+
+
+def _length(meter: dict, figures: Sequence[str]) -> int:
+    """Of the line with the shortest bar."""
+    line = tqdm.format_meter(**meter | {"ncols": None, "bar_format": _format(figures)})
+    return len(line) - _OWN_BAR + _SHORTEST_BAR
