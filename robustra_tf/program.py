@@ -10,6 +10,9 @@ from robustra_tf import command
 from robustra_tf.command import Settings
 from robustra_tf.stopping import Exit
 
+# Takes a bar that is drawn there off a terminal's line; it is drawn anew on the next one.
+_CLEAR = "\r\x1b[K"
+
 
 class Program:
     """The voice of one program.
@@ -23,7 +26,8 @@ class Program:
 
     def say(self, text: str) -> None:
         """Tells the user something, on one line."""
-        sys.stderr.write(f"{command.called(self._name)}: {' '.join(text.split())}\n")
+        start = _CLEAR if sys.stderr.isatty() else ""
+        sys.stderr.write(f"{start}{command.called(self._name)}: {' '.join(text.split())}\n")
         sys.stderr.flush()
 
     def refuse(self, error: Exception) -> Exit:
