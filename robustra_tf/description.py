@@ -1,4 +1,4 @@
-"""The text that stands beside a saved model: its architecture, and what it was made for.
+"""The text that stands beside a saved model: architecture, what it was made for, checksums.
 
 It is one JSON object in the SavedModel's folder for extra files. Reading it builds nothing and
 imports neither Keras nor TensorFlow, so that a wrong directory or an unsupported layer is known at
@@ -7,6 +7,7 @@ once, before any of the file is acted on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -67,6 +68,7 @@ def write(
         "format": FORMAT,
         "version": VERSION,
         "settings": dict(settings),
+        "files": _sums(Path(directory)),
         "architecture": architecture,
     }
     path = Path(directory) / FILE
@@ -106,6 +108,36 @@ def read_settings(directory: str | os.PathLike) -> dict[str, Setting]:
     if not isinstance(settings, dict):
         raise ValueError(f"{Path(directory) / FILE}: expected an object under 'settings'")
     return settings
+
+
+def check_whole(directory: str | os.PathLike) -> None:
+    """Refuses a saved model of which a file is missing or is not as it was saved.
+
+    Models of earlier versions do not say what their files were.
+
+    Raises:
+      ValueError: names the directory and the file.
+    """
+    directory = Path(directory)
+    files = _read(directory).get("files", {})
+    if not isinstance(files, dict):
+        raise ValueError(f"{directory / FILE}: expected an object under 'files'")
+    there = _sums(directory) if files else {}
+    for name, sha256 in files.items():
+        if there.get(name) != sha256:
+            what = "is not as it was saved" if name in there else "is missing"
+            raise ValueError(f"{directory}: not whole: {name} {what}")
+
+
+def _sums(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a SavedModel but this text."""
+    sums = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory)
+        if name != FILE and path.is_file():
+            with path.open("rb") as file:
+                sums[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
 
 
 def check_supported(architecture: dict[str, Any], where: str) -> None:

@@ -170,6 +170,7 @@ def load(directory: str | os.PathLike) -> keras.Model:
         except _READ_ERRORS as error:
             raise ValueError(f"{directory}: weight {weight.path} is damaged: {error}") from error
     _derive(model)
+    description.check_whole(directory)
     return model
 
 

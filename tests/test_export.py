@@ -305,6 +305,21 @@ def test_what_is_missing_is_named(copy, tmp_path):
         export.load(copy)
 
 
+@pytest.mark.parametrize("name", ["saved_model.pb", "fingerprint.pb"])
+def test_a_folder_that_is_not_whole_is_refused(copy, name):
+    """Also where the weights can still be read: who serves it would notice late."""
+    path = copy / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=f"copy: not whole: {name} is not as it was saved"):
+        export.load(copy)
+    path.write_bytes(content)
+    export.load(copy)
+    (copy / "fingerprint.pb").unlink()
+    with pytest.raises(ValueError, match=r"copy: not whole: fingerprint\.pb is missing"):
+        export.load(copy)
+
+
 def test_damaged_weights_are_refused(copy):
     values = copy / "variables" / "variables.data-00000-of-00001"
     values.write_bytes(values.read_bytes()[:40])
