@@ -8,7 +8,10 @@ A saved model is an ordinary SavedModel that runs without this package. Its sign
   (float32 [batch], a lower bound of `min_t f_p(x') - f_t(x')` over the targets `t` other than the
   predicted class `p` and over the l_inf ball of radius `eps`, by Wong and Kolter's bound) and
   `certified` (bool [batch], whether it is positive: no input of the ball changes the prediction).
-  It has no gradient, of which TensorFlow warns when it loads one.
+  It has no gradient.
+* `about`: nothing -> `norm` (string, of the balls of `certify`), `pixels` (float32 [2], the range
+  that images keep to), `trained_eps` (float32, the radius in pixels that the model was trained for,
+  NaN where that is not known) and `trained_norm` (string, of that ball, empty where not known).
 
 The architecture stands beside it as text (`description.py`), the weights in the SavedModel's own
 checkpoint. Reading back builds Keras's own layers from that text and never runs code that the files
@@ -29,6 +32,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from robustra_tf import description, graph
 from robustra_tf.bounds.balls import ball
@@ -42,7 +46,13 @@ _READ_ERRORS = (ValueError, IndexError, RuntimeError, tf.errors.OpError)
 class _Servable(tf.Module):
     """A model's weights, each under its position, and what can be asked of it as signatures."""
 
-    def __init__(self, model: keras.Model, network: graph.Graph, certifies: bool):
+    def __init__(
+        self,
+        model: keras.Model,
+        network: graph.Graph,
+        settings: Mapping[str, description.Setting],
+        certifies: bool,
+    ):
         super().__init__()
         self.model_weights = [weight.value for weight in model.weights]
         image = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")
@@ -50,6 +60,7 @@ class _Servable(tf.Module):
         self.serving_default = tf.function(
             lambda image: {"logits": model(image, training=False)}, input_signature=[image]
         )
+        self.about = tf.function(lambda: _about(settings), input_signature=[])
         # Set or not: saving would trace it.
         if certifies:
             self.certify = tf.function(
@@ -60,8 +71,18 @@ class _Servable(tf.Module):
 
     def functions(self) -> dict[str, tf.types.experimental.GenericFunction]:
         """The signatures by name."""
-        names = ("serving_default", "certify")
+        names = ("serving_default", "about", "certify")
         return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+
+def _about(settings: Mapping[str, description.Setting]) -> dict[str, tf.Tensor]:
+    """The outputs of the signature `about`."""
+    return {
+        "norm": tf.constant("linf"),
+        "pixels": tf.constant([0.0, 1.0]),
+        "trained_eps": tf.constant(settings.get("eps", np.nan), tf.float32),
+        "trained_norm": tf.constant(settings.get("norm", "")),
+    }
 
 
 def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -77,6 +98,8 @@ def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str
     margin = -tf.reduce_max(tf.where(own, -np.inf, upper), axis=-1)
     # Comparisons with NaN are false.
     margin = tf.where(tf.logical_and(valid, margin > -np.inf), margin, -np.inf)
+    # The gradient that bounds have in training is not saved with them, and no other one is right.
+    margin = tf.stop_gradient(margin)
     return {"predicted": predicted, "margin": margin, "certified": margin > 0}
 
 
@@ -126,10 +149,11 @@ def save(
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
         fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
-        servable = _Servable(model, network, certifies)
+        servable = _Servable(model, network, settings or {}, certifies)
         # The signatures are bounds to be read; their gradients would take longer than all the rest.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(servable, str(fresh), servable.functions(), options)
+        _forget_gradients(fresh / "saved_model.pb")
         description.write(fresh, architecture, settings or {})
         if directory.exists():
             directory.rename(old)
@@ -172,6 +196,19 @@ def load(directory: str | os.PathLike) -> keras.Model:
     _derive(model)
     description.check_whole(directory)
     return model
+
+
+def _forget_gradients(path: Path) -> None:
+    """Takes off the operations of a SavedModel the names of gradients that were not saved with it.
+
+    TensorFlow would warn of each function with one when it loads them.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for part in saved.meta_graphs:
+        for function in part.graph_def.library.function:
+            for node in function.node_def:
+                node.attr.pop("_gradient_op_type", None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def _replaceable(directory: Path) -> bool:

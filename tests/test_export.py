@@ -105,6 +105,35 @@ def test_a_saved_model_certifies_as_the_library_does(name, tmp_path):
     assert not broken["certified"].numpy().any()
 
 
+def test_a_saved_model_says_what_it_certifies_and_was_trained_for(saved, tmp_path):
+    about = tf.saved_model.load(str(saved)).signatures["about"]()
+    found = {name: value.numpy().tolist() for name, value in about.items()}
+    assert found == {
+        "norm": b"linf",
+        "pixels": [0.0, 1.0],
+        "trained_eps": pytest.approx(0.1),
+        "trained_norm": b"",
+    }
+    export.save(nets.dense(), tmp_path / "f", {"norm": "l2"}, certifies=False)
+    about = tf.saved_model.load(str(tmp_path / "f")).signatures["about"]()
+    assert np.isnan(about["trained_eps"].numpy())
+    assert about["trained_norm"].numpy() == b"l2"
+
+
+def test_a_saved_model_is_loaded_without_a_warning_and_certify_has_no_gradient(saved, caplog):
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        loaded = tf.saved_model.load(str(saved))
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)
+    assert caplog.messages == []
+    image = tf.constant(nets.images(nets.dense(), 2), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        margin = loaded.signatures["certify"](image=image, eps=tf.constant(0.01))["margin"]
+    assert tape.gradient(margin, image) is None
+
+
 # A process of its own imports TensorFlow: some ten seconds.
 @pytest.mark.slow
 def test_a_saved_model_certifies_where_this_package_is_not_installed(saved, tmp_path):
