@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from tqdm import tqdm
 
+Batch = TypeVar("Batch")
 #: The figure of examples a second.
 RATE = "{rate_fmt}"
 #: What a bar shows until its first batch is done.
@@ -72,6 +74,18 @@ class Bar:
     def close(self) -> None:
         """Ends the bar."""
         self._bar.close()
+
+
+def follow(batches: Iterable[Batch], label: str, total: int, size: int) -> Iterator[Batch]:
+    """The batches, with a bar that shows how many of `total` examples are done, `size` in each."""
+    bar = Bar(label, total, compiling=total > 0)
+    try:
+        for number, batch in enumerate(batches):
+            yield batch
+            bar.advance(min(size, total - number * size))
+            bar.show([RATE], refresh=(number + 1) * size >= total)
+    finally:
+        bar.close()
 
 
 def _format(figures: Sequence[str]) -> str:

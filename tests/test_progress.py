@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from robustra_tf.progress import COMPILING, RATE, Bar
+from robustra_tf.progress import COMPILING, RATE, Bar, follow
 
 WIDTH = 80
 
@@ -77,6 +77,18 @@ def test_what_is_left_is_counted_from_the_batch_after_the_first(terminal, monkey
     assert "4/6 [00:0" in last
     assert int(last.partition("[00:0")[2][0]) <= 3
     bar.close()
+
+
+def test_batches_are_followed_to_the_last_one_and_to_an_error(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    assert list(follow("abc", "certify", 5, 2)) == ["a", "b", "c"]
+    assert "5/5" in stream.getvalue().splitlines()[-1]
+    assert "certify:   0%" in stream.getvalue()
+    following = follow("abc", "certify", 5, 2)
+    next(following)
+    with pytest.raises(KeyError):
+        following.throw(KeyError)
 
 
 def test_a_file_has_all_figures(monkeypatch):
