@@ -13,7 +13,7 @@ import tensorflow as tf
 from robustra_tf import data, export
 from robustra_tf.batches import TrainingBatches
 from robustra_tf.training import schedules
-from robustra_tf.training.history import COLUMNS, HistoryFile, Row
+from robustra_tf.training.history import COLUMNS, ESTIMATES, METRICS, TESTS, HistoryFile, Row
 from robustra_tf.training.mutual import Course, Learner, Pass, alternate
 from robustra_tf.training.plan import TrainingPlan
 from robustra_tf.training.progress import Progress
@@ -198,6 +198,27 @@ def test_summaries_are_scalars_at_the_epoch_in_a_folder_a_network(tmp_path):
         "training/loss": [(3, 2.5)],
         "unstable/1": [(3, 0.75)],
         "errors/test_lp": [(3, 0.5)],
+    }
+
+
+def test_every_scalar_says_what_it_is_and_the_errors_come_first(tmp_path):
+    folder = Workdir(tmp_path)
+    summaries = Summaries(folder, "f")
+    metrics = [*METRICS, *ESTIMATES, "unstable/1", "unstable_estimate/2"]
+    summaries.write(_pass(0, "f", **dict.fromkeys(metrics, 0.5)), dict.fromkeys(TESTS, 0.5))
+    summaries.close()
+    told = {}
+    for path in folder.events("f").glob("events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            told |= {v.tag: v.metadata.summary_description for v in event.summary.value}
+    assert len(told) == len(metrics) + len(TESTS) + 3
+    assert all(len(text) > 20 for text in told.values()), told
+    assert len(set(told.values())) == len(told)
+    assert all("estimated" in text for tag, text in told.items() if "_estimate" in tag)
+    # TensorBoard opens the first groups.
+    assert sorted({tag.split("/")[0] for tag in told})[0] == "errors"
+    assert {tag for tag, text in told.items() if text.startswith("fraction of")} == {
+        tag for tag in told if tag.startswith("errors/")
     }
 
 
