@@ -9,8 +9,10 @@ export PYTHONPATH := $(CURDIR)
 # Two processes of one thread each; a file's tests stay together, for they share what they made.
 PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pytest -n 2
 FUZZ_GRAPHS ?= 2000
+MUTANTS ?= 300
+MUTATION_SEED ?= 0
 
-.PHONY: train test fuzz bench docs wheel lint format clean
+.PHONY: train test fuzz mutate bench docs wheel lint format clean
 
 train: $(VENV)/.train
 	mkdir -p $(dir $(RUN_DIR))
@@ -25,6 +27,9 @@ test: lint
 
 fuzz: $(VENV)/.dev
 	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) $(PYTEST) --dist load tests/test_fuzz.py
+
+mutate: $(VENV)/.dev
+	$(BIN)/python -m mutation.main --count=$(MUTANTS) --seed=$(MUTATION_SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,146 @@
+"""The tool that changes operators: what it changes, what it leaves, what it finds."""
+
+import textwrap
+
+import pytest
+
+from mutation.main import Project, Run
+from mutation.mutants import mutants
+
+SOURCE = textwrap.dedent(
+    '''
+    """Doc 1."""
+    import functools
+
+    LANES = 16
+    SIZE: int = 3
+
+
+    @functools.lru_cache(maxsize=8)
+    def chosen(a: int | None, b, flag=True):
+        """Not 1 > 2."""
+        if isinstance(a, int | float) and not a < 0:
+            return max(a, b)[: b - 1]
+        if b == "x" + "y":
+            raise ValueError(f"more than {1 + 2}")
+        total = -b
+        total += sum(zip(a, b, strict=True), start=0.5)
+        return total
+    '''
+)
+
+
+def changes(source):
+    return {(m.before, m.after) for m in mutants("some.py", source)}
+
+
+def test_operators_constants_comparisons_and_extremes_are_changed():
+    assert changes(SOURCE) == {
+        ("3", "4"),
+        ("3", "2"),
+        ("True", "False"),
+        (
+            "isinstance(a, int | float) and not a < 0",
+            "(isinstance(a, int | float) or not a < 0)",
+        ),
+        ("not a < 0", "(a < 0)"),
+        ("a < 0", "(a <= 0)"),
+        ("a < 0", "(a >= 0)"),
+        ("0", "1"),
+        ("0", "-1"),
+        ("max", "min"),
+        (": b - 1", ":b - 1 + 1"),
+        ("b - 1", "(b + 1)"),
+        ("1", "2"),
+        ("1", "0"),
+        ('b == "x" + "y"', "(b != 'x' + 'y')"),
+        ("-b", "b"),
+        (
+            "total += sum(zip(a, b, strict=True), start=0.5)",
+            "total -= sum(zip(a, b, strict=True), start=0.5)",
+        ),
+        ("0.5", "1.0"),
+    }
+
+
+def test_a_mutant_is_the_file_with_one_place_changed():
+    source = "é = 'ü' if 2 < 3 else 1\n"
+    found = {m.applied(source) for m in mutants("some.py", source)}
+    assert "é = 'ü' if (2 <= 3) else 1\n" in found
+    assert "é = 'ü' if 2 < 3 else 0\n" in found
+    for mutant in mutants("some.py", SOURCE):
+        changed = mutant.applied(SOURCE)
+        compile(changed, "some.py", "exec")
+        assert changed != SOURCE
+        assert (mutant.line, mutant.path) == (SOURCE[: mutant.start].count("\n") + 1, "some.py")
+
+
+def test_python_reads_every_mutant_of_the_library():
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[1]
+    for path in ("robustra_tf/bounds/rounding.py", "robustra_tf/exact/encoding.py"):
+        source = (root / path).read_text(encoding="utf-8")
+        found = mutants(path, source)
+        assert len(found) > 50
+        for mutant in found:
+            compile(mutant.applied(source), path, "exec")
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A function whose boundary does not matter, one that no test runs, and a test that is slow."""
+    files = {
+        "small.py": """
+            def larger(a, b):
+                return a if a > b else b
+
+            def ended(n):
+                while n > 0:
+                    n -= 1
+                return n
+
+            def unused(a):
+                return a + a
+            """,
+        "test_small.py": """
+            import small
+
+            def test_larger():
+                assert small.larger(1, 2) == small.larger(2, 1) == small.larger(2, 2) == 2
+
+            def test_ended():
+                assert small.ended(3) == 0
+            """,
+        "pyproject.toml": """
+            [tool.coverage.run]
+            source_pkgs = ["small"]
+            parallel = true
+            """,
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    return Project(tmp_path, ["small.py"], ["test_small.py"], modules=(), left_out=())
+
+
+def test_a_known_mutant_is_caught_and_an_equivalent_one_survives(project):
+    run = Run(project, processes=1)
+    run.least_limit = 1.0
+    changes = ("a <= b", "a >= b", "n += 1", "n >= 0", "a - a")
+    drawn = [mutant for mutant in run.mutants if mutant.after.strip("()") in changes]
+    told = []
+    trials = run.tried(drawn, told.append)
+    assert len(trials) == len(told) == len(changes)
+    found = {str(trial.mutant).partition(": ")[2]: trial for trial in trials}
+    assert found["a > b → (a <= b)"].caught == "test_small.py::test_larger"
+    assert found["a > b → (a >= b)"].caught == ""
+    assert found["a > b → (a >= b)"].tests == 1
+    assert found["n -= 1 → n += 1"].caught == "time limit"
+    assert found["n > 0 → (n >= 0)"].caught == "test_small.py::test_ended"
+    # No test runs it: nothing can catch it.
+    assert (found["a + a → (a - a)"].caught, found["a + a → (a - a)"].tests) == ("", 0)
+    # The project itself was never touched, and the map is kept.
+    assert "a > b" in (project.root / "small.py").read_text()
+    before = (project.root / ".coverage/mutation/map.json").stat().st_mtime_ns
+    Run(project, processes=1)
+    assert (project.root / ".coverage/mutation/map.json").stat().st_mtime_ns == before
