@@ -43,6 +43,21 @@ def test_every_program_of_a_checkout_is_a_command():
     assert {module_file(c.program) for c in console.COMMANDS.values()} == set(runnable)
 
 
+def test_every_command_is_in_the_table_of_the_pages():
+    page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `robustra (\w+)` \| `python -m ([\w.]+)` \|", page, re.MULTILINE))
+    programs = {name: c.program.partition(":")[0] for name, c in console.COMMANDS.items()}
+    assert rows == {name: module.removesuffix(".__main__") for name, module in programs.items()}
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.encode()) <= 6 * 2**10
+    links = re.findall(r"\]\(([^)#]+)", text)
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 def test_the_list_of_commands_fits_a_screen_and_costs_no_import():
     program = (
         "import sys\nfrom robustra_tf.programs import console\n"
