@@ -102,7 +102,7 @@ class Witnesses:
             return 0
         images, labels, found = images[wanted], np.asarray(labels)[wanted], adversarial[wanted]
         eps, norm, box = (self._identity[name] for name in ("eps", "norm", "box"))
-        checked = rt.attacks.replay(self._model, images, found, labels, eps, norm, box)
+        checked = rt.attacks.replay(self._model, images, found, labels, eps, norm=norm, box=box)
         for i in np.flatnonzero(checked.success):
             index = int(indices[wanted[i]])
             self._kept[stage, index] = Witness(

@@ -27,7 +27,9 @@ def made(folder, case):
     x = nets.images(model, 2, seed=SEED)
     y = model(x).numpy().argmax(1)
     path = folder / f"{name}-{region}-{mode}.npz"
-    return path, rt.certify(model, x, y, eps, norm, box, batch_size=2, save=path, **MODES[mode])
+    return path, rt.certify(
+        model, x, y, eps, norm=norm, box=box, batch_size=2, save=path, **MODES[mode]
+    )
 
 
 def members(path):

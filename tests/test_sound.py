@@ -133,7 +133,7 @@ def check_a_nasty_network(shape, seed, magnitude, bias, ulps, eps, region):
     model, x, rng = nasty(shape, seed, magnitude, bias, ulps)
     weights, (norm, box) = model.get_weights(), region
     found = [
-        rt.certify(model, x[None], [0], eps, norm, box, sound=True, method=method)
+        rt.certify(model, x[None], [0], eps, norm=norm, box=box, sound=True, method=method)
         for method in ("dual", "interval")
     ]
     near = judges.points(x, eps, norm, box, 6, rng)

@@ -65,6 +65,7 @@ class Attack:
     def __init__(  # noqa: PLR0913, the door to all attacks
         self,
         model,
+        *,
         norm: str = "linf",
         box: Box | None = (0.0, 1.0),
         loss: str = "margin",
@@ -153,7 +154,9 @@ class Attack:
                 best[chosen[better]] = point.numpy()[better]
                 margin[chosen[better]] = value.numpy()[better]
         best = settle(x, best, eps, self.norm, self.box)
-        found = replay(self._model, x, best, y, eps, self.norm, self.box, self.batch_size)
+        found = replay(
+            self._model, x, best, y, eps, norm=self.norm, box=self.box, batch_size=self.batch_size
+        )
         return AttackResult(best, found.success, found.predicted, found.margin)
 
     def _compiled(self, shape: tuple[int, ...]):

@@ -39,6 +39,7 @@ def replay(  # noqa: PLR0913, public
     candidates: np.ndarray,
     y: np.ndarray,
     eps: float,
+    *,
     norm: str = "linf",
     box: Box | None = (0.0, 1.0),
     batch_size: int = 500,

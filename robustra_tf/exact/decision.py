@@ -208,7 +208,15 @@ class Decision:
         candidate = point.reshape(image.shape).astype(np.float32)
         candidate = settle(image, candidate, *inputs)
         label = np.array([self.label])
-        found = replay(self.task.network.model, image, candidate, label, *inputs)
+        found = replay(
+            self.task.network.model,
+            image,
+            candidate,
+            label,
+            inputs.eps,
+            norm=inputs.norm,
+            box=inputs.box,
+        )
         if not found.success[0]:
             return None
         return _Witness(candidate[0], int(found.predicted[0]))

@@ -108,7 +108,7 @@ def attacked(
     found = [attack(*test, eps) for attack in attacks]
     values = [np.mean(own.success) for own in found]
     for own, other in zip(found, reversed(pair), strict=True):
-        transferred = replay(other, test.images, own.adversarial, test.labels, eps, norm)
+        transferred = replay(other, test.images, own.adversarial, test.labels, eps, norm=norm)
         values.append(np.mean(transferred.success))
     return {name: float(value) for name, value in zip(MOTIVATION[1:], values, strict=True)}
 
