@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -20,9 +20,16 @@ from robustra_tf.bounds.passing import (
 )
 from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows
-from robustra_tf.bounds.runs import by_calls, pays_as_calls, spelled_out, whole_run
+from robustra_tf.bounds.runs import (
+    Visit,
+    by_calls,
+    pays_as_calls,
+    spelled_out,
+    unchanged,
+    whole_run,
+)
 from robustra_tf.bounds.window import Window
-from robustra_tf.graph.graph import Node, Structure
+from robustra_tf.graph.graph import Network, Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Relu
 from robustra_tf.graph.spatial import Windowed
 
@@ -60,15 +67,13 @@ def differences(y: tf.Tensor, classes: int, dtype: tf.DType) -> tf.Tensor:
     return target - tf.one_hot(y, classes, dtype=dtype)[:, None]
 
 
-def unit_rows(
-    structure: Structure, weights: Weights, index: int, first: tf.Tensor | int, count: int
-) -> tuple[int, Rows]:
+def unit_rows(network: Network, index: int, first: tf.Tensor | int, count: int) -> tuple[int, Rows]:
     """The rows of neurons `first` to `first + count` of node `index`, shared by the whole batch.
 
     For an image, neurons means channels, at every position. Returns the node that the rows stand
     on, `index` itself or, past a dense layer, its input, and the rows.
     """
-    node = structure.nodes[index]
+    node, weights = network.structure.nodes[index], network.weights
     shape = node.op.out_shape
     if isinstance(node.op, Dense):
         columns = tf.slice(weights[node.weights[0]], (0, first), (node.op.inputs, count))
@@ -81,14 +86,12 @@ def unit_rows(
     return index, WholeRows(tf.reshape(unit, (1, positions * count, *shape)), shape)
 
 
-def chosen_rows(
-    structure: Structure, weights: Weights, index: int, neuron: tf.Tensor
-) -> tuple[int, Rows]:
+def chosen_rows(network: Network, index: int, neuron: tf.Tensor) -> tuple[int, Rows]:
     """The rows of single neurons of node `index`; `neuron` [k] counts in row-major order.
 
     Returns the node that they stand on, as `unit_rows` does, and the rows, with lead axis [k].
     """
-    node = structure.nodes[index]
+    node, weights = network.structure.nodes[index], network.weights
     shape = node.op.out_shape
     if isinstance(node.op, Dense):
         rows = taken(tf.transpose(weights[node.weights[0]]), neuron)
@@ -111,22 +114,22 @@ def _windows(unit: tf.Tensor, shape: tuple[int, ...], lead: tuple[int, ...]) -> 
 
 
 def trace(
-    structure: Structure,
-    weights: Weights,
+    network: Network,
     relaxations: Mapping[int, Relaxation],
     index: int,
     rows: Rows,
     frame: Frame,
-    visit: Callable[[Rows], Rows] | None = None,
+    visit: Visit | None = None,
 ) -> Traced:
     """Follow `rows` on node `index` backward to the image (Eqn 9).
 
     `nuhat_i = W_i^T nu_{i+1}`, `nu_i = d_i nuhat_i`; at each ReLU the relaxation's error is charged
     `|nuhat_i| . error_i`. Branches that meet are added. `visit` sees the rows that each ReLU
-    leaves, and those on the image, and returns the rows to go on with.
+    leaves, with its index, and those on the image, with 0, and returns the rows to go on with.
 
     Where that pays, and nobody visits, ReLUs are passed by calls.
     """
+    structure, weights = network.structure, network.weights
     run = whole_run(structure).part(0, index)
     parameters = [
         relaxations.get(at)
@@ -137,9 +140,9 @@ def trace(
     if visit is None and pays_as_calls(structure):
         pending, charges = by_calls(run, parameters, {index: rows}, frame, run.digits)
     else:
-        visit = visit or (lambda rows: rows)
+        visit = visit or unchanged
         pending, charges = spelled_out(run, parameters, {index: rows}, frame, visit)
-        pending[0] = visit(pending[0])
+        pending[0] = visit(0, pending[0])
     total = tf.add_n(charges) if charges else tf.zeros((), pending[0].values.dtype)
     return Traced(pending[0], total)
 

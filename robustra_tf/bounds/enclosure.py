@@ -11,7 +11,7 @@ from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import affine, half_widths
 from robustra_tf.bounds.interval import Interval, intersection, interval, propagate
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.bounds.radius import interval_exact, row_radius
+from robustra_tf.bounds.radius import Known, interval_exact, row_radius
 from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import Input, Relu
@@ -61,7 +61,6 @@ def enclose(network: Network, ball: Ball, options: BoundOptions = BoundOptions()
     if inner == "interval":
         return relaxed(network, ball, propagate(network, ball).bounds)
     structure, weights = network.structure, network.weights
-    pair = (structure, list(weights))
     values: list[tf.Tensor] = []
     widths: list[tf.Tensor | None] = []
     ends: list[Interval] = []
@@ -77,8 +76,8 @@ def enclose(network: Network, ball: Ball, options: BoundOptions = BoundOptions()
             if below in exact:
                 radius = widths[below]
             else:
-                known = None if rows == "every" else (values[below], widths[below])
-                radius = row_radius(pair, ball, relaxations, below, known, rows, options.budget)
+                known = None if rows == "every" else Known(values[below], widths[below])
+                radius = row_radius(network, ball, relaxations, below, known, options)
             bounds[index] = (values[below] - radius, values[below] + radius)
             if inner == "mixed":
                 bounds[index] = intersection(bounds[index], ends[below])

@@ -84,7 +84,7 @@ def last_pass(
     c = differences(y, classes, ball.centre.dtype)
     last = len(network.structure.nodes) - 1
     start: Rows = WholeRows(c, (classes,))
-    traced = trace(network.structure, network.weights, relaxations, last, start, Every())
+    traced = trace(network, relaxations, last, start, Every())
     base = tf.linalg.matvec(c, centre) + traced.error
     whole = as_whole(traced.rows, Every())
     return LastPass(base, support(whole, Every(), ball), whole.flat)

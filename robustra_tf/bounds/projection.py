@@ -29,7 +29,7 @@ from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import affine, root
 from robustra_tf.bounds.margins import last_pass
 from robustra_tf.bounds.median import absolute_median
-from robustra_tf.bounds.options import DEFAULT_BUDGET, check_projection
+from robustra_tf.bounds.options import BoundOptions, check_projection
 from robustra_tf.bounds.radius import exact_radius, interval_exact
 from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.graph.graph import Network, Structure
@@ -90,7 +90,10 @@ class MarginEstimate(NamedTuple):
 
 
 def estimate(
-    network: Network, ball: Ball, projection: Projection, budget: float = DEFAULT_BUDGET
+    network: Network,
+    ball: Ball,
+    projection: Projection,
+    options: BoundOptions = BoundOptions(),
 ) -> Estimate:
     """Estimate what `enclose` computes: every pre-activation's range over the ball.
 
@@ -103,7 +106,7 @@ def estimate(
       network: the one whose pre-activations are estimated.
       ball: the inputs, of `linf` or `l2`.
       projection: the random vectors.
-      budget: bytes that one slice of the exact layers' rows may take.
+      options: how the exact layers' rows are computed: the budget of a slice.
 
     Raises:
       ValueError: the `l1` ball, or no projections.
@@ -126,7 +129,7 @@ def estimate(
             if below in projected:
                 radius = _size(noise[below], ball.norm, projection.size)
             else:
-                radius = exact_radius((structure, list(weights)), ball, relaxations, below, budget)
+                radius = exact_radius(network, ball, relaxations, below, options)
             ranges[index] = (values[below] - radius, values[below] + radius)
             relaxation = relaxations[index] = relax(*ranges[index])
             values.append(relaxation.forward(values[below]))
@@ -142,7 +145,7 @@ def margin_estimates(
     ball: Ball,
     y: tf.Tensor,
     projection: Projection,
-    budget: float = DEFAULT_BUDGET,
+    options: BoundOptions = BoundOptions(),
 ) -> MarginEstimate:
     """Estimate what `margins` bounds: exact rows from the logits down, over estimated relaxations.
 
@@ -150,9 +153,9 @@ def margin_estimates(
       network: f.
       ball: the inputs of the batch.
       y: labels, integers [n].
-      projection, budget: as `estimate` takes them.
+      projection, options: as `estimate` takes them.
     """
-    inner = estimate(network, ball, projection, budget)
+    inner = estimate(network, ball, projection, options)
     terms = last_pass(network, ball, y, inner.relaxations, inner.centre)
     return MarginEstimate(*terms, inner)
 
@@ -212,12 +215,11 @@ def _drawn(shape: tuple[int, ...], ball: Ball, projection: Projection, at_image:
     The Gaussian ones stem from the image alone, the Cauchy ones from the ReLUs alone.
     """
     size, dtype = (projection.size, *shape), ball.centre.dtype
-    # The generator by name: what XLA would choose by itself is another one.
     gaussian = ball.norm == "l2" and at_image
     if gaussian:
-        drawn = tf.random.stateless_normal(size, projection.seed, dtype=dtype, alg="philox")
+        drawn = tf.random.stateless_normal(size, projection.seed, dtype=dtype)
     else:
-        uniform = tf.random.stateless_uniform(size, projection.seed, dtype=dtype, alg="philox")
+        uniform = tf.random.stateless_uniform(size, projection.seed, dtype=dtype)
         drawn = tf.tan(np.pi * (uniform - 0.5))
     if ball.norm == "l2":
         none = tf.zeros_like(drawn)

@@ -45,6 +45,16 @@ Pending = dict[int, Rows]
 Parameters = Sequence[tuple[tf.Tensor, ...] | Relaxation | None]
 
 
+#: (number of a ReLU, the rows that it leaves) -> the rows to go on with.
+Visit = Callable[[int, Rows], Rows]
+
+
+def unchanged(at: int, rows: Rows) -> Rows:
+    """The visit that does nothing."""
+    del at
+    return rows
+
+
 def pays_as_calls(structure: Structure) -> bool:
     """Whether rows pass the ReLUs of a network by calls."""
     return len(structure.relus) > SHALLOW
@@ -105,11 +115,11 @@ def spelled_out(
     parameters: Parameters,
     pending: Pending,
     frame: Frame,
-    visit: Callable[[Rows], Rows] = lambda rows: rows,
+    visit: Visit = unchanged,
 ) -> tuple[Pending, list[tf.Tensor]]:
     """The rows before the run from those on its nodes, and what each ReLU charges.
 
-    `visit` sees the rows that a ReLU leaves, and returns those to go on with.
+    `visit` sees the rows that a ReLU leaves, and its number, and returns those to go on with.
     """
     pending, charges = dict(pending), []
     for at in range(len(run.nodes), 0, -1):
@@ -124,7 +134,7 @@ def spelled_out(
             if fused is not None:
                 node, (here, charge) = run.nodes[below], fused
             else:
-                here, charge = past_relu(here, frame, given, visit)
+                here, charge = past_relu(here, frame, given, functools.partial(visit, at))
             charges.append(charge)
         else:
             here = through(node.op, given, here, frame)

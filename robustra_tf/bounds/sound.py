@@ -31,7 +31,7 @@ from robustra_tf.bounds.dual import affine, differences, half_widths, support, t
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.passing import as_whole
-from robustra_tf.bounds.radius import interval_exact, row_radius
+from robustra_tf.bounds.radius import Known, interval_exact, row_radius
 from robustra_tf.bounds.relu import Relaxation, unstable
 from robustra_tf.bounds.rounding import SLACK, SMALLEST, TINY, UNIT64, bounded, deviation
 from robustra_tf.bounds.rows import WholeRows
@@ -110,7 +110,6 @@ def sound_margins(
       options: how rows are computed; inner bounds are always the dual's and intervals'.
     """
     structure = network.structure
-    pair = (structure, list(network.weights))
     share = 1 + _FEW * _numbers(structure)
     exact = interval_exact(structure) if region.norm == "linf" else frozenset()
     bands: dict[int, Band] = {}
@@ -119,8 +118,8 @@ def sound_margins(
     def past_relu(index: int, below: int, state: _State) -> _State:
         radius = state.width
         if below not in exact:
-            known = None if options.rows == "every" else state[:2]
-            reach = row_radius(pair, region, charges, below, known, options.rows, options.budget)
+            known = Known(state.centre, state.width)
+            reach = row_radius(network, region, charges, below, known, options)
             radius = tf.minimum(radius, reach * share + state.pushed + TINY)
         found = bands[index] = _outward(state.centre, radius)
         slope, half = found.slope, 0.5 * found.intercept
@@ -134,7 +133,7 @@ def sound_margins(
     states, safe = _forward(network, region, past_relu)
     last, classes = len(structure.nodes) - 1, structure.output_shape[0]
     c = differences(y, classes, region.centre.dtype)
-    traced = trace(structure, network.weights, charges, last, WholeRows(c, (classes,)), Every())
+    traced = trace(network, charges, last, WholeRows(c, (classes,)), Every())
     reach = traced.error + support(as_whole(traced.rows, Every()), Every(), region)
     upper = tf.linalg.matvec(c, states[last].centre)
     upper += reach * share + tf.linalg.matvec(tf.abs(c), states[last].pushed)

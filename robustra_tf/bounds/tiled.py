@@ -9,6 +9,7 @@ which of the two is cheaper depends on the sizes, and is counted.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -55,15 +56,22 @@ def joining_pays(op: Windowed, tiling: Tiling) -> bool:
     return _work(op, None) + MOVING * moved <= _work(op, tiling)
 
 
-def _plan(op: Windowed, tiling: Tiling | None) -> tuple[Pair, Pair, Pair]:
+class _Plan(NamedTuple):
     """Strides of the spread image, where the input's image begins in it, and that image's size."""
+
+    strides: Pair
+    origin: Pair
+    size: Pair
+
+
+def _plan(op: Windowed, tiling: Tiling | None) -> _Plan:
     begin = (op.padding[0][0], op.padding[1][0])
     if tiling is None:
-        return op.strides, begin, op.shape[:2]
+        return _Plan(op.strides, begin, op.shape[:2])
     pairs = zip(op.strides, tiling.origin, begin, strict=True)
     origin = tuple(s * o + p for s, o, p in pairs)
     strides = tuple(s * t for s, t in zip(op.strides, tiling.tile, strict=True))
-    return strides, origin, op.shape[:2]
+    return _Plan(strides, origin, op.shape[:2])
 
 
 def _reach(op: Windowed, tiling: Tiling) -> Pair:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -100,6 +102,6 @@ class Loss(NamedTuple):
 
     each: tf.Tensor
     upper: tf.Tensor | None = None
-    measured: dict[str, tf.Tensor] | None = None
+    measured: Mapping[str, tf.Tensor] = MappingProxyType({})
     spread: tf.Tensor | None = None
     weight: tf.Tensor | float = 0.0

@@ -75,7 +75,7 @@ def ball_margins(
     if seed is None:
         raise ValueError(f"seed must be given with projection={options.projection}, got None")
     vectors = Projection(options.projection, seed)
-    return margin_estimates(network, region, y, vectors, options.budget)
+    return margin_estimates(network, region, y, vectors, options)
 
 
 def objective(

@@ -11,8 +11,7 @@ What a loss sees is a list of weights like any other; nothing else knows of this
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import keras
@@ -120,7 +119,7 @@ class TrainingGradient(NamedTuple):
 
     weights: list[tf.Tensor]
     measured: dict[str, tf.Tensor]
-    statistics: Mapping[int, tf.Tensor] = MappingProxyType({})
+    statistics: dict[int, tf.Tensor]
 
 
 def gradients_in_training(
@@ -140,7 +139,7 @@ def gradients_in_training(
       layers: the batch normalisations that train.
     """
     if not layers:
-        return TrainingGradient(*gradients(problem, network, reference, batch, together))
+        return TrainingGradient(*gradients(problem, network, reference, batch, together), {})
     weights = list(network.weights)
     with tf.GradientTape() as tape:
         tape.watch(weights)

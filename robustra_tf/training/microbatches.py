@@ -133,7 +133,7 @@ class _Work:
                 total += loss.weight * tf.reduce_sum(slope * own)
                 each += loss.weight * value
         found = tape.gradient(total, weights, unconnected_gradients="zero")
-        measured = (loss.measured or {}) | {"loss": tf.cast(each, tf.float32)}
+        measured = {**loss.measured, "loss": tf.cast(each, tf.float32)}
         share = tf.cast(share, tf.float32)
         return BatchGradient(found, {k: tf.reduce_sum(v * share) for k, v in measured.items()})
 

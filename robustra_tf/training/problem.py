@@ -108,8 +108,7 @@ class Problem:
         seed = tf.cast(seed, tf.int32)
         draw = None
         if self.attacks:
-            # By name: what XLA would choose by itself is another generator.
-            draw = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype, alg="philox")
+            draw = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype)
         return Batch(x, y, eps, self.losses.progress(eps), draw, seed)
 
     def dual(self, network: Network, batch: Batch, which: int) -> Dual:
@@ -135,17 +134,16 @@ def solve(problem: Problem, network: Network, reference: Dual | None, batch: Bat
     logits = network(batch.x)
     measured = {"clean_error": clean_error(logits, batch.y)}
     if problem.method.bound is None:
-        found = Loss(robust_cross_entropy(logits, batch.y), None, {})
+        found = Loss(robust_cross_entropy(logits, batch.y))
     elif problem.method.bound == "interval":
         found = INTERVAL_LOSSES[problem.method.name](network, batch, problem.losses)
         found = found._replace(measured={"robust_error": robust_error(found.upper, batch.y)})
     else:
         found = _dual_loss(problem, network, reference, batch)
-    measured |= found.measured or {}
     return found._replace(
         measured={
             problem.reported(name): tf.cast(tf.stop_gradient(value), tf.float32)
-            for name, value in measured.items()
+            for name, value in {**measured, **found.measured}.items()
         }
     )
 

@@ -96,8 +96,8 @@ class PureStep:
           reference: as `reference` gives it.
           eps: radius in pixels, a float32 scalar.
           learning_rate: a float32 scalar.
-          seed: integers [2], of the attacks' random starts and of the random vectors: those that
-            `TrainStep` has for the same seed.
+          seed: integers [2], of the attacks' random starts and of the random vectors; XLA draws
+            others than `TrainStep` has for the same seed.
 
         Returns:
           The new state, and the metrics of `TrainStep`. Where the loss or its gradient is not

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -33,21 +34,32 @@ def cosine(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(direction(a) * direction(b), 1)
 
 
+class PairLosses(NamedTuple):
+    """Of f and of g.
+
+    Attributes:
+      losses: two of [n].
+      logits: two of [n, classes].
+      alignment: `|cos(grad_x l_f, grad_x l_g)|`, [n].
+    """
+
+    losses: list[tf.Tensor]
+    logits: list[tf.Tensor]
+    alignment: tf.Tensor
+
+
 def losses(
     structures: Sequence[Structure],
     weights: Sequence[Sequence[tf.Tensor]],
     x: tf.Tensor,
     y: tf.Tensor,
-) -> tuple[list[tf.Tensor], list[tf.Tensor], tf.Tensor]:
+) -> PairLosses:
     """Cross-entropies and logits of f and g, and `|cos(grad_x l_f, grad_x l_g)|`.
 
     Args:
       structures, weights: of f and of g.
       x: images [n, *shape] in pixels.
       y: labels [n], int32.
-
-    Returns:
-      Losses, two of [n]; logits, two of [n, classes]; the alignment [n].
     """
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(x)
@@ -56,7 +68,7 @@ def losses(
         ]
         found = [tf.nn.sparse_softmax_cross_entropy_with_logits(y, z) for z in logits]
     slopes = [tape.gradient(loss, x) for loss in found]
-    return found, logits, tf.abs(cosine(*slopes))
+    return PairLosses(found, logits, tf.abs(cosine(*slopes)))
 
 
 class PairStep:
