@@ -45,7 +45,7 @@ class Row:
 
     Attributes:
       index: position in the split.
-      label, predicted: classes.
+      label, predicted: classes; -1 is predicted where the logits are no finite numbers.
       status: what is known.
       stage: the one that decided it, or the last that tried.
       margin_lower: a lower bound of `min_t logit_y - logit_t` over the ball, if one was computed.
@@ -65,6 +65,16 @@ class Row:
     def __post_init__(self):
         if self.index < 0 or not math.isfinite(self.seconds):
             raise ValueError(f"row: expected an index of at least 0 and finite seconds, got {self}")
+        if self.status is Status.VERIFIED and not self._proven():
+            raise ValueError(
+                "row: expected of what is verified its label as the prediction and a finite margin "
+                f"above 0, got {self}"
+            )
+
+    def _proven(self) -> bool:
+        margin = self.margin_lower
+        # A verdict that was taken over has no margin of its own.
+        return self.predicted == self.label and (margin is None or 0 < margin < math.inf)
 
     def cells(self) -> list[str]:
         """The row as text, in the order of `FIELDS`."""
@@ -108,7 +118,7 @@ def _status(name: str, cell: str) -> Status:
 _READERS: dict[str, Callable[[str, str], Any]] = {
     "index": _count,
     "label": _count,
-    "predicted": _count,
+    "predicted": lambda name, cell: -1 if cell == "-1" else _count(name, cell),
     "status": _status,
     "stage": lambda _, cell: cell,
     "margin_lower": lambda name, cell: _number(name, cell) if cell else None,

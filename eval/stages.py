@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf import counting
 from robustra_tf.attacks import Attack
 from robustra_tf.certificates import Certificate, certify
 
@@ -69,7 +70,7 @@ class Clean(_Batched):
     name = "clean"
 
     def _decide(self, batch: Examples) -> Decisions:
-        predicted = predict(self._model, batch.images).argmax(axis=1)
+        predicted = counting.predicted(predict(self._model, batch.images))
         wrong = predicted != batch.labels
         return Decisions(batch, _where(wrong, Status.MISCLASSIFIED), predicted, None, None, 0.0)
 
@@ -140,8 +141,9 @@ class Bound(_Batched):
     def _exact(self, batch: Examples) -> Certificate:
         """The ball is the image itself: its margins are known, without a bound's rounding."""
         logits = predict(self._model, batch.images)
-        margins = np.take_along_axis(logits, batch.labels[:, None], axis=1) - logits
-        predicted = logits.argmax(axis=1)
+        with np.errstate(invalid="ignore"):  # of logits that are no finite numbers
+            margins = np.take_along_axis(logits, batch.labels[:, None], axis=1) - logits
+        predicted = counting.predicted(logits)
         norm = self._config.norm
         return Certificate(margins, batch.labels, predicted, 0.0, norm, None, "exact", "float32")
 

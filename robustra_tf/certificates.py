@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import proofs
+from robustra_tf import counting, proofs
 from robustra_tf.arguments import (
     check_options,
     check_sound,
@@ -22,6 +22,7 @@ from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph
+from robustra_tf.settings import INNER
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +32,8 @@ class Certificate:
     Attributes:
       margin_lower: [n, classes] lower bounds of `f_y - f_t` over each ball; entry `y` is 0.
       labels: [n] the labels `y`.
-      predicted: [n] the predicted classes at the images themselves.
+      predicted: [n] the predicted classes at the images themselves; -1 where logits are no finite
+        numbers.
       eps: the radius, in pixels.
       norm: the norm of the ball.
       box: the interval that every pixel keeps to, or None.
@@ -66,26 +68,35 @@ class Certificate:
 
     @property
     def worst_margin(self) -> np.ndarray:
-        """The smallest margin over all targets other than the label, [n]."""
-        return self._others().min(1) if len(self.labels) else np.zeros(0)
+        """The smallest margin over all targets other than the label, [n].
+
+        -inf where nothing is proven: where one is no finite number, or there is no other target.
+        """
+        return self._others().min(1, initial=np.inf if self._rivals else -np.inf)
 
     @property
     def worst_target(self) -> np.ndarray:
         """The target of the smallest margin, integers [n]."""
-        return self._others().argmin(1) if len(self.labels) else np.zeros(0, int)
+        return self._others().argmin(1) if self._rivals else np.zeros(len(self.labels), int)
 
     @property
     def certified(self) -> np.ndarray:
         """Whether no input of the ball can be classified otherwise than `y`: boolean [n].
 
-        All margins must be proven positive; a margin that is not a number proves nothing.
+        As `counting.certified` has it: all margins finite and positive, at least one of them, and
+        the image itself classified as `y`. A radius below 0 has an empty ball: nothing is proven.
         """
-        return self.worst_margin > 0
+        found = counting.certified(self.margin_lower, self.labels, self.predicted)
+        return found & bool(0 <= self.eps < np.inf)
+
+    @property
+    def _rivals(self) -> bool:
+        return self.margin_lower.shape[1] > 1
 
     def _others(self) -> np.ndarray:
-        margin = np.where(np.isnan(self.margin_lower), -np.inf, self.margin_lower).copy()
-        margin[np.arange(len(self.labels)), self.labels] = np.inf
-        return margin
+        own = np.arange(self.margin_lower.shape[1]) == self.labels[:, None]
+        proven = np.where(np.isfinite(self.margin_lower), self.margin_lower, -np.inf)
+        return np.where(own, np.inf, proven)
 
     def summary(self) -> str:
         """What was proven, as lines to print: of how many images, and how clearly."""
@@ -185,6 +196,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
     if dtype is None:
         dtype = "float64" if sound else "float32"
     check_options(eps, norm, method, dtype, batch_size, rows, inner)
+    structure.check_rival("model")
     if sound:
         check_sound(model, graph, method, dtype, inner)
     x, y = checked_images(structure, x, box, dtype), checked_labels(structure, y)
@@ -256,10 +268,16 @@ def layer_bounds(  # noqa: PLR0913, public
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Bound every ReLU's pre-activation over the ball about each image.
 
-    Args: as `certify` takes them.
+    Args:
+      model, x, eps, norm, box, dtype, batch_size: as `certify` takes them.
+      method: `dual` (Wong and Kolter 2018); `interval`; `mixed`, the intersection of the two, which
+        `certify(method="crown")` and `"alpha"` rest on. These two bound margins alone.
 
     Returns:
       For each ReLU in order, (lower, upper), [n, *shape] each, channels last.
+
+    Raises:
+      ValueError: an argument out of its range, by name.
 
     Example:
       >>> [(lower, upper)] = rt.layer_bounds(model, x, eps=0.1)
@@ -267,11 +285,16 @@ def layer_bounds(  # noqa: PLR0913, public
       [[0.7 0.1]] [[0.9 0.3]]
     """
     graph = model if isinstance(model, Graph) else build(model)
-    check_options(eps, norm, method, dtype, batch_size)
+    if method not in INNER:
+        raise ValueError(
+            f"method must be one of {', '.join(INNER)}, got {method!r}: 'crown' and 'alpha' bound "
+            "margins alone, by inner bounds of 'mixed'"
+        )
+    check_options(eps, norm, "dual", dtype, batch_size)
     x = checked_images(graph.structure, x, box, dtype)
     box = None if box is None else tuple(box)
-    options = BoundOptions("every", norm=norm)
-    function = layers_bound(graph.structure, method, box, options)
+    options = BoundOptions("every", inner=method, norm=norm)
+    function = layers_bound(graph.structure, box, options)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
         function(weights, xs, tf.constant(float(eps), dtype))

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
-from robustra_tf.bounds.interval import interval_margins, propagate
+from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.sound import outward_ball, sound_interval_margins, sound_margins
@@ -81,20 +82,17 @@ def sound_bound(structure: Structure, method: str, box: Box | None, options: Bou
 
 
 def _classes(network: Network, x: tf.Tensor) -> tf.Tensor:
-    return tf.argmax(network(x), -1, output_type=tf.int32)
+    return counting.predicted_tensor(network(x))
 
 
 @functools.lru_cache(maxsize=32)
-def layers_bound(structure: Structure, method: str, box: Box | None, options: BoundOptions):
-    """(weights, x, eps) -> (lower, upper) of every ReLU's input, in order."""
+def layers_bound(structure: Structure, box: Box | None, options: BoundOptions):
+    """(weights, x, eps) -> (lower, upper) of every ReLU's input, in order, as `enclose` does it."""
 
     @tf.function(autograph=False)
     def bound(weights, x, eps):
-        network, region = Network(structure, weights), options.ball(x, eps, box)
-        if method == "interval":
-            found = propagate(network, region).bounds
-        else:
-            found = enclose(network, region, options).bounds
+        region = options.ball(x, eps, box)
+        found = enclose(Network(structure, weights), region, options).bounds
         return [found[i] for i in structure.relus]
 
     return bound

@@ -4,10 +4,12 @@ A saved model is an ordinary SavedModel that runs without this package. Its sign
 
 * `serving_default`: `image` (float32 [batch, ...], pixels in [0, 1]) -> `logits` (float32 [batch,
   classes]);
-* `certify`: `image` and `eps` (float32 scalar, in pixels) -> `predicted` (int32 [batch]), `margin`
-  (float32 [batch], a lower bound of `min_t f_p(x') - f_t(x')` over the targets `t` other than the
-  predicted class `p` and over the l_inf ball of radius `eps`, by Wong and Kolter's bound) and
-  `certified` (bool [batch], whether it is positive: no input of the ball changes the prediction).
+* `certify`: `image` and `eps` (float32 scalar, in pixels) -> `predicted` (int32 [batch], -1 where
+  the logits are no finite numbers), `margin` (float32 [batch], a lower bound of
+  `min_t f_p(x') - f_t(x')` over the targets `t` other than the predicted class `p` and over the
+  l_inf ball of radius `eps`, by Wong and Kolter's bound) and `certified` (bool [batch], whether it
+  is positive: no input of the ball changes the prediction). Where nothing is proven the margin is
+  -inf: of a radius that is negative or no number, of an image with a pixel outside [0, 1].
   It has no gradient.
 * `about`: nothing -> `norm` (string, of the balls of `certify`), `pixels` (float32 [2], the range
   that images keep to), `trained_eps` (float32, the radius in pixels that the model was trained for,
@@ -34,11 +36,13 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from robustra_tf import description, graph
-from robustra_tf.bounds.balls import ball
+from robustra_tf import counting, description, graph
+from robustra_tf.bounds.balls import Box, ball, inside
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 
+#: Of the images that a saved model certifies.
+BOX: Box = (0.0, 1.0)
 # What TensorFlow raises for checkpoints that are missing, cut short or altered.
 _READ_ERRORS = (ValueError, IndexError, RuntimeError, tf.errors.OpError)
 
@@ -88,19 +92,21 @@ def _about(settings: Mapping[str, description.Setting]) -> dict[str, tf.Tensor]:
 def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
     """The outputs of the signature `certify`."""
     values = network.network()
-    logits = values(image)
-    predicted = tf.argmax(logits, -1, output_type=tf.int32)
-    # A radius that makes no sense must certify nothing, wherever this runs.
-    valid = tf.logical_and(eps >= 0, tf.math.is_finite(eps))
-    region = ball(image, tf.where(valid, eps, 0.0))
-    upper = margins(values, region, predicted, BoundOptions("needed")).upper
-    own = tf.one_hot(predicted, logits.shape[-1], on_value=True, off_value=False)
-    margin = -tf.reduce_max(tf.where(own, -np.inf, upper), axis=-1)
-    # Comparisons with NaN are false.
-    margin = tf.where(tf.logical_and(valid, margin > -np.inf), margin, -np.inf)
+    count = tf.shape(image)[0]
+    # Rows of no image cannot be convolved: an image of zeros stands in for an empty batch.
+    filled = tf.pad(image, [[0, tf.cast(count < 1, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)])
+    predicted = counting.predicted_tensor(values(filled))
+    # Of a radius that makes no sense there is no ball.
+    lower = -margins(values, ball(filled, eps), predicted, BoundOptions("needed")).upper
+    own = tf.one_hot(predicted, lower.shape[-1], on_value=True, off_value=False)
+    there = tf.logical_and(tf.reshape(inside(filled, BOX), (-1,)), predicted >= 0)[:, None]
+    # A maximum may pass over NaN: what is no number is told apart before.
+    rival = tf.where(tf.logical_and(there, tf.math.is_finite(lower)), lower, -np.inf)
     # The gradient that bounds have in training is not saved with them, and no other one is right.
-    margin = tf.stop_gradient(margin)
-    return {"predicted": predicted, "margin": margin, "certified": margin > 0}
+    margin = tf.stop_gradient(tf.reduce_min(tf.where(own, np.inf, rival), axis=-1))
+    certified = counting.certified_tensor(rival, predicted)
+    found = {"predicted": predicted, "margin": margin, "certified": certified}
+    return {name: value[:count] for name, value in found.items()}
 
 
 def save(

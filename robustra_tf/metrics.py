@@ -5,11 +5,14 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from robustra_tf import counting
+
 
 def certified(y: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
-    """Whether the bounds prove the label: `upper_t < 0` for every `t != y`. Boolean [n].
+    """Whether the bounds prove the label: `upper_t < 0`, finite, for every `t != y`. Boolean [n].
 
-    A bound of exactly 0 leaves a tie possible, and one that is not a number proves nothing.
+    A bound of exactly 0 leaves a tie possible, and one that is not a finite number proves nothing;
+    nor does a label that is no class, or the only one.
 
     Args:
       y: labels, integers [n].
@@ -19,8 +22,7 @@ def certified(y: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
       >>> rt.metrics.certified(np.array([0]), np.array([[0.0, -0.4]])).numpy()
       array([ True])
     """
-    own = tf.equal(tf.range(tf.shape(upper)[-1])[None], tf.cast(y, tf.int32)[:, None])
-    return tf.reduce_all(tf.logical_or(own, upper < 0), -1)
+    return counting.certified_tensor(-upper, y)
 
 
 class CertifiedAccuracy(keras.metrics.Metric):
@@ -49,9 +51,11 @@ class CertifiedAccuracy(keras.metrics.Metric):
           upper: upper bounds of `f_t - f_y`, [n, classes].
 
         Raises:
-          ValueError: `upper` is not a row of bounds for each label.
+          ValueError: labels that are no integers, or `upper` that is not a row of bounds for each.
         """
         y, upper = tf.convert_to_tensor(y), tf.convert_to_tensor(upper)
+        if not y.dtype.is_integer:
+            raise ValueError(f"y must be integer labels [n], got {y.dtype.name}")
         if upper.shape.rank != 2 or not upper.shape[:1].is_compatible_with(y.shape):
             raise ValueError(
                 f"upper must be [n, classes] for labels y [n], got {upper.shape} and {y.shape}"

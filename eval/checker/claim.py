@@ -176,7 +176,8 @@ def _claim(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Claim:
     count = len(arrays["labels"]) if np.ndim(arrays.get("labels")) == 1 else 0
     need(count > 0, "labels", "one axis, not empty", arrays.get("labels"))
     classes = nodes[-1].shape
-    need(len(classes) == 1, "network", "logits with one axis", classes)
+    two = len(classes) == 1 and classes[0] >= 2
+    need(two, "network", "logits with one axis, two of them or more", classes)
     relus = [node for node in nodes if node.op == "relu"]
     claim = Claim(
         nodes,

@@ -306,8 +306,9 @@ class _Check:
         self._check_classes()
         # What is certified is what both say, the claim and the derivation.
         both = np.minimum(follows, claim.margin_lower)
-        both[own] = np.inf
-        return Derived(follows, both.min(1) > 0)
+        proven = (both > 0) & np.isfinite(both)
+        proven[own] = True
+        return Derived(follows, proven.all(1) & (claim.predicted == claim.labels))
 
     def _check_classes(self) -> None:
         """The predicted classes are those of the greatest logits at the images."""

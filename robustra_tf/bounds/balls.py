@@ -14,6 +14,8 @@ Box = tuple[float, float]
 class Ball(NamedTuple):
     """`{x' : ||x' - x|| <= eps}`, written as a centre and a radius of the dual norm.
 
+    Where there is no ball the centre is NaN, and nothing follows from it.
+
     Attributes:
       centre: [n, *shape], in pixels.
       radius: for `linf`, the half width of each pixel's interval: [n, *shape] with a box, a scalar
@@ -38,11 +40,21 @@ def as_scalar(value: float | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.constant(value, dtype)
 
 
+def inside(x: tf.Tensor, box: Box | None) -> tf.Tensor:
+    """Whether all pixels of an image are finite and keep to the box: boolean [n, 1, ...]."""
+    low, high = (x.dtype.min, x.dtype.max) if box is None else box
+    low, high = as_scalar(low, x.dtype), as_scalar(high, x.dtype)
+    axes = list(range(1, x.shape.rank))
+    return tf.reduce_all(tf.logical_and(x >= low, x <= high), axes, keepdims=True)
+
+
 def ball(x: tf.Tensor, eps: tf.Tensor, norm: str = "linf", box: Box | None = None) -> Ball:
     """The ball of radius `eps` in `norm` about each of `x`, cut to `box` for `linf`.
 
     For `l2` and `l1` the box is left out: the ball alone contains the cut ball, so every bound over
     it stays sound.
+
+    A radius below 0 or not finite, a pixel that is not finite or outside the box: there is no ball.
 
     Args:
       x: images [n, *shape], in pixels.
@@ -56,12 +68,12 @@ def ball(x: tf.Tensor, eps: tf.Tensor, norm: str = "linf", box: Box | None = Non
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     radius = as_scalar(eps, x.dtype)
-    if box is None:
-        return Ball(x, radius, norm)
-    if len(box) != 2 or not box[0] < box[1]:
+    if box is not None and (len(box) != 2 or not box[0] < box[1]):
         raise ValueError(f"box must be (lo, hi) with lo < hi, got {box!r}")
-    if norm != "linf":
-        return Ball(x, radius, norm)
-    low = tf.maximum(x - radius, as_scalar(box[0], x.dtype))
-    high = tf.minimum(x + radius, as_scalar(box[1], x.dtype))
-    return Ball(0.5 * (low + high), 0.5 * (high - low), norm)
+    valid = tf.logical_and(radius >= 0, tf.math.is_finite(radius))
+    valid, centre = tf.logical_and(inside(x, box), valid), x
+    if box is not None and norm == "linf":
+        low = tf.maximum(x - radius, as_scalar(box[0], x.dtype))
+        high = tf.minimum(x + radius, as_scalar(box[1], x.dtype))
+        centre, radius = 0.5 * (low + high), 0.5 * (high - low)
+    return Ball(tf.where(valid, centre, float("nan")), radius, norm)

@@ -16,9 +16,9 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import affine, differences, support
 from robustra_tf.bounds.frames import Every, Frame
-from robustra_tf.bounds.interval import Interval
+from robustra_tf.bounds.interval import Interval, lesser
 from robustra_tf.bounds.passing import absolute_sum, added, through
-from robustra_tf.bounds.relu import unstable
+from robustra_tf.bounds.relu import known, unstable
 from robustra_tf.bounds.rows import Rows, WholeRows
 from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import Add, Relu
@@ -31,6 +31,7 @@ class Lines(NamedTuple):
     """`lower z <= v <= upper z + intercept` for a ReLU between its bounds, [n, *shape] each.
 
     `lower` is 1 where the ReLU is active, 0 where it is dead, and free within [0, 1] elsewhere.
+    `upper` is NaN where the bounds are not `known`, so that nothing follows from them.
     """
 
     upper: tf.Tensor
@@ -46,7 +47,8 @@ def lines(lower: tf.Tensor, upper: tf.Tensor) -> Lines:
     top = tf.where(crossing, upper, tf.ones_like(upper))
     bottom = tf.where(crossing, lower, tf.zeros_like(lower))
     slope = top / (top - bottom)
-    return Lines(tf.where(crossing, slope, active), -slope * bottom, crossing, active)
+    line = tf.where(known(lower, upper), tf.where(crossing, slope, active), float("nan"))
+    return Lines(line, -slope * bottom, crossing, active)
 
 
 def adaptive(bounds: Mapping[int, Interval]) -> Slopes:
@@ -173,10 +175,10 @@ def optimised_margins(
         for slope, m, s in zip(slopes, mean, square, strict=True):
             m, s = m / (1 - 0.9 ** (count + 1)), s / (1 - 0.99 ** (count + 1))
             moved.append(tf.clip_by_value(slope - scale * m / (tf.sqrt(s) + 1e-12), 0.0, 1.0))
-        return k + 1, tf.minimum(best, upper), moved, mean, square
+        return k + 1, lesser(best, upper), moved, mean, square
 
-    start = (tf.constant(0), tf.minimum(bound(first), wk), first, nothing, nothing)
+    start = (tf.constant(0), lesser(bound(first), wk), first, nothing, nothing)
     _, best, last, _, _ = tf.while_loop(
         lambda k, *_: k < steps, descend, start, parallel_iterations=1, maximum_iterations=steps
     )
-    return tf.minimum(best, bound(last))
+    return lesser(best, bound(last))

@@ -20,7 +20,7 @@ def interval(node: Node, weights: Weights, ball: Ball, inputs: Sequence[Interval
     """The interval of a node's output from those of its inputs.
 
     `y = A x + b` maps `centre -+ width` to `A centre + b -+ |A| width`; a ReLU cuts both ends. For
-    `l2` and `l1` the ball is first widened to its enclosing `linf` ball.
+    `l2` and `l1` the ball is first widened to its enclosing `linf` ball. A ReLU keeps NaN.
     """
     if isinstance(node.op, Input):
         return ball.centre - ball.half_widths, ball.centre + ball.half_widths
@@ -32,8 +32,13 @@ def interval(node: Node, weights: Weights, ball: Ball, inputs: Sequence[Interval
 
 
 def intersection(first: Interval, second: Interval) -> Interval:
-    """What two intervals about the same numbers have in common."""
-    return tf.maximum(first[0], second[0]), tf.minimum(first[1], second[1])
+    """What two intervals about the same numbers have in common; NaN where an end of one is."""
+    return -lesser(-first[0], -second[0]), lesser(first[1], second[1])
+
+
+def lesser(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """The smaller of two upper bounds, NaN where one is: `tf.minimum` promises nothing of NaN."""
+    return tf.where(tf.logical_or(first <= second, tf.math.is_nan(first)), first, second)
 
 
 class LayerIntervals(NamedTuple):

@@ -45,8 +45,20 @@ def unstable(lower: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
     return tf.logical_and(lower < 0, upper > 0)
 
 
+def known(lower: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
+    """Where bounds say something, boolean: both are finite numbers, and so is their distance.
+
+    Elsewhere every comparison with them would make up a phase: `NaN > 0` is false, which reads as
+    dead, and `u / (u - l)` is 0 where `u - l` overflows.
+    """
+    return tf.math.is_finite(upper - lower)
+
+
 def relax(lower: tf.Tensor, upper: tf.Tensor) -> Relaxation:
-    """Wong and Kolter's relaxation for pre-activation bounds `lower`, `upper`, both [n, *shape]."""
+    """Wong and Kolter's relaxation for pre-activation bounds `lower`, `upper`, both [n, *shape].
+
+    NaN where the bounds are not `known`, so that nothing follows from them.
+    """
     crossing = unstable(lower, upper)
     one = tf.ones_like(upper)
     # Where the ReLU is stable the quotient is not used; 1 / 1 keeps its gradient finite there.
@@ -54,4 +66,5 @@ def relax(lower: tf.Tensor, upper: tf.Tensor) -> Relaxation:
     bottom = tf.where(crossing, lower, tf.zeros_like(lower))
     slope = top / (top - bottom)
     slope = tf.where(upper <= 0, tf.zeros_like(slope), slope)
+    slope = tf.where(known(lower, upper), slope, float("nan"))
     return Relaxation(slope, -0.5 * slope * bottom, -0.5 * bottom)

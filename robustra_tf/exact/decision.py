@@ -104,14 +104,18 @@ class Decision:
         network, inputs = self.task.network, self.task.inputs
         centre = self.image.astype(np.float64)
         found = enclosed(network.structure, network.weights, centre, self.label, *inputs)
+        if not all(np.isfinite(end).all() for ends in found.bounds.values() for end in ends):
+            reason = "bounds of pre-activations that are not finite numbers"
+            return Verdict(Status.UNKNOWN, None, None, None, 0.0, reason=reason)
         self.probe.check_bounds(found.bounds)
-        self.probe.check_margins(self.label, np.nan_to_num(found.margin, nan=-np.inf))
-        others = [t for t in np.argsort(found.margin).tolist() if t != self.label]
-        bounds = {target: float(found.margin[target]) for target in others}
+        # What is no finite number proves nothing.
+        margin = np.where(np.isfinite(found.margin), found.margin, -np.inf)
+        self.probe.check_margins(self.label, margin)
+        others = [t for t in np.argsort(margin).tolist() if t != self.label]
+        bounds = {target: float(margin[target]) for target in others}
         answers, reasons, ground = [], [], None
         for target in others:
             scale = self.probe.scale(self.label, target)
-            # Not a number proves nothing: written so that it is searched.
             if bounds[target] > scale.tolerance * scale.unit:
                 continue
             if ground is None:
@@ -187,7 +191,7 @@ class Decision:
         if seconds <= 0:
             return undecided("time limit")
         answer = solver.decide(question, seconds)
-        if answer.outcome is Outcome.PROVEN and not answer.bound > question.tolerance:
+        if answer.outcome is Outcome.PROVEN and not (question.tolerance < answer.bound < np.inf):
             reason = f"{solver.name}: a proof without a bound"
             return answer._replace(outcome=Outcome.UNDECIDED, reason=reason)
         return answer

@@ -87,7 +87,7 @@ def undecided(reason: str, bound: float = -np.inf, point=None, nodes=0, solves=0
 
 def judge(question: Question, bound: float, point, nodes: int, solves: int, reason: str) -> Answer:
     """The answer that a proven `bound` and a candidate `point` allow; `reason` if neither does."""
-    if bound > question.tolerance:
+    if question.tolerance < bound < np.inf:
         return Answer(Outcome.PROVEN, bound, point, nodes, solves)
     if point is not None and question.margin(point) <= 0:
         return Answer(Outcome.FOUND, bound, point, nodes, solves)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Box, ball
-from robustra_tf.bounds.interval import propagate
+from robustra_tf.bounds.interval import intersection, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.exact.encoding import certified_bound, encode
@@ -71,13 +71,7 @@ def _compiled(structure: Structure, norm: str, box: Box | None):
         network = Network(structure, weights)
         dual = margins(network, region, y, BoundOptions("needed"))
         intervals = propagate(network, region).bounds
-        both = [
-            (
-                tf.maximum(dual.enclosure.bounds[i][0], intervals[i][0]),
-                tf.minimum(dual.enclosure.bounds[i][1], intervals[i][1]),
-            )
-            for i in structure.relus
-        ]
+        both = [intersection(dual.enclosure.bounds[i], intervals[i]) for i in structure.relus]
         return both, dual.upper
 
     return bound

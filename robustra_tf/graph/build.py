@@ -28,7 +28,8 @@ def build(model: keras.Model) -> Graph:
     Raises:
       UnsupportedLayerError: for a layer that is no affine map or ReLU; the message names the layer,
         its type and what is supported.
-      ValueError: for a model that is not built, or whose logits have more than one axis.
+      ValueError: for a model that is not built, or whose logits have more than one axis or are
+        fewer than two.
     """
     functional = _functional(model)
     walk = _Walk(_static(model, functional.inputs[0].shape))
@@ -42,6 +43,7 @@ def build(model: keras.Model) -> Graph:
             f"model: expected logits with one axis, {model.name!r} (last layer "
             f"{nodes[-1].name!r}) gives {structure.output_shape}: Flatten them"
         )
+    structure.check_rival(model.name)
     return Graph(structure, tuple(walk.variables))
 
 

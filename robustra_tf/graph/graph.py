@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,17 @@ class Structure:
     def input_shape(self) -> Shape:
         """The shape of one input, without the batch."""
         return self.nodes[0].op.out_shape
+
+    def check_rival(self, name: str) -> None:
+        """Refuses (`ValueError`) logits without two classes, by the model's name.
+
+        A margin is over another class; of one logit alone everything would be certified.
+        """
+        if math.prod(self.output_shape) < 2:
+            raise ValueError(
+                f"model: expected at least two logits, {name!r} gives {self.output_shape}: a "
+                "certificate is over another class; give the second one a logit of its own"
+            )
 
     @property
     def output_shape(self) -> Shape:

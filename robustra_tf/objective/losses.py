@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from robustra_tf import counting
+
 
 def robust_cross_entropy(h: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Cross-entropy of the negated margins `h` against the labels (section 5.6).
@@ -19,11 +21,13 @@ def robust_cross_entropy(h: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 
 def robust_error(h: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Whether some other class may win: `h_t > 0` for some `t != y`. Boolean [n]."""
-    other = tf.not_equal(tf.range(h.shape[-1])[None], tf.cast(y, tf.int32)[:, None])
-    return tf.reduce_any(tf.logical_and(other, h > 0), -1)
+    """Whether some other class may win or tie: not `h_t < 0` for every `t != y`. Boolean [n].
+
+    What is no finite number is an error.
+    """
+    return tf.logical_not(counting.certified_tensor(-h, y))
 
 
 def clean_error(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-    """Whether the predicted class is not the label. Boolean [n]."""
-    return tf.not_equal(tf.argmax(logits, -1, output_type=tf.int32), tf.cast(y, tf.int32))
+    """Whether the predicted class is not the label, or there is none. Boolean [n]."""
+    return tf.not_equal(counting.predicted_tensor(logits), tf.cast(y, tf.int32))

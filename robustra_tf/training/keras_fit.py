@@ -7,8 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from robustra_tf.metrics import certified
+from robustra_tf import counting
+from robustra_tf.objective.interval_losses import BOX
 from robustra_tf.settings import largest_radius
+from robustra_tf.training import fit_data
 from robustra_tf.training.gradient import StepGradient
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.schedules import epsilon_within
@@ -30,9 +32,15 @@ class CertifiedModel(keras.Model):
       `robustra`, intervals over the ball cut to [0, 1] for the others, `natural` too.
 
     Along `fit` the three are means over the epoch, at the radius of each step, with the weights
-    that it had then; `natural` bounds nothing there. Images are floating-point pixels in [0, 1];
-    labels are integers, [n] or [n, 1]. Dropout is off. Batch normalisation takes the statistics of
-    the batch along `fit` and moves its running ones, unless the layer's `trainable` is False.
+    that it had then; `natural` bounds nothing there. Dropout is off. Batch normalisation takes the
+    statistics of the batch along `fit` and moves its running ones, unless the layer's `trainable`
+    is False.
+
+    Images are floating-point pixels in [0, 1]; labels are integers, [n] or [n, 1]. `fit` and
+    `evaluate` refuse what is not, at the batch that has it: standardised or 0..255 pixels, NaN,
+    images of another size, labels that are no class. A step whose loss or gradient is no finite
+    number changes neither weights nor optimizer nor running statistics; the loss of its epoch is
+    then NaN in the history (`keras.callbacks.TerminateOnNaN` ends training there).
 
     The network itself is `network`, an ordinary Keras model that learns in place: save that one.
     Weights (`save_weights`, `ModelCheckpoint(save_weights_only=True)`) are the network's and the
@@ -119,6 +127,20 @@ class CertifiedModel(keras.Model):
         # Its variables made within the first step would have that traced twice.
         self.optimizer.build(self.network.trainable_variables)
 
+    def make_train_function(self, force: bool = False) -> None:
+        """What Keras calls for a step of `fit`, with refusals of data as `ValueError`."""
+        before = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not before:
+            self.train_function = fit_data.refusing(self.train_function)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """What Keras calls for a step of `evaluate`, with refusals of data as `ValueError`."""
+        before = self.test_function
+        super().make_test_function(force)
+        if self.test_function is not before:
+            self.test_function = fit_data.refusing(self.test_function)
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What an epoch averages."""
@@ -126,12 +148,19 @@ class CertifiedModel(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One optimizer step at the present radius; what Keras compiles and calls."""
-        x, y = _batch(data)
+        x, y = fit_data.batch(data, self._gradient.graph.structure, BOX)
         batch = self._gradient.problem.batch(x, y, tf.convert_to_tensor(self.radius), _drawn())
         step = self._gradient(*self._gradient.networks(), batch)
-        self.optimizer.apply(step.gradients, self.network.trainable_variables)
-        self._gradient.graph.assign(step.statistics)
-        values = [step.metrics["loss"], 1.0 - step.metrics["clean_error"]]
+
+        def update() -> bool:
+            self.optimizer.apply(step.gradients, self.network.trainable_variables)
+            self._gradient.graph.assign(step.statistics)
+            return True
+
+        # A poisoned update could not be taken back.
+        tf.cond(step.finite, update, lambda: False)
+        loss = tf.where(step.finite, step.metrics["loss"], float("nan"))
+        values = [loss, 1.0 - step.metrics["clean_error"]]
         # Robustra's own error is over the reference's space, no bound over the ball.
         if error := self._gradient.problem.method.certifies:
             values.append(1.0 - step.metrics[error])
@@ -139,11 +168,12 @@ class CertifiedModel(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The losses and the certified examples of a batch at the full radius."""
-        x, y = _batch(data)
+        x, y = fit_data.batch(data, self._gradient.graph.structure, BOX)
         batch = self._gradient.problem.batch(x, y, tf.constant(self.eps, tf.float32), _drawn())
         found = self._gradient.evaluated(*self._gradient.networks(), batch)
-        proven = tf.cast(certified(y, found.upper), tf.float32)
-        return self._averaged([found.loss, 1.0 - found.clean_error, proven])
+        proven = tf.cast(counting.certified_tensor(-found.upper, y), tf.float32)
+        right = 1.0 - found.clean_error
+        return self._averaged([found.loss, right, proven * right])
 
     def get_config(self) -> dict[str, Any]:
         """Refused: a saved model would need this class, and a reference, to be read again.
@@ -227,19 +257,3 @@ class EpsilonSchedule(keras.callbacks.Callback):
 def _drawn() -> tf.Tensor:
     """Another seed at every call, by TensorFlow's generator."""
     return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
-
-
-def _batch(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images, float32, and labels, int32 [n].
-
-    Raises:
-      ValueError: images or labels missing or of another kind, or weights of examples.
-    """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    if sample_weight is not None:
-        raise ValueError("sample_weight must be None, and class_weight: losses are plain means")
-    if not (tf.is_tensor(x) and x.dtype.is_floating):
-        raise ValueError("x must be one tensor of floating-point pixels in [0, 1]")
-    if not (tf.is_tensor(y) and y.shape.rank in (1, 2) and y.shape[1:] in ((), (1,))):
-        raise ValueError("y must be one integer label per image, of shape [n] or [n, 1]")
-    return tf.cast(x, tf.float32), tf.cast(tf.reshape(y, (-1,)), tf.int32)

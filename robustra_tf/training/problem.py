@@ -140,10 +140,13 @@ def solve(problem: Problem, network: Network, reference: Dual | None, batch: Bat
         found = found._replace(measured={"robust_error": robust_error(found.upper, batch.y)})
     else:
         found = _dual_loss(problem, network, reference, batch)
+    measured |= found.measured
+    if certifies := problem.method.certifies:
+        measured[certifies] = tf.logical_or(measured[certifies], measured["clean_error"])
     return found._replace(
         measured={
             problem.reported(name): tf.cast(tf.stop_gradient(value), tf.float32)
-            for name, value in {**measured, **found.measured}.items()
+            for name, value in measured.items()
         }
     )
 

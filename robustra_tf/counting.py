@@ -1,0 +1,61 @@
+"""What counts: one rule for arrays, and the same one for tensors.
+
+An example is certified where every margin against a rival is a finite number above 0, where its
+label is a class that has a rival, and where the prediction is right. It is written so that whatever
+is not known does not count: NaN, infinity (a bound that was not computed, or overflowed), a label
+that is no class, a network of one logit. A tie is no win.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+#: What is predicted where the logits are no finite numbers: a class that no label is.
+NO_CLASS = -1
+
+
+def predicted(logits: np.ndarray) -> np.ndarray:
+    """The class of the greatest logit, integers [n], of `logits` [n, classes].
+
+    `NO_CLASS` where any logit is not a finite number.
+    """
+    logits = np.asarray(logits)
+    if not logits.shape[1]:
+        return np.full(len(logits), NO_CLASS)
+    return np.where(np.isfinite(logits).all(1), logits.argmax(1), NO_CLASS)
+
+
+def certified(lower: np.ndarray, y: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
+    """Whether lower bounds of margins prove the labels, boolean [n].
+
+    Args:
+      lower: lower bounds of `f_y - f_t` over each ball, [n, classes]; entry `y` is not looked at.
+      y: labels, integers [n].
+      classes: the predictions, integers [n], which must equal `y`; None does not look at them.
+    """
+    lower, y = np.asarray(lower), np.asarray(y)
+    count = lower.shape[1]
+    own = np.arange(count) == y[:, None]
+    proven = (lower > 0) & (lower < np.inf)
+    found = (proven | own).all(1) & own.any(1) & (count > 1)
+    return found if classes is None else found & (np.asarray(classes) == y)
+
+
+def predicted_tensor(logits: tf.Tensor) -> tf.Tensor:
+    """`predicted` of a tensor [n, classes], int32 [n]."""
+    found = tf.argmax(logits, -1, output_type=tf.int32)
+    # Of NaN, `argmax` may see nothing.
+    return tf.where(tf.reduce_all(tf.math.is_finite(logits), -1), found, NO_CLASS)
+
+
+def certified_tensor(lower: tf.Tensor, y: tf.Tensor, classes: tf.Tensor | None = None) -> tf.Tensor:
+    """`certified` of tensors, boolean [n]."""
+    count, y = tf.shape(lower)[-1], tf.cast(y, tf.int32)
+    own = tf.equal(tf.range(count)[None], y[:, None])
+    proven = tf.logical_and(lower > 0, tf.math.is_finite(lower))
+    has_rival = tf.logical_and(tf.reduce_any(own, -1), count > 1)
+    found = tf.logical_and(tf.reduce_all(tf.logical_or(proven, own), -1), has_rival)
+    if classes is None:
+        return found
+    return tf.logical_and(found, tf.equal(tf.cast(classes, tf.int32), y))
