@@ -71,7 +71,9 @@ def sabr(network: Network, batch: Batch, options: LossOptions) -> Loss:
     radius = options.share * batch.eps
     far = batch.eps - radius
     moved = attacked(network, batch, options.attack_steps) - batch.x
-    region = ball(batch.x + tf.clip_by_value(moved, -far, far), radius, box=BOX)
+    # Rounding may leave the box: of a centre outside there is no ball.
+    centre = tf.clip_by_value(batch.x + tf.clip_by_value(moved, -far, far), *BOX)
+    region = ball(centre, radius, box=BOX)
     bounds, upper = interval_margins(network, region, batch.y)
     _, whole = interval_margins(network, whole_ball(batch), batch.y)
     loss = _mixed(network, batch, options, upper)
