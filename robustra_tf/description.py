@@ -117,6 +117,13 @@ def check_whole(directory: str | os.PathLike) -> None:
 
     Raises:
       ValueError: names the directory and the file.
+
+    Example:
+      >>> directory = rt.export.save(model, "saved", certifies=False)
+      >>> (directory / "variables" / "variables.index").unlink()
+      >>> rt.description.check_whole(directory)
+      Traceback (most recent call last):
+      ValueError: saved: not whole: variables/variables.index is missing
     """
     directory = Path(directory)
     files = _read(directory).get("files", {})
