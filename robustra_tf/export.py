@@ -83,7 +83,7 @@ def _about(settings: Mapping[str, description.Setting]) -> dict[str, tf.Tensor]:
     """The outputs of the signature `about`."""
     return {
         "norm": tf.constant("linf"),
-        "pixels": tf.constant([0.0, 1.0]),
+        "pixels": tf.constant(BOX),
         "trained_eps": tf.constant(settings.get("eps", np.nan), tf.float32),
         "trained_norm": tf.constant(settings.get("norm", "")),
     }
