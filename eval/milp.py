@@ -66,8 +66,10 @@ class Milp:
             return
         batches = itertools.chain([first], batches)
         config, digest = self._config, fingerprint.weights_sha256(self._model)
-        # Not fork: TensorFlow's threads do not survive it.
-        context = multiprocessing.get_context("spawn")
+        # Not forks of this process, whose threads of TensorFlow's they would not have, but of one
+        # that has imported all and computed nothing.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tensorflow", "keras", __name__])
         pool = ProcessPoolExecutor(config.workers, context, _begin, (config, digest))
         waiting: dict = {}
         try:

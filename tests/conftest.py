@@ -59,6 +59,16 @@ def saved(tmp_path_factory) -> Path:
     return save(digits_network(), tmp_path_factory.mktemp("model") / "f")
 
 
+@pytest.fixture(scope="session")
+def nursery():
+    """A process that has imported all and forks programs."""
+    from tests.nursery import Nursery
+
+    found = Nursery()
+    yield found
+    found.close()
+
+
 @pytest.fixture(scope="module")
 def without_pages():
     """Evaluations draw no pages, which take half a second each."""

@@ -9,19 +9,11 @@ import pytest
 
 from robustra_tf.stopping import Exit
 from tests.evaluations import rows, without_seconds
-from tests.nursery import Nursery
 
 # A process imports TensorFlow, and two workers of another one do.
 pytestmark = pytest.mark.slow
 
 FLAGS = {"limit": 60, "batch_size": 10, "eps": 0.04, "stages": "clean,lp"}
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    found = Nursery()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +81,16 @@ def test_a_second_evaluation_in_the_same_folder_is_refused(nursery, saved, whole
     assert without_seconds(out) == whole
 
 
-def workers(pid):
-    """The processes that another one has started and that compute for it."""
+def children(pid):
+    """The processes that another one has started: {pid: command line}."""
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    commands = {int(p): Path(f"/proc/{p}/cmdline").read_bytes() for p in listed}
-    return [p for p, command in commands.items() if b"spawn_main" in command]
+    return {int(p): Path(f"/proc/{p}/cmdline").read_bytes() for p in listed}
+
+
+def workers(pid):
+    """The processes that compute for another one, and the one that forks them: (them, it)."""
+    (server,) = [p for p, command in children(pid).items() if b"forkserver" in command]
+    return list(children(server)), server
 
 
 def gone(pid):
@@ -109,12 +106,12 @@ def test_no_worker_outlives_its_evaluation(nursery, saved, tmp_path, number):
     flags = {"limit": 300, "eps": 0.12, "stages": "clean,milp", "workers": 2, "time_limit": 20}
     life = nursery.run("eval", "plain", saved_model=saved, out=out, **flags)
     life.until(lambda: len(decided(out, "milp")) > 1)
-    found = workers(life.pid)
+    found, server = workers(life.pid)
     assert len(found) == 2
     life.kill(number)
     assert life.wait() == (-number if number == signal.SIGKILL else Exit.STOPPED), life.said()
     end = time.monotonic() + 10
-    while not all(gone(pid) for pid in found):
+    while not all(gone(pid) for pid in (*found, server)):
         assert time.monotonic() < end, os.listdir("/proc")
         time.sleep(0.02)
     assert len(decided(out, "milp")) < flags["limit"] / 2

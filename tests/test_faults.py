@@ -13,20 +13,13 @@ from robustra_tf import data, export
 from robustra_tf.batches import TrainingBatches
 from robustra_tf.stopping import Exit
 from robustra_tf.training import checkpoint
-from tests.nursery import Nursery, outcome, variables
+from tests.nursery import outcome, variables
 from train.workdir import Workdir
 
 # A process imports TensorFlow; some twenty short runs begin in it, each of which traces a step.
 pytestmark = pytest.mark.slow
 
 FLAGS = {"epochs": 3}
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    found = Nursery()
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ where either is the better one, and the last test shows such margins. That is wh
 evaluation follow one another instead of the best replacing the rest.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -19,13 +20,13 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.attacks import Attack
-from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.balls import Ball, ball
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.graph import build
+from robustra_tf.graph import Network, build
 from tests import nets, oracle_nets, oracles
 from tests.oracle_exact import TooManyPiecesError, least_margin
 from tests.oracle_lp import Programme
@@ -50,11 +51,34 @@ class Found(NamedTuple):
     clean: np.ndarray
 
 
-class Drawn:
-    """A random network and image, and a ball that is small enough for the exact margin."""
+@functools.cache
+def compiled(structure, inner):
+    """(weights, centre, radius, y) -> upper bounds by intervals, WK, CROWN and alpha; inner bounds.
 
-    def __init__(self, name, seed):
-        self.model = nets.randomise(nets.ALL[name](), seed)
+    Traced once for all networks of a kind.
+    """
+    options = BoundOptions("every", inner=inner)
+
+    @tf.function(autograph=False)
+    def run(weights, centre, radius, y):
+        network, region = Network(structure, weights), Ball(centre, radius, "linf")
+        bounds = enclose(network, region, options).bounds
+        upper = (
+            interval_margins(network, region, y).upper,
+            margins(network, region, y, options).upper,
+            crown_margins(network, region, y, bounds, adaptive(bounds)),
+            optimised_margins(network, region, y, bounds),
+        )
+        return upper, [bounds[k] for k in structure.relus]
+
+    return run
+
+
+class Drawn:
+    """A model with random weights, an image, and a ball small enough for the exact margin."""
+
+    def __init__(self, model, seed):
+        self.model = nets.randomise(model, seed)
         self.net, self.graph = oracle_nets.of_model(self.model), build(self.model)
         self.x = nets.images(self.model, 1, seed=seed)
         self.flat = self.x.astype(np.float64).ravel()
@@ -82,16 +106,9 @@ class Drawn:
         """interval, WK, CROWN, alpha and the triangle, with the same inner bounds."""
         eps = tf.constant(self.eps, tf.float64)
         region = ball(tf.constant(self.x, tf.float64), eps, box=BOX)
-        network, options = self.graph.network(tf.float64), BoundOptions("every", inner=inner)
-        y, bounds = tf.constant([self.y]), enclose(network, region, options).bounds
-        upper = (
-            interval_margins(network, region, y).upper,
-            margins(network, region, y, options).upper,
-            crown_margins(network, region, y, bounds, adaptive(bounds)),
-            optimised_margins(network, region, y, bounds),
-        )
-        relus = self.graph.structure.relus
-        ends = [[bounds[k][side].numpy().ravel() for k in relus] for side in (0, 1)]
+        arguments = (self.graph.weights(tf.float64), region.centre, region.radius)
+        upper, bounds = compiled(self.graph.structure, inner)(*arguments, tf.constant([self.y]))
+        ends = [[bound[side].numpy().ravel() for bound in bounds] for side in (0, 1)]
         enclosed = oracles.Enclosure(self.net, self.flat, self.eps, "linf", BOX, *ends)
         programme = Programme(enclosed, triangle=True)
         rows = oracles.target_rows(self.y, nets.CLASSES)
@@ -104,9 +121,10 @@ def found():
     """For each kind of inner bounds, everything about every margin."""
     parts = {inner: [] for inner in INNER}
     for name in NAMES:
+        model = nets.ALL[name]()
+        attack = Attack(model, restarts=1, steps=20, early_stop=False)
         for seed in range(SEEDS):
-            drawn = Drawn(name, seed)
-            attack = Attack(drawn.model, restarts=1, steps=20, early_stop=False)
+            drawn = Drawn(model, seed)
             point = attack(drawn.x, np.array([drawn.y]), drawn.eps).adversarial
             clean, attacked = drawn.margin(drawn.flat), drawn.margin(point)
             for inner in INNER:

@@ -17,55 +17,40 @@ from robustra_tf.training import checkpoint
 from robustra_tf.training.history import COLUMNS, ESTIMATES
 from train.workdir import Workdir
 
-# Three processes import TensorFlow and trace the steps of both networks.
+# A process imports TensorFlow; three runs trace the steps, bounds and signatures of both networks.
 pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).resolve().parents[1]
 EPOCHS = 3
-FLAGS = [
-    f"--epochs={EPOCHS}",
-    "--eps_warmup_epochs=2",
-    "--eps_start=0.01",
-    "--eps=0.04",
-    "--batch_size=16",
-    "--limit_train=64",
-    "--limit_test=20",
-    "--seed=3",
-    "--deterministic",
-]
-# Dies when the fourth pass has been recorded but its checkpoint not yet written.
-KILLED = """
-import os, runpy, signal
-from robustra_tf.training.checkpoint import Checkpoints
-save = Checkpoints.save
-def fatal(self, position, notes):
-    if position.passes == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(self, position, notes)
-Checkpoints.save = fatal
-runpy.run_module("train.main", run_name="__main__")
-"""
+FLAGS = {
+    "epochs": EPOCHS,
+    "eps_warmup_epochs": 2,
+    "eps_start": 0.01,
+    "eps": 0.04,
+    "batch_size": 16,
+    "limit_train": 64,
+    "limit_test": 20,
+    "seed": 3,
+    "deterministic": True,
+}
 SECONDS = 240
 
 
-def _start(workdir: Path, *flags: str, program=("-m", "train.main")) -> subprocess.Popen:
+def _run(workdir: Path, **flags) -> str:
+    """What the program prints, started as a user starts it."""
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "-1"}
-    # The program sets it before TensorFlow's import; the one that dies has imported it by then.
-    environment |= {"TF_ENABLE_ONEDNN_OPTS": "0"}
-    return subprocess.Popen(
-        [sys.executable, *program, f"--workdir={workdir}", *flags],
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", "train.main", f"--workdir={workdir}", *words],
         cwd=workdir.parent,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=SECONDS,
+        check=False,
     )
-
-
-def _finish(process: subprocess.Popen) -> str:
-    output, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, errors
-    return output
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _rows(folder: Workdir) -> list[dict[str, str]]:
@@ -74,17 +59,16 @@ def _rows(folder: Workdir) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(nursery, tmp_path_factory):
     """The whole run and the one that was killed in its fourth pass: (folder, output) of each."""
     root = tmp_path_factory.mktemp("runs")
     whole, broken = Workdir(root / "whole"), Workdir(root / "broken")
-    process = _start(whole.root, *FLAGS)
-    victim = _start(broken.root, *FLAGS, program=("-c", KILLED))
-    _, errors = victim.communicate(timeout=SECONDS)
-    assert victim.returncode == -signal.SIGKILL, errors
+    victim = nursery.run("train", "fatal", workdir=broken.root, **FLAGS)
+    assert victim.wait() == -signal.SIGKILL, victim.said()
     assert len(_rows(broken)) == 4
-    resumed = _finish(_start(broken.root, *FLAGS, "--resume"))
-    return {"whole": (whole, _finish(process)), "broken": (broken, resumed)}
+    resumed = nursery.run("train", "plain", workdir=broken.root, resume=True, **FLAGS)
+    assert resumed.wait() == 0, resumed.said()
+    return {"whole": (whole, _run(whole.root, **FLAGS)), "broken": (broken, resumed.said())}
 
 
 def _scalars(folder: Path) -> dict[str, dict[int, float]]:
@@ -213,15 +197,13 @@ def test_a_resumed_run_has_the_same_history_and_summaries(runs):
         assert left == right
 
 
-def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(runs):
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(nursery, runs):
     folder, _ = runs["whole"]
     before = folder.history.read_text()
-    wrong = _start(folder.root, "--resume", "--eps=0.05")
-    _, errors = wrong.communicate(timeout=SECONDS)
-    assert (wrong.returncode, errors.count("\n")) == (2, 1)
-    assert "--eps 0.04 there, 0.05 here" in errors
-    again = _start(folder.root, *FLAGS)
-    _, errors = again.communicate(timeout=SECONDS)
-    assert (again.returncode, errors.count("\n")) == (2, 1)
-    assert "--resume" in errors
+    wrong = nursery.run("train", "plain", workdir=folder.root, resume=True, eps=0.05)
+    assert (wrong.wait(), wrong.said().count("\n")) == (2, 1)
+    assert "--eps 0.04 there, 0.05 here" in wrong.said()
+    again = nursery.run("train", "plain", workdir=folder.root, **FLAGS)
+    assert (again.wait(), again.said().count("\n")) == (2, 1)
+    assert "--resume" in again.said()
     assert folder.history.read_text() == before
