@@ -59,39 +59,50 @@ def _grow(net, values, region, low, high, found, most):
 def least_margin(net, x, label, low, high, l1_radius=None, most=64, targets=None):
     """`min_x' min_t f_label - f_t` over the box, and the l_1 ball where its radius is given.
 
-    All other classes are targets unless they are named.
+    All other classes are targets unless they are named. On a piece the margin is affine: its least
+    value over the whole box says which pieces cannot hold a smaller one than was found.
     """
-    best = np.inf
-    n = net.size
+    waiting = []
     for matrix, offset, rows, ends in pieces(net, low, high, most):
-        bounds = list(zip(low, high, strict=True))
-        if l1_radius is not None:
-            one = np.eye(n)
-            rows = np.block(
-                [
-                    [rows, np.zeros((len(rows), n))],
-                    [one, -one],
-                    [-one, -one],
-                    [np.zeros((1, n)), np.ones((1, n))],
-                ]
-            )
-            ends = np.concatenate([ends, x, -x, [l1_radius]])
-            bounds += [(0, None)] * n
+        if np.any(_least(rows, low, high) > ends):
+            continue  # nowhere in the box
         for target in range(len(offset)) if targets is None else targets:
-            if target == label:
-                continue
-            cost = np.zeros(len(bounds))
-            cost[:n] = matrix[label] - matrix[target]
-            solved = linprog(
-                cost,
-                rows if len(rows) else None,
-                ends if len(rows) else None,
-                bounds=bounds,
-                method="highs",
-            )
-            if solved.status == 2:
-                continue
-            if solved.status != 0:
-                raise RuntimeError(f"HiGHS: {solved.message}")
-            best = min(best, solved.fun + offset[label] - offset[target])
+            if target != label:
+                cost, constant = matrix[label] - matrix[target], offset[label] - offset[target]
+                waiting.append((_least(cost, low, high) + constant, cost, constant, rows, ends))
+    best = np.inf
+    for below, cost, constant, rows, ends in sorted(waiting, key=lambda piece: piece[0]):
+        if below >= best:
+            break
+        best = min(best, _minimum(cost, rows, ends, x, low, high, l1_radius) + constant)
     return best
+
+
+def _least(rows, low, high):
+    """The least value of each row over the box, whatever else holds."""
+    return np.minimum(rows * low, rows * high).sum(-1)
+
+
+def _minimum(cost, rows, ends, x, low, high, l1_radius):
+    """The least `cost x'` where `rows x' <= ends` in the ball; infinite where nothing is."""
+    n, bounds = len(cost), list(zip(low, high, strict=True))
+    if l1_radius is not None:
+        one = np.eye(n)
+        rows = np.block(
+            [
+                [rows, np.zeros((len(rows), n))],
+                [one, -one],
+                [-one, -one],
+                [np.zeros((1, n)), np.ones((1, n))],
+            ]
+        )
+        ends = np.concatenate([ends, x, -x, [l1_radius]])
+        bounds += [(0, None)] * n
+        cost = np.concatenate([cost, np.zeros(n)])
+    given = (rows, ends) if len(rows) else (None, None)
+    solved = linprog(cost, *given, bounds=bounds, method="highs")
+    if solved.status == 2:
+        return np.inf
+    if solved.status != 0:
+        raise RuntimeError(f"HiGHS: {solved.message}")
+    return solved.fun
