@@ -9,6 +9,9 @@ from robustra_tf.progress import RATE, Bar
 
 from .ledger import Row, Status
 
+# The first ones are seen in a narrow terminal too.
+_SHOWN = (Status.VERIFIED, Status.UNKNOWN, Status.FALSIFIED, Status.MISCLASSIFIED)
+
 
 class Progress:
     """A bar a stage on the error stream; an instance is a `cascade.Watch`."""
@@ -30,7 +33,7 @@ class Progress:
         if rows or not left:
             counts = collections.Counter(self._status.values())
             self._bar.advance(len(rows))
-            shown = [f"{status.value}={counts[status]}" for status in reversed(Status)]
+            shown = [f"{status.value}={counts[status]}" for status in _SHOWN]
             self._bar.show([*shown, RATE], refresh=left == 0)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph
+from robustra_tf.progress import follow
 from robustra_tf.settings import INNER
 
 
@@ -144,6 +145,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
     inner: str | None = None,
     sound: bool = False,
     save: str | os.PathLike | None = None,
+    progress: bool = False,
 ) -> Certificate:
     """Bound `min_{x' in B} f_y(x') - f_t(x')` from below for every image and target.
 
@@ -173,6 +175,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
         whatever order that sums (`bounds.sound`). For the methods `dual` and `interval`.
       save: a file to write the certificate to, for `python -m eval.check` to check; of the method
         `dual` with `inner="dual"`. It holds every row's bounds, whatever `rows` says.
+      progress: shows a bar on the error stream, for long work.
 
     Returns:
       A `Certificate`.
@@ -209,7 +212,10 @@ def certify(  # noqa: PLR0913, the door to all certificates
     function = bound(structure, method, box, BoundOptions(rows, inner=inner, norm=norm))
     weights = graph.weights(tf.as_dtype(dtype))
     margins_, classes_, bands = [np.zeros((0, structure.output_shape[0]))], [np.zeros(0, int)], []
-    for xs, ys in _batches(x, y, batch_size):
+    batches = _batches(x, y, batch_size)
+    if progress:
+        batches = follow(batches, "certify", len(x), batch_size)
+    for xs, ys in batches:
         margin, predicted, found = function(weights, xs, ys, tf.constant(float(eps), dtype))
         margins_.append(margin.numpy())
         classes_.append(predicted.numpy())

@@ -53,18 +53,23 @@ class Bar:
 
     def advance(self, count: int) -> None:
         """Adds examples that are done."""
-        if self._compiling:
-            # What is left is counted by the time after the first batch.
-            self._compiling = False
-            self._bar.bar_format = _format([])
-            self._bar.unpause()
-        self._bar.update(count)
+        if not self._compiling:
+            self._bar.update(count)
+            return
+        # Speed and what is left are counted from the batch after the first.
+        self._compiling, bar = False, self._bar
+        bar.unpause()
+        bar.n += count
+        bar.initial = bar.last_print_n = bar.n
+        bar.bar_format = _format([])
+        bar.refresh()
 
     def show(self, figures: Sequence[str], refresh: bool = False) -> None:
         """Shows as many of the figures as fit into the line, the first ones."""
         meter = self._bar.format_dict
         width = meter["ncols"]
-        shown = list(figures)
+        timed = self._bar.n > self._bar.initial
+        shown = [figure for figure in figures if timed or figure != RATE]
         while shown and width and _length(meter, shown) > width:
             shown.pop()
         self._bar.bar_format = _format(shown)

@@ -61,6 +61,18 @@ def test_how_it_is_computed_does_not_matter(case, options):
         assert other.margin_lower.dtype == np.float64
 
 
+def test_long_work_shows_a_bar_where_it_is_asked_for(case, capsys):
+    model, _, x, y = case
+    plain = rt.certify(model, x, y, EPS, batch_size=3)
+    assert capsys.readouterr() == ("", "")
+    found = rt.certify(model, x, y, EPS, batch_size=3, progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "certify:   0%" in err
+    assert f"{COUNT}/{COUNT}" in err.splitlines()[-1]
+    np.testing.assert_array_equal(found.margin_lower, plain.margin_lower)
+
+
 def test_graphs_and_tensors_are_taken_too(case):
     model, _, x, y = case
     plain = rt.certify(model, x, y, EPS, batch_size=3)

@@ -23,6 +23,7 @@ IMPORTS = {
         "compiled",
         "counting",
         "graph",
+        "progress",
         "proofs",
         "settings",
     },
