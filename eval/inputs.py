@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from robustra_tf import data, export, fingerprint, models, published
+from robustra_tf.intake import take
 
 from .config import Config
 
@@ -16,8 +17,8 @@ def load_network(config: Config) -> keras.Model:
     """The network that the configuration names.
 
     Raises:
-      FileNotFoundError, ValueError: it is not there, cannot be read, or has weights that are not
-        finite numbers.
+      OSError, ValueError: it is not there, cannot be read, has weights that are not finite numbers,
+        or computes something else than they say.
     """
     if config.saved_model is not None:
         model = export.load(config.saved_model)
@@ -28,6 +29,7 @@ def load_network(config: Config) -> keras.Model:
         if not np.isfinite(weight.numpy()).all():
             source = config.saved_model or config.weights
             raise ValueError(f"{source}: weight {weight.path} holds values that are not finite")
+    take(model)
     return model
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from robustra_tf import fingerprint, graph
 from robustra_tf.files import hold
+from robustra_tf.precision import full_precision
 from robustra_tf.stopping import NEVER, Stop
 
 from . import cascade, folder, inputs, page, results, stages, sweep
@@ -67,6 +68,7 @@ def prepare(config: Config) -> Evaluation:
     return Evaluation(config, model, cascade.Examples(indices, images, labels), identity, ledger)
 
 
+@full_precision()
 def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
     """Runs the stages, writes the results and prints them; returns the content of results.json.
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import counting
+from robustra_tf import counting, graph
 from robustra_tf.attacks import Attack
 from robustra_tf.certificates import Certificate, certify
 
@@ -150,7 +150,7 @@ class Bound(_Batched):
 
 def predict(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """The logits [n, classes] of images [n, h, w, c], in NumPy."""
-    return model(tf.constant(images), training=False).numpy()
+    return graph.logits(model, tf.constant(images)).numpy()
 
 
 def _where(decided: np.ndarray, status: Status) -> list[Status]:

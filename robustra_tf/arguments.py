@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
-import keras
-import numpy as np
+from typing import NamedTuple
 
-from robustra_tf import proofs
+import keras
+
+from robustra_tf import checks, proofs
 from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.bounds.options import ROWS
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.settings import BOUNDS, INNER
 
 SOUND_BOUNDS = ("dual", "interval")
-DTYPES = ("float32", "float64")
 
 
-def check_options(
+class Options(NamedTuple):
+    """Options of a bound, each within its range; the radius and the box as floats."""
+
+    eps: float
+    box: Box | None
+    dtype: str
+    batch_size: int
+
+
+def check_bound(method: str, rows: str = "every", inner: str = "dual") -> None:
+    """Refuses (`ValueError`) the name of a bound that there is none of."""
+    checks.member("method", method, BOUNDS)
+    checks.member("rows", rows, ROWS)
+    checks.member("inner", inner, INNER)
+
+
+def checked_options(
+    structure: Structure,
     eps: float,
     norm: str,
-    method: str,
+    box: Box | None,
     dtype: str,
     batch_size: int,
-    rows: str = "every",
-    inner: str = "dual",
-) -> None:
+) -> Options:
     """Refuses (`ValueError`) an option outside its range."""
-    if not (np.isscalar(eps) or np.ndim(eps) == 0) or not 0 <= float(eps) < float("inf"):
-        raise ValueError(f"eps must be one finite number of pixels >= 0, got {eps!r}")
-    for name, value, allowed in (
-        ("norm", norm, NORMS),
-        ("method", method, BOUNDS),
-        ("dtype", dtype, DTYPES),
-        ("rows", rows, ROWS),
-        ("inner", inner, INNER),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    checks.member("norm", norm, NORMS)
+    box = checks.box(box)
+    return Options(
+        checks.radius(eps, norm, box, structure.input_shape),
+        box,
+        checks.dtype(dtype),
+        checks.whole("batch_size", batch_size),
+    )
 
 
 def check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> None:
@@ -70,33 +80,3 @@ def checked_save(path, method: str, inner: str, count: int):
         if value != "dual":
             raise ValueError(f"{name} must be dual where save is given, got {value!r}")
     return proofs.checked_path(path)
-
-
-def checked_images(structure: Structure, x, box: Box | None, dtype: str) -> np.ndarray:
-    """Images [n, *shape] of `dtype`: finite, within the box, of the network's input shape."""
-    x = np.asarray(x, dtype)
-    if x.shape[1:] != structure.input_shape:
-        raise ValueError(f"x must have shape [n, *{structure.input_shape}], got {x.shape}")
-    if not np.isfinite(x).all():
-        raise ValueError("x must be finite, got NaN or infinity")
-    if box is not None:
-        low, high = box
-        if not low < high:
-            raise ValueError(f"box must be (lo, hi) with lo < hi, got {box!r}")
-        if x.size and not (x.min() >= low and x.max() <= high):
-            raise ValueError(
-                f"x must lie in the box [{low:g}, {high:g}], got values in "
-                f"[{x.min():g}, {x.max():g}]"
-            )
-    return x
-
-
-def checked_labels(structure: Structure, y) -> np.ndarray:
-    """Labels [n], int32, each one of the network's classes."""
-    y = np.asarray(y)
-    classes = structure.output_shape[0]
-    if y.ndim != 1 or not (np.issubdtype(y.dtype, np.integer)):
-        raise ValueError(f"y must be one axis of integers, got {y.dtype} of shape {y.shape}")
-    if y.size and not (y.min() >= 0 and y.max() < classes):
-        raise ValueError(f"y must lie in 0..{classes - 1}, got {y.min()}..{y.max()}")
-    return y.astype(np.int32)

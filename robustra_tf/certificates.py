@@ -9,19 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import counting, proofs
-from robustra_tf.arguments import (
-    check_options,
-    check_sound,
-    checked_images,
-    checked_labels,
-    checked_save,
-)
+from robustra_tf import checks, counting, proofs
+from robustra_tf.arguments import check_bound, check_sound, checked_options, checked_save
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.compiled import layers_bound, margins_bound, sound_bound
-from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Graph
+from robustra_tf.intake import take
+from robustra_tf.precision import full_precision
 from robustra_tf.progress import follow
 from robustra_tf.settings import INNER
 
@@ -130,6 +125,7 @@ class Certificate:
         return int(self.certified.sum()), int((self.predicted == self.labels).sum())
 
 
+@full_precision()
 def certify(  # noqa: PLR0913, the door to all certificates
     model: keras.Model | Graph,
     x: np.ndarray,
@@ -154,7 +150,8 @@ def certify(  # noqa: PLR0913, the door to all certificates
     these bounds are positive.
 
     Args:
-      model: a Keras model, image to logits, of supported layers; or its graph.
+      model: a Keras model, image to logits, of supported layers; or its graph. It is run on the
+        images and compared with the graph that bounds are computed of.
       x: images [n, *shape] in pixels, within `box` where one is given; NumPy, tensors or lists,
         as `y` too.
       y: labels [n], integers.
@@ -182,7 +179,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
 
     Raises:
       ValueError: an argument out of its range, by name, or one that does not go with `sound` or
-        `save`.
+        `save`; a model that computes something else than its layers' weights and settings say.
 
     Example:
       The least margin of the ball is at its corner (0.7, 0.3):
@@ -192,40 +189,42 @@ def certify(  # noqa: PLR0913, the door to all certificates
       >>> rt.certify(model, x, y, eps=0.4).certified
       array([False])
     """
-    graph = model if isinstance(model, Graph) else build(model)
-    structure = graph.structure
+    network = take(model)
+    graph, structure = network.graph, network.structure
     if inner is None:
         inner = "dual" if method in ("dual", "interval") else "mixed"
     if dtype is None:
         dtype = "float64" if sound else "float32"
-    check_options(eps, norm, method, dtype, batch_size, rows, inner)
     structure.check_rival("model")
+    check_bound(method, rows, inner)
+    given = (eps, norm, box, dtype, batch_size)
+    eps, box, dtype, batch_size = checked_options(structure, *given)
     if sound:
-        check_sound(model, graph, method, dtype, inner)
-    x, y = checked_images(structure, x, box, dtype), checked_labels(structure, y)
-    if len(x) != len(y):
-        raise ValueError(f"y must have a label for each of the {len(x)} images, got {len(y)}")
+        check_sound(network.model, graph, method, dtype, inner)
+    x = checks.images(x, structure.input_shape, box, dtype)
+    y = checks.labels(y, len(x), structure.output_shape[0])
     if save is not None:
         save, rows = checked_save(save, method, inner, len(y)), "every"
-    box = None if box is None else tuple(box)
+    found = network.compare(x, network.allowed)
+    predicted = counting.predicted(found.logits)
     bound = sound_bound if sound else margins_bound
     function = bound(structure, method, box, BoundOptions(rows, inner=inner, norm=norm))
     weights = graph.weights(tf.as_dtype(dtype))
-    margins_, classes_, bands = [np.zeros((0, structure.output_shape[0]))], [np.zeros(0, int)], []
+    margins, bands = [np.zeros((0, structure.output_shape[0]))], []
     batches = _batches(x, y, batch_size)
     if progress:
         batches = follow(batches, "certify", len(x), batch_size)
     for xs, ys in batches:
-        margin, predicted, found = function(weights, xs, ys, tf.constant(float(eps), dtype))
-        margins_.append(margin.numpy())
-        classes_.append(predicted.numpy())
+        bounded = function(weights, xs, ys, tf.constant(eps, dtype))
+        margins.append(bounded.margin.numpy())
         if save is not None:
-            bands.append([[end.numpy() for end in band] for band in found])
-    margin, predicted = (
-        np.concatenate(parts[len(parts) > 1 :])[: len(x)] for parts in (margins_, classes_)
-    )
+            bands.append([[end.numpy() for end in band] for band in bounded.bands])
+    margin = np.concatenate(margins[len(margins) > 1 :])[: len(x)]
+    # Of what cannot be compared with the model nothing is proven.
+    margin = np.where(found.comparable[:, None], margin, margin.dtype.type(-np.inf))
+    margin[np.arange(len(y)), y] = 0
     mode = "sound" if sound else dtype
-    certificate = Certificate(margin, y, predicted, float(eps), norm, box, method, mode)
+    certificate = Certificate(margin, y, predicted, eps, norm, box, method, mode)
     if save is not None:
         _write(save, graph, certificate, x, bands)
     return certificate
@@ -261,6 +260,7 @@ def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps:
     return certify(model, x, y, eps, **options).margin_lower
 
 
+@full_precision()
 def layer_bounds(  # noqa: PLR0913, public
     model: keras.Model | Graph,
     x: np.ndarray,
@@ -290,20 +290,22 @@ def layer_bounds(  # noqa: PLR0913, public
       >>> print(lower.round(2), upper.round(2))
       [[0.7 0.1]] [[0.9 0.3]]
     """
-    graph = model if isinstance(model, Graph) else build(model)
+    network = take(model)
+    graph = network.graph
     if method not in INNER:
         raise ValueError(
             f"method must be one of {', '.join(INNER)}, got {method!r}: 'crown' and 'alpha' bound "
             "margins alone, by inner bounds of 'mixed'"
         )
-    check_options(eps, norm, "dual", dtype, batch_size)
-    x = checked_images(graph.structure, x, box, dtype)
-    box = None if box is None else tuple(box)
+    given = (eps, norm, box, dtype, batch_size)
+    eps, box, dtype, batch_size = checked_options(graph.structure, *given)
+    x = checks.images(x, graph.structure.input_shape, box, dtype)
+    network.compare(x, network.allowed)
     options = BoundOptions("every", inner=method, norm=norm)
     function = layers_bound(graph.structure, box, options)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
-        function(weights, xs, tf.constant(float(eps), dtype))
+        function(weights, xs, tf.constant(eps, dtype))
         for xs, _ in _batches(x, np.zeros(len(x), np.int32), batch_size)
     ]
     shapes = [graph.structure.nodes[k].op.out_shape for k in graph.structure.relus]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
@@ -23,12 +22,10 @@ class Bounded(NamedTuple):
 
     Attributes:
       margin: lower bounds of `f_y - f_t`, [n, classes].
-      predicted: the classes at the images themselves, [n].
       bands: those that the margins of the dual rest on, of each ReLU as `proofs.BAND` lists them.
     """
 
     margin: tf.Tensor
-    predicted: tf.Tensor
     bands: list[tuple[tf.Tensor, ...]]
 
 
@@ -54,7 +51,7 @@ def margins_bound(structure: Structure, method: str, box: Box | None, options: B
                 margin = -crown_margins(network, region, y, bounds, adaptive(bounds))
             else:
                 margin = -optimised_margins(network, region, y, bounds)
-        return Bounded(margin, _classes(network, x), bands)
+        return Bounded(margin, bands)
 
     return bound
 
@@ -71,7 +68,7 @@ def sound_bound(structure: Structure, method: str, box: Box | None, options: Bou
         else:
             proof = sound_interval_margins(network, region, y)
         bands = [tuple(proof.bands[index]) for index in structure.relus]
-        return Bounded(proof.lower, _classes(network, x), bands)
+        return Bounded(proof.lower, bands)
 
     def on_cpu(*arguments):
         # Elsewhere a library may take convolutions by a transform, which rounds otherwise.
@@ -79,10 +76,6 @@ def sound_bound(structure: Structure, method: str, box: Box | None, options: Bou
             return bound(*arguments)
 
     return on_cpu
-
-
-def _classes(network: Network, x: tf.Tensor) -> tf.Tensor:
-    return counting.predicted_tensor(network(x))
 
 
 @functools.lru_cache(maxsize=32)

@@ -22,18 +22,48 @@ VERSION = 1
 MODELS = ("Sequential", "Functional")
 LAYERS = (
     "Activation",
+    "ActivityRegularization",
     "Add",
+    "AlphaDropout",
+    "AugMix",
     "AveragePooling2D",
     "BatchNormalization",
     "Conv2D",
+    "CutMix",
     "Dense",
     "Dropout",
     "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
+    "Identity",
     "InputLayer",
+    "MixUp",
     "Normalization",
+    "RandAugment",
+    "RandomBrightness",
+    "RandomColorDegeneration",
+    "RandomColorJitter",
+    "RandomContrast",
+    "RandomElasticTransform",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomGaussianBlur",
+    "RandomGrayscale",
+    "RandomHue",
+    "RandomInvert",
+    "RandomPerspective",
+    "RandomPosterization",
+    "RandomRotation",
+    "RandomSaturation",
+    "RandomSharpness",
+    "RandomShear",
+    "RandomTranslation",
+    "RandomZoom",
     "ReLU",
     "Rescaling",
     "Reshape",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
     "ZeroPadding2D",
 )
 _LAYER_MODULES = ("keras", "keras.layers", "keras.src.models.functional")
@@ -81,6 +111,7 @@ def read_architecture(directory: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such SavedModel, or it has no description.
+      NotADirectoryError: it is a file, such as a .keras one.
       ValueError: the description is damaged or holds something that is not supported.
 
     Example:
@@ -179,6 +210,11 @@ def check_supported(architecture: dict[str, Any], where: str) -> None:
 
 
 def _read(directory: Path) -> dict[str, Any]:
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(
+            f"{directory}: expected a SavedModel directory, got a file: read it with keras (for "
+            ".keras and .h5 keras.saving.load_model) and write it with robustra_tf.export.save"
+        )
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: there is no such SavedModel directory")
     if not (directory / "saved_model.pb").is_file():

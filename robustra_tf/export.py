@@ -40,6 +40,7 @@ from robustra_tf import counting, description, graph
 from robustra_tf.bounds.balls import Box, ball, inside
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.intake import take
 
 #: Of the images that a saved model certifies.
 BOX: Box = (0.0, 1.0)
@@ -62,7 +63,8 @@ class _Servable(tf.Module):
         image = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")
         eps = tf.TensorSpec([], tf.float32, name="eps")
         self.serving_default = tf.function(
-            lambda image: {"logits": model(image, training=False)}, input_signature=[image]
+            lambda image: {"logits": tf.cast(graph.logits(model, image), tf.float32)},
+            input_signature=[image],
         )
         self.about = tf.function(lambda: _about(settings), input_signature=[])
         # Set or not: saving would trace it.
@@ -121,8 +123,8 @@ def save(
     model. A SavedModel that stands there already is replaced; anything else is left alone.
 
     Args:
-      model: a built Sequential or functional model that `graph.build` accepts: image in, logits
-        out.
+      model: a built Sequential or functional model of supported layers, image in, logits out; or a
+        `CertifiedModel`, for its network.
       directory: where to; its parents are made.
       settings: plain values kept with the model, such as the dataset and the radius that it was
         trained for; `description.read_settings` gives them back.
@@ -132,7 +134,8 @@ def save(
       The directory.
 
     Raises:
-      ValueError: a model that could not be read back, or a directory that holds something else.
+      ValueError: a model that could not be read back, or computes something else than its layers'
+        weights and settings say; or a directory that holds something else.
 
     Example:
       >>> rt.export.save(model, "saved", {"eps": 0.1}, certifies=False).name
@@ -140,7 +143,8 @@ def save(
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"model: expected a built keras.Model, got {model!r}")
-    network = graph.build(model)
+    subject = take(model)
+    model, network = subject.model, subject.graph
     architecture = keras.saving.serialize_keras_object(model)
     architecture.pop("compile_config", None)
     # As it will be read: JSON turns tuples into lists.
@@ -179,6 +183,7 @@ def load(directory: str | os.PathLike) -> keras.Model:
 
     Raises:
       FileNotFoundError: the directory, or a part of what `save` writes, is not there.
+      NotADirectoryError: it is a file, such as a .keras one.
       ValueError: a part of it cannot be read, holds a layer that is not supported, or does not fit
         the rest; the text names the directory and what is wrong.
 

@@ -199,12 +199,12 @@ def test_a_result_says_what_it_means(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "l3"}, "norm: expected one of linf, l2, l1, got 'l3'"),
-        ({"loss": "hinge"}, "loss: expected one of"),
-        ({"steps": 0}, "steps: expected at least 1"),
-        ({"restarts": 0}, "restarts: expected at least 1"),
-        ({"batch_size": 0}, "batch_size: expected at least 1"),
-        ({"relative_step": 0.0}, "relative_step: expected above 0"),
+        ({"norm": "l3"}, "norm must be one of linf, l2, l1, got 'l3'"),
+        ({"loss": "hinge"}, "loss must be one of"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"relative_step": 0.0}, "relative_step must be above 0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -215,16 +215,16 @@ def test_options_out_of_range_are_refused(options, message):
 def test_arguments_that_do_not_fit_are_refused():
     attack = attacks.Attack(nets.dense())
     x = np.zeros((2, 5), np.float32)
-    with pytest.raises(ValueError, match="expected equal lengths, got 2"):
+    with pytest.raises(ValueError, match="y must have a label for each of the 2 images, got 1"):
         attack(x, [0], 0.1)
-    with pytest.raises(ValueError, match="eps: expected a finite number"):
+    with pytest.raises(ValueError, match=r"eps must be one finite .* got -0\.1"):
         attack(x, [0, 1], -0.1)
-    with pytest.raises(ValueError, match="y: expected integer labels, got float64"):
+    with pytest.raises(ValueError, match="y must be one axis of integers, got float64"):
         attack(x, [0.0, 1.0], 0.1)
     for wrong in (-1, nets.CLASSES):
-        with pytest.raises(ValueError, match=rf"y: expected labels in 0\.\.2, got .*{wrong}"):
+        with pytest.raises(ValueError, match=rf"y must lie in 0\.\.2, got .*{wrong}"):
             attack(x, [1, wrong], 0.1)
-    with pytest.raises(ValueError, match="x: expected images in the box"):
+    with pytest.raises(ValueError, match="x must lie in the box"):
         attack(x + 2, [0, 1], 0.1)
     with pytest.raises(ValueError, match="candidates: expected the images' shape"):
         attacks.contained(x, x[:1], 0.1)

@@ -287,13 +287,13 @@ def test_a_misclassified_image_is_its_own_witness():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": -1.0}, "eps: expected one finite number of at least 0, got -1.0"),
-        ({"eps": np.nan}, "eps: expected one finite number"),
-        ({"norm": "l2"}, "norm: expected one of linf, l1, got 'l2'"),
-        ({"box": (1.0, 0.0)}, "box: expected .lo, hi. with lo < hi"),
-        ({"time_limit": -1.0}, "time_limit: expected at least 0 seconds"),
-        ({"solver": "cplex"}, "solver: expected one of branch, highs, gurobi, got 'cplex'"),
-        ({"threads": 0}, "threads: expected at least 1"),
+        ({"eps": -1.0}, "eps must be one finite number of pixels >= 0, got -1.0"),
+        ({"eps": np.nan}, "eps must be one finite number"),
+        ({"norm": "l2"}, "norm must be one of linf, l1, got 'l2'"),
+        ({"box": (1.0, 0.0)}, "box must be .lo, hi., two numbers with lo < hi"),
+        ({"time_limit": -1.0}, "time_limit must be at least 0 seconds"),
+        ({"solver": "cplex"}, "solver must be one of branch, highs, gurobi, got 'cplex'"),
+        ({"threads": 0}, "threads must be at least 1"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
@@ -304,12 +304,12 @@ def test_bad_arguments_are_named(change, message):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.full(5, 1.5), 0, "x: expected pixels in the box"),
-        (np.full(5, -0.1), 0, "x: expected pixels in the box"),
-        (np.full(5, np.nan), 0, "x: expected finite pixels"),
-        (np.zeros((1, 5)), 0, r"x: expected one image of shape \(5,\), got \(1, 5\)"),
-        (np.zeros(5), 3, "y: expected a class from 0 to 2, got 3"),
-        (np.zeros(5), 0.5, "y: expected a class from 0 to 2, got 0.5"),
+        (np.full(5, 1.5), 0, "x must lie in the box"),
+        (np.full(5, -0.1), 0, "x must lie in the box"),
+        (np.full(5, np.nan), 0, "x must be finite"),
+        (np.zeros((1, 5)), 0, r"x must be one image of shape \(5,\), got \(1, 5\)"),
+        (np.zeros(5), 3, "y must be a class from 0 to 2, got 3"),
+        (np.zeros(5), 0.5, "y must be a class from 0 to 2, got 0.5"),
     ],
 )
 def test_bad_images_are_named(x, y, message):

@@ -165,6 +165,28 @@ def test_what_can_be_read_back_is_what_graphs_are_built_from():
     assert sorted(names) == sorted(description.LAYERS)
 
 
+def test_layers_of_training_alone_are_saved_and_read_back(tmp_path):
+    shape, kinds = (4, 4, 3), keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            kinds.GaussianNoise(0.3),
+            kinds.RandomFlip(),
+            kinds.RandomBrightness(0.3),
+            kinds.RandAugment(),
+            kinds.Flatten(),
+            kinds.ActivityRegularization(0.1),
+            kinds.Dense(3),
+        ]
+    )
+    loaded = export.load(export.save(model, tmp_path / "f", certifies=False))
+    x = nets.images(model, 3)
+    expected = model(x, training=False).numpy()
+    np.testing.assert_array_equal(loaded(x, training=False), expected)
+    serve = tf.saved_model.load(tmp_path / "f").signatures["serving_default"]
+    np.testing.assert_allclose(serve(image=tf.constant(x))["logits"], expected, rtol=1e-5)
+
+
 def test_settings_are_given_back(saved):
     assert description.read_settings(saved) == {"eps": 0.1}
 

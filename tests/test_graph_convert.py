@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from robustra_tf import graph
+from robustra_tf.graph import convert
 from robustra_tf.graph.convert import supported
 from robustra_tf.graph.ops import Scale
 from robustra_tf.graph.spatial import Pool2D
@@ -54,7 +55,29 @@ SUPPORTED = {
     "relu": lambda: layers.ReLU(),
     "activation_relu": lambda: layers.Activation("relu"),
     "activation_linear": lambda: layers.Activation("linear"),
-    "dropout": lambda: layers.Dropout(0.5),
+    **{
+        name: (lambda n=name, a=options: getattr(layers, n)(*a))
+        for name, options in (
+            ("Identity", ()),
+            ("ActivityRegularization", (0.1, 0.1)),
+            *((name, (0.5,)) for name in ("Dropout", "SpatialDropout2D", "AlphaDropout")),
+            *((name, (0.5,)) for name in ("GaussianDropout", "GaussianNoise")),
+            *((f"Random{name}", ()) for name in ("Flip", "GaussianBlur", "Perspective", "Erasing")),
+            *((name, ()) for name in ("RandAugment", "AugMix", "CutMix", "MixUp")),
+            *((f"Random{name}", ()) for name in ("ColorJitter", "ElasticTransform")),
+            *((f"Random{name}", (0.3,)) for name in ("Rotation", "Zoom", "Brightness", "Contrast")),
+            *((f"Random{name}", (0.3,)) for name in ("Hue", "Saturation", "Grayscale", "Invert")),
+            ("RandomSharpness", (0.3,)),
+            *((f"Random{name}", (0.3, 0.3)) for name in ("Translation", "Shear")),
+            ("RandomPosterization", (4,)),
+        )
+    },
+    "random_color_degeneration": lambda: keras.Sequential(
+        [layers.Reshape((4, 7, 3)), layers.RandomColorDegeneration(0.3)]
+    ),
+    "spatial_dropout_1d": lambda: keras.Sequential(
+        [layers.Reshape((42, 2)), layers.SpatialDropout1D(0.5)]
+    ),
     "reshape": lambda: layers.Reshape((7, -1)),
     "reshape_to_the_same": lambda: layers.Reshape(IMAGE),
 }
@@ -79,9 +102,15 @@ def between_images_and_logits(layer):
 @pytest.mark.parametrize("make", SUPPORTED.values(), ids=SUPPORTED)
 def test_computes_what_the_layer_computes(make):
     model = between_images_and_logits(make())
-    x = nets.images(model, 4)
+    # Beyond pixels too: nothing may be cut to a range.
+    x = np.concatenate([nets.images(model, 3), 9.0 * nets.images(model, 1) - 4.0])
     expected = model(x, training=False)
     np.testing.assert_allclose(graph.build(model)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_layer_of_training_alone_is_tried_above():
+    tried = {name.lower().replace("_", "") for name in SUPPORTED}
+    assert {name.lower() for name in convert._TRAINING_ONLY} <= tried
 
 
 def test_same_pooling_divides_by_the_pixels_inside():

@@ -190,5 +190,5 @@ def test_a_keras_file_is_no_saved_model_and_its_code_is_not_run(tmp_path):
     if (tmp_path / "ran").exists():  # building traces it
         (tmp_path / "ran").rmdir()
     code.save(path)
-    with pytest.raises(FileNotFoundError, match=r"net\.keras: there is no such SavedModel"):
+    with pytest.raises(NotADirectoryError, match=r"net\.keras: expected a SavedModel directory"):
         export.load(path)

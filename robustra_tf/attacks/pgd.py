@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf import checks
 from robustra_tf.attacks import steps as geometry
 from robustra_tf.attacks.replay import replay, settle
 from robustra_tf.bounds.balls import NORMS, Box
+from robustra_tf.graph.graph import Graph
+from robustra_tf.intake import take
+from robustra_tf.precision import full_precision
 
 LOSSES = ("margin", "cross_entropy")
 
@@ -64,7 +69,7 @@ class Attack:
 
     def __init__(  # noqa: PLR0913, the door to all attacks
         self,
-        model,
+        model: keras.Model | Graph,
         *,
         norm: str = "linf",
         box: Box | None = (0.0, 1.0),
@@ -79,7 +84,7 @@ class Attack:
         """Compiles nothing yet: the first call does, once for every eps and batch.
 
         Args:
-          model: a Keras model or graph, float32 [n, *shape] -> logits [n, classes].
+          model: a Keras model, image to logits, of supported layers; or its graph.
           norm: "linf", "l2" or "l1".
           box: (lo, hi) of every pixel, or None.
           loss: "margin", `max_t logit_t - logit_y`, or "cross_entropy".
@@ -92,22 +97,22 @@ class Attack:
           seed: of the random starts.
 
         Raises:
-          ValueError: an option outside its range.
+          ValueError: an option outside its range, or a model that computes something else than its
+            layers' weights and settings say.
         """
-        for name, value, allowed in (("norm", norm, NORMS), ("loss", loss, LOSSES)):
-            if value not in allowed:
-                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+        checks.member("norm", norm, NORMS)
+        checks.member("loss", loss, LOSSES)
         for name, value in (("steps", steps), ("restarts", restarts), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+            checks.whole(name, value)
         if not relative_step > 0:
-            raise ValueError(f"relative_step: expected above 0, got {relative_step}")
-        self.norm, self.box, self.loss = norm, box, loss
+            raise ValueError(f"relative_step must be above 0, got {relative_step}")
+        self.norm, self.box, self.loss = norm, checks.box(box), loss
         self.steps, self.restarts, self.seed = steps, restarts, seed
         self.relative_step, self.early_stop, self.batch_size = relative_step, early_stop, batch_size
-        self._model = model
+        self._network = take(model)
         self._traced = {}
 
+    @full_precision()
     def __call__(
         self, x: np.ndarray, y: np.ndarray, eps: float, indices: np.ndarray | None = None
     ) -> AttackResult:
@@ -120,22 +125,18 @@ class Attack:
           indices: int [n], what the random starts depend on beside the seed; positions by default.
 
         Raises:
-          ValueError: images outside the box, or arguments that do not fit each other.
+          ValueError: images outside the box, arguments that do not fit each other, or images on
+            which the model computes something else than its layers' weights and settings say.
         """
-        x = np.ascontiguousarray(x, np.float32)
-        y = np.asarray(y)
-        if y.size and not np.issubdtype(y.dtype, np.integer):
-            raise ValueError(f"y: expected integer labels, got {y.dtype}")
-        y, eps = y.astype(np.int32), float(eps)
+        structure = self._network.structure
+        shape, (classes,) = structure.input_shape, structure.output_shape
+        eps = checks.radius(eps, self.norm, self.box, shape)
+        x = np.ascontiguousarray(checks.images(x, shape, self.box, "float32"))
+        y = checks.labels(y, len(x), classes)
         indices = np.arange(len(x)) if indices is None else np.asarray(indices)
-        if y.shape != (len(x),) or indices.shape != y.shape:
-            raise ValueError(
-                f"x, y, indices: expected equal lengths, got {len(x)}, {y.shape}, {indices.shape}"
-            )
-        if not (eps >= 0 and np.isfinite(eps)):
-            raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
-        if self.box is not None and not ((x >= self.box[0]) & (x <= self.box[1])).all():
-            raise ValueError(f"x: expected images in the box {self.box}")
+        if indices.shape != y.shape:
+            raise ValueError(f"indices must be one for each of the {len(x)} images, got {indices}")
+        self._network.compare(x)
         climb = self._compiled(x.shape[1:])
         best, margin = x.copy(), np.full(len(x), -np.inf, np.float32)
         for restart in range(self.restarts):
@@ -155,7 +156,7 @@ class Attack:
                 margin[chosen[better]] = value.numpy()[better]
         best = settle(x, best, eps, self.norm, self.box)
         found = replay(
-            self._model, x, best, y, eps, norm=self.norm, box=self.box, batch_size=self.batch_size
+            self._network, x, best, y, eps, norm=self.norm, box=self.box, batch_size=self.batch_size
         )
         return AttackResult(best, found.success, found.predicted, found.margin)
 
@@ -193,7 +194,7 @@ class Attack:
         def evaluate(point):
             with tf.GradientTape() as tape:
                 tape.watch(point)
-                logits = self._model(tf.reshape(point, shape))
+                logits = tf.cast(self._network(tf.reshape(point, shape)), tf.float32)
                 label = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
                 own = tf.reduce_sum(tf.where(label, logits, tf.zeros_like(logits)), axis=1)
                 rivals = tf.where(label, tf.constant(-np.inf, logits.dtype), logits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -71,7 +72,7 @@ def replay(  # noqa: PLR0913, public
         raise ValueError(f"y: expected one label for each of {len(x)} images, got {len(y)}")
     inside = contained(x, candidates, eps, norm, box)
     parts = [
-        np.asarray(model(tf.constant(candidates[start : start + batch_size], tf.float32)))
+        _inferred(model, tf.constant(candidates[start : start + batch_size], tf.float32))
         for start in range(0, len(x), batch_size)
     ]
     if not parts:
@@ -87,6 +88,15 @@ def replay(  # noqa: PLR0913, public
     predicted = logits.argmax(axis=1)
     finite = np.isfinite(logits).all(axis=1)
     return Replay(inside & finite & (predicted != labels[:, 0]), predicted, margin)
+
+
+def _inferred(model: Callable, x: tf.Tensor) -> np.ndarray:
+    if isinstance(model, keras.Model):
+        # Some layers train unless they are told not to.
+        (logits,) = keras.tree.flatten(model(x, training=False))
+    else:
+        logits = model(x)
+    return np.asarray(logits)
 
 
 def contained(

@@ -18,7 +18,7 @@ class Network(NamedTuple):
     """One network in the forms that are needed of it.
 
     Attributes:
-      model: the Keras model, as it runs in float32.
+      model: images to logits, as the Keras model runs in float32.
       structure: its graph.
       maps: the graph's affine operations as sparse matrices, by node.
       weights: the graph's, float64.

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf import checks
 from robustra_tf.bounds.balls import Box
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.decision import Decision
@@ -18,7 +19,9 @@ from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import Solver
 from robustra_tf.exact.task import Inputs, Network, Task
 from robustra_tf.exact.verdict import Verdict
-from robustra_tf.graph.build import build
+from robustra_tf.graph.graph import Graph
+from robustra_tf.intake import take
+from robustra_tf.precision import full_precision
 
 SOLVERS = {"branch": BranchAndBound, "highs": Highs, "gurobi": Gurobi}
 NORMS = ("linf", "l1")
@@ -45,7 +48,7 @@ class Verifier:
 
     def __init__(
         self,
-        model: keras.Model,
+        model: keras.Model | Graph,
         eps: float,
         norm: str = "linf",
         box: Box | None = (0.0, 1.0),
@@ -56,7 +59,7 @@ class Verifier:
         """Reads the model's weights as they are now.
 
         Args:
-          model: a Keras model, image to logits, of supported layers.
+          model: a Keras model, image to logits, of supported layers; or its graph.
           eps: radius in pixels, at least 0.
           norm: "linf" or "l1".
           box: (lo, hi) of every pixel, or None.
@@ -66,37 +69,35 @@ class Verifier:
           threads: that a solve may use.
 
         Raises:
-          ValueError: an argument out of range, a model of one logit, or weights that are not finite
-            numbers.
+          ValueError: an argument out of range, a model of one logit, weights that are not finite
+            numbers, or a model that computes something else than its layers' weights and settings
+            say.
           ImportError: "gurobi" without gurobipy.
         """
-        if not (np.ndim(eps) == 0 and np.isfinite(eps) and eps >= 0):
-            raise ValueError(f"eps: expected one finite number of at least 0, got {eps!r}")
-        if norm not in NORMS:
-            raise ValueError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
-        if box is not None and not (len(box) == 2 and box[0] < box[1]):
-            raise ValueError(f"box: expected (lo, hi) with lo < hi, or None, got {box!r}")
-        if not time_limit >= 0:
-            raise ValueError(f"time_limit: expected at least 0 seconds, got {time_limit!r}")
-        if threads < 1:
-            raise ValueError(f"threads: expected at least 1, got {threads}")
+        checks.member("norm", norm, NORMS)
+        box = checks.box(box)
+        if (seconds := checks.number(time_limit)) is None or not seconds >= 0:
+            raise ValueError(f"time_limit must be at least 0 seconds, got {time_limit!r}")
+        threads = checks.whole("threads", threads)
         if isinstance(solver, str):
             if solver not in SOLVERS:
-                raise ValueError(f"solver: expected one of {', '.join(SOLVERS)}, got {solver!r}")
+                raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
             solver = SOLVERS[solver](threads)
-        graph = build(model)
+        self._network = take(model)
+        graph = self._network.graph
         structure = graph.structure
         if structure.output_shape[0] < 2:
             raise ValueError("model: expected logits of at least two classes, got one")
-        box = None if box is None else (float(box[0]), float(box[1]))
+        eps = checks.radius(eps, norm, box, structure.input_shape)
         self._task = Task(
-            Network(model, structure, affine_maps(graph), graph.weights(tf.float64)),
-            Inputs(float(eps), norm, box),
+            Network(self._network, structure, affine_maps(graph), graph.weights(tf.float64)),
+            Inputs(eps, norm, box),
             solver,
             threads,
         )
-        self._time_limit = float(time_limit)
+        self._time_limit = seconds
 
+    @full_precision()
     def verify(self, x: np.ndarray, y: int) -> Verdict:
         """Decides one image.
 
@@ -105,8 +106,9 @@ class Verifier:
           y: its label.
 
         Raises:
-          ValueError: an image of another shape, outside the box or not finite, or a label that is
-            no class.
+          ValueError: an image of another shape, outside the box or not finite, a label that is no
+            class, weights that have changed since, or an image on which the model computes
+            something else than its layers' weights and settings say, or may overflow.
         """
         start = time.monotonic()
         image, label = self._checked(x, y)
@@ -114,19 +116,19 @@ class Verifier:
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
 
     def _checked(self, x: np.ndarray, y: int) -> tuple[np.ndarray, int]:
-        x = np.asarray(x)
-        structure, box = self._task.network.structure, self._task.inputs.box
-        shape, classes = structure.input_shape, structure.output_shape[0]
-        if x.shape != shape:
-            raise ValueError(f"x: expected one image of shape {shape}, got {x.shape}")
-        if not np.isfinite(x).all():
-            raise ValueError("x: expected finite pixels, got NaN or infinity")
-        image = x.astype(np.float32)
-        if box is not None and not ((image >= box[0]) & (image <= box[1])).all():
-            raise ValueError(
-                f"x: expected pixels in the box {box}, got values in "
-                f"[{image.min():g}, {image.max():g}]"
-            )
+        shape, (classes,) = (
+            self._network.structure.input_shape,
+            self._network.structure.output_shape,
+        )
+        if np.shape(x) != shape:
+            raise ValueError(f"x must be one image of shape {shape}, got {np.shape(x)}")
+        image = checks.images(np.asarray(x)[None], shape, self._task.inputs.box, "float32")
         if not (isinstance(y, int | np.integer) and 0 <= y < classes):
-            raise ValueError(f"y: expected a class from 0 to {classes - 1}, got {y!r}")
-        return image, int(y)
+            raise ValueError(f"y must be a class from 0 to {classes - 1}, got {y!r}")
+        present = self._network.graph.weights(tf.float64)
+        for read, now in zip(self._task.network.weights, present, strict=True):
+            if not np.array_equal(read, now):
+                raise ValueError("model: its weights have changed since the verifier read them")
+        if not self._network.compare(image, self._network.allowed).comparable.all():
+            raise ValueError("x: the model may overflow on it, and nothing is known of it then")
+        return image[0], int(y)

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import inspect
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
+from keras.src.models.functional import Functional, operation_fn
 
 from robustra_tf.graph import convert
 from robustra_tf.graph.graph import Graph, Node, Structure
 from robustra_tf.graph.ops import Input, Shape
 from robustra_tf.graph.spatial import Pad2D, Windowed
+
+
+class Call(NamedTuple):
+    """A layer where a model calls it: once, or more often where it is shared.
+
+    Attributes:
+      layer: the Keras layer.
+      node: the node of the graph that computes the layer's output; None for padding that its reader
+        took over.
+    """
+
+    layer: keras.layers.Layer
+    node: int | None
 
 
 def build(model: keras.Model) -> Graph:
@@ -28,23 +42,79 @@ def build(model: keras.Model) -> Graph:
     Raises:
       UnsupportedLayerError: for a layer that is no affine map or ReLU; the message names the layer,
         its type and what is supported.
-      ValueError: for a model that is not built, or whose logits have more than one axis or are
-        fewer than two.
+      ValueError: for a model that is not built, that takes other inputs than floating-point
+        numbers, or whose logits have more than one axis or are fewer than two.
     """
+    return read(model)[0]
+
+
+def read(model: keras.Model) -> tuple[Graph, tuple[Call, ...]]:
+    """As `build`, with the calls of layers, in the order in which `outputs` runs them."""
     functional = _functional(model)
     walk = _Walk(_static(model, functional.inputs[0].shape))
     output = walk.inline(functional, 0)
     nodes = walk.nodes
     if output != len(nodes) - 1:
         raise ValueError(f"model: {model.name!r} computes layers that its output does not need")
-    structure = Structure(_without_padding_nodes(nodes))
+    kept, moved = _without_padding_nodes(nodes)
+    structure = Structure(kept)
     if len(structure.output_shape) != 1:
         raise ValueError(
             f"model: expected logits with one axis, {model.name!r} (last layer "
             f"{nodes[-1].name!r}) gives {structure.output_shape}: Flatten them"
         )
     structure.check_rival(model.name)
-    return Graph(structure, tuple(walk.variables))
+    calls = tuple(Call(layer, moved.get(node)) for layer, node in walk.calls)
+    return Graph(structure, tuple(walk.variables)), calls
+
+
+def logits(model: keras.Model, x: tf.Tensor) -> tf.Tensor:
+    """The logits [n, classes] that the model itself gives at inference, of its own dtype.
+
+    Args:
+      model: one that `read` accepts; input and output may be a dictionary of one.
+      x: [n, *input_shape].
+    """
+    return _only(model(_packed(_functional(model), x), training=False))
+
+
+def outputs(model: keras.Model, x: tf.Tensor) -> list[tf.Tensor]:
+    """What the model's own layers compute at inference, one after another.
+
+    Args: as `logits` takes them.
+
+    Returns:
+      The output of every call, in the order of the calls that `read` lists.
+    """
+    found: list[tf.Tensor] = []
+
+    def recorded(layer: keras.layers.Layer):
+        if isinstance(layer, keras.Model):
+            return lambda value, **_: run(_functional(layer), value)
+
+        def call(*inputs, **options):
+            found.append(operation_fn(layer, training=False)(*inputs, **options))
+            return found[-1]
+
+        return call
+
+    def run(functional: Functional, value: tf.Tensor) -> tf.Tensor:
+        inputs = functional._standardize_inputs(_packed(functional, value))
+        return _only(functional._run_through_graph(inputs, operation_fn=recorded))
+
+    run(_functional(model), x)
+    return found
+
+
+def _packed(functional: Functional, value: Any) -> Any:
+    """A value as the model's one input, in a dictionary where it takes one."""
+    return keras.tree.pack_sequence_as(functional._inputs_struct, keras.tree.flatten(value))
+
+
+def _only(values: Any) -> tf.Tensor:
+    """The one tensor of a model's output, whatever it is wrapped in."""
+    (value,) = keras.tree.flatten(values)
+    return value
 
 
 class _Walk:
@@ -53,6 +123,7 @@ class _Walk:
     def __init__(self, input_shape: Shape):
         self.nodes = [Node(Input(input_shape), name="input")]
         self.variables: list[tf.Variable] = []
+        self.calls: list[tuple[keras.layers.Layer, int]] = []
         self._positions: dict[int, int] = {}
 
     def inline(self, model: Functional, entry: int) -> int:
@@ -78,6 +149,7 @@ class _Walk:
             weights = tuple(self._position(variable) for variable in piece.variables)
             self.nodes.append(Node(piece.op, inputs, weights, layer.name))
             inputs = (len(self.nodes) - 1,)
+        self.calls.append((layer, inputs[0]))
         return inputs[0]
 
     def _position(self, variable: tf.Variable) -> int:
@@ -107,6 +179,11 @@ def _functional(model: Any) -> Functional:
     for side, tensors in (("input", functional.inputs), ("output", functional.outputs)):
         if len(tensors) != 1:
             raise convert.unsupported(model, f"expected one {side}, got {len(tensors)}")
+    # Keras casts what it is given to this type: numbers of [0, 1] to 0, or cut to a few digits.
+    if (kind := functional.inputs[0].dtype) not in ("float32", "float64"):
+        raise ValueError(
+            f"model: expected inputs of float32 or float64, {model.name!r} casts its own to {kind}"
+        )
     return functional
 
 
@@ -120,16 +197,30 @@ def _static(model: keras.Model, shape: tuple[int | None, ...]) -> Shape:
 
 
 def _check_call(call: Any) -> None:
-    """Refuse `layer(x, training=True)`: batch statistics and dropout are no fixed affine map."""
-    arguments = (*call.arguments.args[1:], *call.arguments.kwargs.values())
-    tensors = keras.KerasTensor
-    extra = [a for a in arguments if not (a is None or a is False or isinstance(a, tensors))]
+    """Refuse `layer(x, training=True)`: batch statistics and dropout are no fixed affine map.
+
+    What a layer's `call` takes by default is no argument of the user's; those of augmentations
+    train by default. Inference overrides it.
+    """
+    usual = inspect.signature(call.operation.call).parameters
+    given = [(None, value) for value in call.arguments.args[1:]]
+    given += call.arguments.kwargs.items()
+    extra = [
+        value
+        for name, value in given
+        if not (value is None or value is False or isinstance(value, keras.KerasTensor))
+        and not (name in usual and usual[name].default is value)
+    ]
     if extra:
         raise convert.unsupported(call.operation, f"it is called with extra arguments {extra}")
 
 
-def _without_padding_nodes(nodes: list[Node]) -> tuple[Node, ...]:
-    """Fold zero padding into the convolution, pooling or padding that alone reads it."""
+def _without_padding_nodes(nodes: list[Node]) -> tuple[tuple[Node, ...], dict[int, int]]:
+    """Fold zero padding into the convolution, pooling or padding that alone reads it.
+
+    Returns:
+      The nodes that are left, and the new index of each of them by its old one.
+    """
     consumers = Structure(tuple(nodes)).consumers
     kept: list[Node] = []
     moved: dict[int, int] = {}
@@ -148,7 +239,7 @@ def _without_padding_nodes(nodes: list[Node]) -> tuple[Node, ...]:
             continue
         moved[index] = len(kept)
         kept.append(dataclasses.replace(node, inputs=tuple(moved[i] for i in node.inputs)))
-    return tuple(kept)
+    return tuple(kept), moved
 
 
 def _folds(nodes: list[Node], consumers: tuple[int, ...]) -> bool:

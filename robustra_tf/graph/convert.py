@@ -144,11 +144,26 @@ def _constant_scale(layer: Any, shape: Shape, scale: Any, shift: Any) -> list[Pi
     return [Piece(Scale(shape, constants=(_constants(scale), _constants(shift))))]
 
 
+#: What does something in training alone.
+_TRAINING_ONLY = (
+    *("ActivityRegularization", "AlphaDropout", "AugMix", "CutMix", "Dropout", "GaussianDropout"),
+    *("GaussianNoise", "Identity", "MixUp", "RandAugment", "RandomBrightness"),
+    *("RandomColorDegeneration", "RandomColorJitter", "RandomContrast", "RandomElasticTransform"),
+    *("RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale", "RandomHue"),
+    *("RandomInvert", "RandomPerspective", "RandomPosterization", "RandomRotation"),
+    *("RandomSaturation", "RandomSharpness", "RandomShear", "RandomTranslation", "RandomZoom"),
+    *("SpatialDropout1D", "SpatialDropout2D"),
+)
+
+
 @_converts(layers.InputLayer)
-@_converts(layers.Dropout, "as the identity")
 def _identity(layer: Any, shape: Shape) -> list[Piece]:
     del layer, shape
     return []
+
+
+for _name in _TRAINING_ONLY:
+    _converts(getattr(layers, _name), "as the identity")(_identity)
 
 
 @_converts(layers.Dense, "on flat inputs; activation relu or linear")

@@ -11,9 +11,10 @@ from robustra_tf.bounds.balls import as_scalar
 from robustra_tf.bounds.margins import Margins, margins
 from robustra_tf.bounds.options import DEFAULT_BUDGET, BoundOptions
 from robustra_tf.bounds.projection import MarginEstimate, Projection, margin_estimates
-from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Network
+from robustra_tf.intake import take
 from robustra_tf.objective.breakpoints import Tightness, choose, combined_norm, tightness
+from robustra_tf.precision import full_precision
 
 
 class Objective(NamedTuple):
@@ -176,7 +177,8 @@ class DualObjective(keras.layers.Layer):
         self._options = BoundOptions("every", budget, norm=norm, projection=projection)
         self.f, self.g, self.eps, self.norm, self.projection = f, g, eps, norm, projection
         self._seed = seed
-        self._graphs = [build(model) for model in (f, g) if model is not None]
+        given = {"f": f} if g is None else {"f": f, "g": g}
+        self._graphs = [take(model, name).graph for name, model in given.items()]
         shapes = [(s.structure.input_shape, s.structure.output_shape) for s in self._graphs]
         if len(set(shapes)) > 1:
             raise ValueError(f"f and g must map the same inputs to the same classes, got {shapes}")
@@ -184,6 +186,7 @@ class DualObjective(keras.layers.Layer):
         self._compiled_terms = tf.function(self._terms, autograph=False)
         self.built = True
 
+    @full_precision()
     def call(
         self,
         x: tf.Tensor,
@@ -202,6 +205,7 @@ class DualObjective(keras.layers.Layer):
         found = self._compiled(*self._arguments(x, y, eps, step))
         return found if self.projection else found.h
 
+    @full_precision()
     def diagnostics(
         self,
         x: tf.Tensor,

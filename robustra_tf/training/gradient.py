@@ -8,8 +8,8 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from robustra_tf.graph.build import build
 from robustra_tf.graph.graph import Network
+from robustra_tf.intake import take
 from robustra_tf.methods import method_named
 from robustra_tf.objective.batch import Batch
 from robustra_tf.training.batch_norm import gradients_in_training, running
@@ -69,8 +69,8 @@ class StepGradient:
     ):
         traits = method_named(method)
         traits.check_reference(reference is not None)
-        self.model, self.graph = model, build(model)
-        self.reference = None if reference is None else build(reference)
+        self.model, self.graph = model, take(model).graph
+        self.reference = None if reference is None else take(reference, "reference").graph
         structures = (graph and graph.structure for graph in (self.graph, self.reference))
         self.problem = Problem(*structures, traits, options.bounds_in_memory, options.losses)
         self.together = examples_together(self.problem, options.memory_mb, options.microbatch)

@@ -7,8 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from robustra_tf import counting
+from robustra_tf import checks, counting
+from robustra_tf.intake import Wrapper
 from robustra_tf.objective.interval_losses import BOX
+from robustra_tf.precision import full_precision
 from robustra_tf.settings import largest_radius
 from robustra_tf.training import fit_data
 from robustra_tf.training.gradient import StepGradient
@@ -19,7 +21,7 @@ from robustra_tf.training.schedules import epsilon_within
 _BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
 
-class CertifiedModel(keras.Model):
+class CertifiedModel(Wrapper):
     """A network that `fit` trains by a certified method and `evaluate` certifies.
 
     `fit` minimises the mean over the batch of the method's loss at the present `radius`, the same
@@ -82,29 +84,28 @@ class CertifiedModel(keras.Model):
         name: str | None = None,
     ):
         super().__init__(name=name)
+        if (radius := checks.number(eps)) is None:
+            raise ValueError(f"eps must be one number of pixels, got {eps!r}")
         # A graph hides the reference from Keras: its weights are neither trained nor saved here.
-        self._gradient = StepGradient(
-            model, reference, method, options.with_losses(eps_end=float(eps))
-        )
+        self._gradient = StepGradient(model, reference, method, options.with_losses(eps_end=radius))
         structure = self._gradient.graph.structure
         largest = largest_radius(options.bounds.norm, structure.input_shape)
-        if not 0 < eps <= largest:
-            raise ValueError(f"eps must be above 0 and at most {largest:g}, in pixels, got {eps!r}")
-        self.network, self.method, self.eps = model, method, float(eps)
+        if not 0 < radius <= largest:
+            raise ValueError(
+                f"eps must be above 0 and at most {largest:g}, in pixels, got {eps!r}"
+                f"{checks.likely(radius, largest)}"
+            )
+        self.network, self.method, self.eps = model, method, radius
         self.radius = self.add_weight(
             name="radius",
             shape=(),
             dtype="float32",
-            initializer=keras.initializers.Constant(eps),
+            initializer=keras.initializers.Constant(radius),
             trainable=False,
         )
         names = ("loss", "accuracy", "certified_accuracy")
         self._means = [keras.metrics.Mean(name=name) for name in names]
         self.built = True
-
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The network's logits, [n, classes]."""
-        return self.network(x, training=training)
 
     def compile(self, optimizer="rmsprop", **kwargs: Any) -> None:
         """Sets the optimizer; the loss and the metrics are the method's.
@@ -174,6 +175,11 @@ class CertifiedModel(keras.Model):
         proven = tf.cast(counting.certified_tensor(-found.upper, y), tf.float32)
         right = 1.0 - found.clean_error
         return self._averaged([found.loss, right, proven * right])
+
+    @full_precision()
+    def evaluate(self, *args: Any, **kwargs: Any):
+        """As Keras's own, in full float32."""
+        return super().evaluate(*args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Refused: a saved model would need this class, and a reference, to be read again.

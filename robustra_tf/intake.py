@@ -1,0 +1,118 @@
+"""The one way in: whatever is certified, attacked, verified, trained or saved is taken in here.
+
+A Keras model becomes a graph, and the two are compared: on random points when it is taken in, and
+on the images of every call that gives verdicts (`agreement`). What they are classified as is what
+the model's own layers say as they run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.agreement import Agreement, Tolerance, compare, tolerances
+from robustra_tf.graph.build import Call, logits, read
+from robustra_tf.graph.graph import Graph, Structure
+from robustra_tf.precision import full_precision
+
+#: Random points: so many among pixels in [0, 1], and so many far beyond at each scale.
+_INSIDE, _BEYOND, _SCALES = 3, 1, (3.0, 300.0)
+
+
+class Wrapper(keras.Model):
+    """A model that computes what its `network` computes, and adds ways of training it."""
+
+    network: keras.Model
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The network's logits, [n, classes]."""
+        return self.network(x, training=training)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subject:
+    """A network that was taken in.
+
+    Attributes:
+      model: the Keras model; None where a graph was given, which is then the network itself.
+      graph: its graph.
+      calls: of its layers, as `graph.build.read` lists them.
+      allowed: `agreement.tolerances` for the weights as they were when it was taken in.
+      what: what errors call it.
+    """
+
+    model: keras.Model | None
+    graph: Graph
+    calls: tuple[Call, ...] = ()
+    allowed: dict[int, Tolerance] | None = None
+    what: str = "model"
+
+    @property
+    def structure(self) -> Structure:
+        """The graph's."""
+        return self.graph.structure
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """The logits [n, classes] at inference, of images [n, *shape]; differentiable."""
+        return self.graph(x) if self.model is None else logits(self.model, x)
+
+    def compare(self, x: np.ndarray, allowed: dict[int, Tolerance] | None = None) -> Agreement:
+        """The logits of images, after comparing model and graph on them.
+
+        Args:
+          x: images [n, *shape].
+          allowed: the attribute, where no weight has changed since; None where some may have.
+
+        Raises:
+          ValueError: the two compute different things; names the first layer that does.
+        """
+        with full_precision():
+            if self.model is not None:
+                return compare(self.model, self.graph, self.calls, x, allowed, self.what)
+            found = self.graph(tf.constant(x)).numpy()
+        return Agreement(found, np.ones(len(x), bool))
+
+
+def take(model: keras.Model | Graph, what: str = "model") -> Subject:
+    """Takes a network in, and compares it with its graph on random points.
+
+    Args:
+      model: a built Sequential or functional model of supported layers, image to logits, in float32
+        or float64; a `CertifiedModel`, for its network; or a graph.
+      what: what errors call it.
+
+    Raises:
+      TypeError: something else.
+      UnsupportedLayerError: a layer that is no affine map or ReLU, by name.
+      ValueError: a model that is not built, takes other inputs than floating-point numbers, or
+        computes something else than its layers' weights and settings say.
+    """
+    if isinstance(model, Graph):
+        return Subject(None, model, what=what)
+    # Whose own `call` is another may compute something else.
+    while getattr(type(model), "call", None) is Wrapper.call:
+        model = model.network
+    graph, calls = read(model)
+    with tf.init_scope():
+        subject = Subject(model, graph, calls, tolerances(graph), what)
+        points = _points(subject.structure.input_shape)
+        found = subject.compare(points, subject.allowed)
+        whole = subject(tf.constant(points)).numpy()[found.comparable]
+    # The same operations in the same order: nothing may come between the model and its layers.
+    apart = np.abs(whole - found.logits[found.comparable])
+    if not (apart <= 1e-3 * np.abs(whole).max(initial=0.0)).all():
+        raise ValueError(f"{what}: {model.name!r} gives other logits than its layers one by one")
+    return subject
+
+
+@functools.lru_cache(maxsize=16)
+def _points(shape: tuple[int, ...]) -> np.ndarray:
+    """Random inputs [n, *shape], float32: pixels, and numbers that clipping would change."""
+    rng = np.random.default_rng(0)
+    parts = [rng.uniform(size=(_INSIDE, *shape))]
+    parts += [rng.normal(size=(_BEYOND, *shape)) * scale for scale in _SCALES]
+    return np.concatenate(parts).astype(np.float32)
