@@ -108,7 +108,7 @@ def imports(path):
 
 def test_the_scan_sees_what_is_there():
     assert {path.with_suffix("").parts[1] for path in LIBRARY} == {"__init__", *IMPORTS}
-    assert "robustra_tf.graph.build.build" in imports(Path("robustra_tf/certificates.py"))
+    assert "robustra_tf.intake.take" in imports(Path("robustra_tf/certificates.py"))
     assert {"eval.config.Config", "eval.ledger"} <= imports(Path("eval/stages.py")) | imports(
         Path("eval/merge.py")
     )
