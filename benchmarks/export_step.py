@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 
 OPTIMIZERS = ("adam", "sgd")
 MODULE, CALL, SIGNATURE = "module.mlir", "io.npz", "signature.json"
@@ -31,7 +32,7 @@ class Config:
     """Which step is written, and where."""
 
     out: str = command.setting("folder to write")
-    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
     optimizer: str = command.setting("adam or sgd (momentum 0.9)", "adam", choices=OPTIMIZERS)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import harness, subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 
 #: What is measured where no model is named, and each model's defaults: radius in pixels, images,
 #: and images at a time.
@@ -35,7 +36,7 @@ class Config:
     model: str | None = command.setting(
         "the network",
         None,
-        choices=tuple(settings.MODEL_INPUTS),
+        choices=vocabulary.MODELS,
         otherwise="several standing evaluations",
     )
     weights: str | None = command.setting(
@@ -61,13 +62,14 @@ class Config:
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
+        settings.radius("eps", self.eps, "linf", vocabulary.MODEL_INPUTS[self.model])
 
 
 def measure(config: Config) -> dict[str, Any]:
     """Time the evaluation in this process, after one batch that compiles it."""
     from benchmarks import flops
-    from robustra_tf.certificates import Certificate, certify
+    from robustra_tf.certificates.certificate import Certificate
+    from robustra_tf.certificates.certify import certify
     from robustra_tf.graph.build import build
 
     graph = build(subjects.network(config.model, config.weights))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 
 from benchmarks import harness, subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range
 
 KEPT = ("memory_mb", "batch", "peak_memory_mb", "ms_per_example", "ratio")
 
@@ -19,7 +20,7 @@ KEPT = ("memory_mb", "batch", "peak_memory_mb", "ms_per_example", "ratio")
 class Config:
     """The combinations to measure."""
 
-    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     eps: float = command.setting("radius in pixels", 0.01)
     memory_mb: tuple[int, ...] = command.setting(

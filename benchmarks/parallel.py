@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness, subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 from train import devices
 
 if TYPE_CHECKING:
@@ -30,15 +31,13 @@ class Config:
     split_gpu_mb: int = command.setting(
         "two devices of so many MiB from one GPU; 0: whole GPUs", 0, range=Range(0)
     )
-    model: str = command.setting(
-        "both networks", "mnist_small", choices=tuple(settings.MODEL_INPUTS)
-    )
+    model: str = command.setting("both networks", "mnist_small", choices=vocabulary.MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
-    inner: str = command.setting("bounds of inner layers", "dual", choices=settings.INNER)
+    inner: str = command.setting("bounds of inner layers", "dual", choices=vocabulary.INNER)
     eps: float = command.setting("radius in pixels", 0.01)
     batch: int = command.setting("examples a step", 50, range=Range(1))
     memory_mb: int = command.setting(
-        "MiB of working memory of a step's bounds", settings.DEFAULT_MEMORY_MB, range=Range(16)
+        "MiB of working memory of a step's bounds", vocabulary.DEFAULT_MEMORY_MB, range=Range(16)
     )
     rounds: int = command.setting(
         "steps of each network timed, by each schedule", harness.ROUNDS, range=Range(1)
@@ -48,7 +47,7 @@ class Config:
     def __post_init__(self):
         command.check(self)
         devices.names(self.devices)
-        settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
+        settings.radius("eps", self.eps, "linf", vocabulary.MODEL_INPUTS[self.model])
 
 
 def networks(config: Config, schedule: str) -> Sequence[Learner]:

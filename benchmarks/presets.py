@@ -14,8 +14,8 @@ import time
 from typing import Any
 
 from benchmarks import harness, subjects
-from robustra_tf import command
-from robustra_tf.settings import Range
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range
 from train import presets
 from train.config import resolve
 

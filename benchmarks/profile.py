@@ -14,15 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import harness, subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What is profiled."""
 
-    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
     eps: float = command.setting("radius in pixels", 0.01)

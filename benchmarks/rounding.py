@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks import harness, subjects
 from benchmarks.lp import STANDING
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 
 MODES = {"float32": {"dtype": "float32"}, "float64": {"dtype": "float64"}, "sound": {"sound": True}}
 #: Those of the LP benchmark whose weights are published.
@@ -45,12 +46,12 @@ class Config:
         for name in ("eps", "limit"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, STANDING[self.model][name])
-        settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
+        settings.radius("eps", self.eps, "linf", vocabulary.MODEL_INPUTS[self.model])
 
 
 def measure(config: Config) -> dict[str, Any]:
     """Certify in every mode and compare, in this process."""
-    from robustra_tf.certificates import certify
+    from robustra_tf.certificates.certify import certify
     from robustra_tf.graph.build import build
 
     graph = build(subjects.network(config.model, config.weights))

@@ -14,15 +14,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks import harness, subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """The cases: every batch size with the plain channels, every multiple at the middle batch."""
 
-    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     eps: float = command.setting("radius in pixels", 0.01)
     batch: tuple[int, ...] = command.setting(

@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 from benchmarks import harness, subjects
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Config:
         choices=subjects.METHODS,
         otherwise="both, each in its own process",
     )
-    model: str = command.setting("the network", "mnist_small", choices=tuple(settings.MODEL_INPUTS))
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
     inner: str = command.setting("bounds of inner layers", "dual", choices=("dual", "interval"))
     weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
     eps: float = command.setting("radius in pixels", 0.01)
@@ -43,7 +44,7 @@ class Config:
 
     def __post_init__(self):
         command.check(self)
-        settings.radius("eps", self.eps, "linf", settings.MODEL_INPUTS[self.model])
+        settings.radius("eps", self.eps, "linf", vocabulary.MODEL_INPUTS[self.model])
 
 
 def measure(config: Config) -> dict[str, Any]:

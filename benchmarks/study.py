@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from robustra_tf import command, settings
-from robustra_tf.settings import Range
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 from train import config as train_config
 from train import presets
 

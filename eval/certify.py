@@ -20,17 +20,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustra_tf import command, data, description
+from robustra_tf import data
 from robustra_tf.backend import BackendError, require_tensorflow_backend
-from robustra_tf.files import write_atomically
-from robustra_tf.program import Program
-from robustra_tf.reading import Field, read_arrays
-from robustra_tf.settings import BOUNDS, Range, SettingError
+from robustra_tf.cli import command
+from robustra_tf.cli.program import Program
+from robustra_tf.cli.settings import Range, SettingError
+from robustra_tf.storage import description
+from robustra_tf.storage.files import write_atomically
+from robustra_tf.storage.reading import Field, read_arrays
+from robustra_tf.vocabulary import BOUNDS
 
 from .config import Config, Source
 
 if TYPE_CHECKING:
-    from robustra_tf.certificates import Certificate
+    from robustra_tf.certificates.certificate import Certificate
 
 PROGRAM = Program("eval.certify")
 COLUMNS = ("index", "label", "predicted", "certified", "worst_target", "worst_margin")
@@ -122,7 +125,8 @@ def _certify(given: Certify) -> Certificate:
     if eps is None:
         raise SettingError("eps", "a radius in pixels of [0, 1]", None)
     require_tensorflow_backend()
-    from robustra_tf import certificates, export, models, published
+    from robustra_tf import export, models, published
+    from robustra_tf.certificates import certify as certificates
 
     if given.weights is None:
         model = export.load(given.saved_model)

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf import command, data, description, settings
-from robustra_tf.settings import Range, SettingError
+from robustra_tf import data, vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range, SettingError
+from robustra_tf.storage import description
 
 # In the order in which they run, whatever order they are asked for in.
 STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
@@ -48,9 +50,7 @@ class Source:
     weights: Path | None = command.setting(
         "published weights, a .mat file; with --model", None, topic=_NETWORK
     )
-    model: str | None = _network(
-        "architecture of --weights", None, choices=tuple(settings.MODEL_INPUTS)
-    )
+    model: str | None = _network("architecture of --weights", None, choices=vocabulary.MODELS)
     normalised: bool = _network("the network in --weights works on normalised inputs", False)
 
     def __post_init__(self):
@@ -59,7 +59,7 @@ class Source:
             source = "neither" if self.weights is None else "both"
             raise SettingError("saved_model", _SOURCE, source)
         if self.weights is not None:
-            settings.one_of("model", self.model, settings.MODEL_INPUTS)
+            settings.one_of("model", self.model, vocabulary.MODEL_INPUTS)
         elif self.model is not None or self.normalised:
             flag = "normalised" if self.model is None else "model"
             raise SettingError(flag, "none with --saved_model, which knows", getattr(self, flag))
@@ -82,7 +82,7 @@ class Config(Source):
 
     eps: float = _question("radius of the ball, in pixels of [0, 1]", otherwise=_TRAINED)
     norm: str = _question(
-        "norm of the ball", "linf", choices=settings.NORMS, otherwise=f"{_TRAINED}, or else linf"
+        "norm of the ball", "linf", choices=vocabulary.NORMS, otherwise=f"{_TRAINED}, or else linf"
     )
     box: tuple[float, float] | None = _question(
         "low,high that attacked pixels keep to, or none", otherwise="0,1"
@@ -204,7 +204,7 @@ def _parse_radii(flag: str, words: Iterable[str]) -> tuple[float, ...]:
 def _check(config: Config) -> None:
     info = data.INFO[config.dataset]
     if config.weights is not None:
-        fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
+        fitting = [name for name, shape in vocabulary.MODEL_INPUTS.items() if shape == info.shape]
         settings.one_of("model", config.model, fitting)
         if not config.weights.is_file():
             raise SettingError("weights", "an existing .mat file", str(config.weights))

@@ -17,11 +17,11 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from robustra_tf import command
-from robustra_tf.methods import METHODS
-from robustra_tf.plots import MOTIVATION, curve, finish
-from robustra_tf.program import Program
-from robustra_tf.reading import read_json
+from robustra_tf.cli import command
+from robustra_tf.cli.plots import MOTIVATION, curve, finish
+from robustra_tf.cli.program import Program
+from robustra_tf.storage.reading import read_json
+from robustra_tf.training.methods import METHODS
 
 PROGRAM = Program("eval.curves")
 Rows = list[dict[str, str]]

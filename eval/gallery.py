@@ -57,7 +57,7 @@ def load(identity: Mapping[str, Any], data_dir: str | None) -> Examples:
       ValueError, OSError: they are not there, or are not those that were evaluated.
     """
     # They load Keras, which a report of an evaluation that just ended need not do again.
-    from robustra_tf import fingerprint
+    from robustra_tf.storage import fingerprint
 
     from . import inputs
 

@@ -7,8 +7,9 @@ import hashlib
 import keras
 import numpy as np
 
-from robustra_tf import data, export, fingerprint, models, published
-from robustra_tf.intake import take
+from robustra_tf import data, export, models, published
+from robustra_tf.intake.subject import take
+from robustra_tf.storage import fingerprint
 
 from .config import Config
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustra_tf.files import write_atomically
-from robustra_tf.reading import read_json
+from robustra_tf.storage.files import write_atomically
+from robustra_tf.storage.reading import read_json
 
 NAME = "ledger.csv"
 IDENTITY_NAME = "ledger.json"

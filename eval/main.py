@@ -12,10 +12,11 @@ import os
 
 from absl import app, flags, logging
 
-from robustra_tf import command, data
+from robustra_tf import data
 from robustra_tf.backend import BackendError, require_tensorflow_backend
-from robustra_tf.program import Program
-from robustra_tf.stopping import Exit, Stop, Stopped
+from robustra_tf.cli import command
+from robustra_tf.cli.program import Program
+from robustra_tf.cli.stopping import Exit, Stop, Stopped
 
 from . import config as configs
 from . import results

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustra_tf import command
-from robustra_tf.program import Program
+from robustra_tf.cli import command
+from robustra_tf.cli.program import Program
 
 from . import folder, gallery, ledger, page, results, sweep, witnesses
 from .ledger import Ledger, LedgerError, Stored

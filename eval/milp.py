@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import fingerprint
 from robustra_tf.exact import Verdict, Verifier
+from robustra_tf.storage import fingerprint
 
 from . import inputs
 from .cascade import Decisions, Examples

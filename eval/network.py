@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from robustra_tf.backend import BackendError, require_tensorflow_backend
-from robustra_tf.program import Program
+from robustra_tf.cli.program import Program
 
 from .config import Source
 
@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         require_tensorflow_backend()
-        from robustra_tf import export, graph, models, proofs, published
+        from robustra_tf import export, graph, models, published
+        from robustra_tf.certificates import proofs
 
         if given.weights is None:
             model = export.load(given.saved_model)

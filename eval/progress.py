@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable, Sequence
 
-from robustra_tf.progress import RATE, Bar
+from robustra_tf.cli.progress import RATE, Bar
 
 from .ledger import Row, Status
 

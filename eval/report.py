@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from robustra_tf import command, plots
-from robustra_tf.files import write_atomically
-from robustra_tf.program import Program
+from robustra_tf.cli import command, plots
+from robustra_tf.cli.program import Program
+from robustra_tf.storage.files import write_atomically
 
 from . import curves, figures, gallery, published, results, sweep, witnesses
 from .cascade import Examples

@@ -10,9 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from robustra_tf.files import write_atomically
-from robustra_tf.reading import read_json
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
+from robustra_tf.storage.files import write_atomically
+from robustra_tf.storage.reading import read_json
 
 from .config import STAGES
 from .ledger import Row, Status

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from robustra_tf import fingerprint, graph
-from robustra_tf.files import hold
-from robustra_tf.precision import full_precision
-from robustra_tf.stopping import NEVER, Stop
+from robustra_tf import graph
+from robustra_tf.cli.stopping import NEVER, Stop
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.storage import fingerprint
+from robustra_tf.storage.files import hold
 
 from . import cascade, folder, inputs, page, results, stages, sweep
 from .config import Config

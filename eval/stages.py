@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from robustra_tf import counting, graph
 from robustra_tf.attacks import Attack
-from robustra_tf.certificates import Certificate, certify
+from robustra_tf.certificates.certificate import Certificate
+from robustra_tf.certificates.certify import certify
 
 from .cascade import Decisions, Examples, Stage
 from .config import Config

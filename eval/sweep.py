@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustra_tf.files import write_atomically
+from robustra_tf.storage.files import write_atomically
 
 from . import cascade, results
 from .cascade import Decisions, Examples, Stage

@@ -18,8 +18,8 @@ import numpy as np
 
 # Its attacks load TensorFlow on first use: reading and merging ledgers need not wait for that.
 import robustra_tf as rt
-from robustra_tf.files import write_atomically
-from robustra_tf.reading import Field, read_arrays
+from robustra_tf.storage.files import write_atomically
+from robustra_tf.storage.reading import Field, read_arrays
 
 from .cascade import Decisions
 from .ledger import Status, evaluation_id

@@ -35,10 +35,10 @@ TARGETS = (
     "robustra_tf/bounds",
     "robustra_tf/exact",
     "robustra_tf/objective",
-    "robustra_tf/arguments.py",
-    "robustra_tf/certificates.py",
-    "robustra_tf/compiled.py",
-    "robustra_tf/proofs.py",
+    "robustra_tf/certificates/arguments.py",
+    "robustra_tf/certificates/certify.py",
+    "robustra_tf/certificates/compiled.py",
+    "robustra_tf/certificates/proofs.py",
     "eval/checker",
 )
 #: Files of these that decide only how fast something is.

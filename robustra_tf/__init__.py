@@ -14,13 +14,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
-    from robustra_tf import attacks, batches, data, description, export, metrics, models, published
+    from robustra_tf import attacks, batches, data, export, metrics, models, published
     from robustra_tf.attacks import Attack, attack
     from robustra_tf.bounds.options import BoundOptions
-    from robustra_tf.certificates import Certificate, certify, layer_bounds, margin_bounds
+    from robustra_tf.certificates.certificate import Certificate
+    from robustra_tf.certificates.certify import certify, layer_bounds, margin_bounds
     from robustra_tf.exact import Verifier
     from robustra_tf.objective.batch import LossOptions
     from robustra_tf.objective.robustra import DualObjective
+    from robustra_tf.storage import description
     from robustra_tf.training.keras_fit import CertifiedModel, EpsilonSchedule
     from robustra_tf.training.options import StepOptions
     from robustra_tf.training.plan import TrainingPlan
@@ -30,11 +32,12 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 __version__ = "0.2.0"
 
-#: Public name -> the module that defines it; None where the name is the module itself.
+#: Public name -> the module that defines it, or that is given whole where it ends in the name; None
+#: where the name is the module itself.
 _HOMES = {
     "Attack": "robustra_tf.attacks",
     "BoundOptions": "robustra_tf.bounds.options",
-    "Certificate": "robustra_tf.certificates",
+    "Certificate": "robustra_tf.certificates.certificate",
     "CertifiedModel": "robustra_tf.training.keras_fit",
     "DualObjective": "robustra_tf.objective.robustra",
     "EpsilonSchedule": "robustra_tf.training.keras_fit",
@@ -47,12 +50,12 @@ _HOMES = {
     "attack": "robustra_tf.attacks",
     "attacks": None,
     "batches": None,
-    "certify": "robustra_tf.certificates",
+    "certify": "robustra_tf.certificates.certify",
     "data": None,
-    "description": None,
+    "description": "robustra_tf.storage.description",
     "export": None,
-    "layer_bounds": "robustra_tf.certificates",
-    "margin_bounds": "robustra_tf.certificates",
+    "layer_bounds": "robustra_tf.certificates.certify",
+    "margin_bounds": "robustra_tf.certificates.certify",
     "metrics": None,
     "models": None,
     "published": None,
@@ -101,6 +104,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES[name]
     if home is None:
         return importlib.import_module(f"robustra_tf.{name}")
+    if home.rpartition(".")[2] == name:
+        return importlib.import_module(home)
     return getattr(importlib.import_module(home), name)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from robustra_tf.reading import read_json
+from robustra_tf.storage.reading import read_json
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -36,11 +36,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from robustra_tf import counting, description, graph
+from robustra_tf import counting, graph
 from robustra_tf.bounds.balls import Box, ball, inside
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.intake import take
+from robustra_tf.intake.subject import take
+from robustra_tf.storage import description
 
 #: Of the images that a saved model certifies.
 BOX: Box = (0.0, 1.0)

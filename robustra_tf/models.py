@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import initializers, layers
 
-from robustra_tf.settings import INITS
+from robustra_tf.vocabulary import INITS
 
 CIFAR10_MEAN = (0.485, 0.456, 0.406)
 CIFAR10_STD = 0.225

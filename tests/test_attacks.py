@@ -11,7 +11,7 @@ from keras import layers
 from robustra_tf import attacks
 from robustra_tf.attacks import steps
 from robustra_tf.attacks.replay import settle
-from robustra_tf.certificates import certify
+from robustra_tf.certificates.certify import certify
 from tests import nets
 
 NORMS = ("linf", "l2", "l1")

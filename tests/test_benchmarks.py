@@ -19,11 +19,12 @@ from benchmarks import (
     step,
     subjects,
 )
-from robustra_tf import command, models
+from robustra_tf import models
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import SettingError
 from robustra_tf.graph import build
 from robustra_tf.graph.ops import Dense
 from robustra_tf.graph.spatial import Windowed
-from robustra_tf.settings import SettingError
 from tests import nets
 
 

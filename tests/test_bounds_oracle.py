@@ -14,7 +14,7 @@ from robustra_tf import models, published
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.certificates import certify
+from robustra_tf.certificates.certify import certify
 from robustra_tf.graph import Network as Values
 from robustra_tf.graph import build
 from robustra_tf.objective.robustra import ball_margins, literal, objective

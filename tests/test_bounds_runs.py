@@ -12,7 +12,7 @@ from robustra_tf.bounds import cost, runs
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.compiled import margins_bound
+from robustra_tf.certificates.compiled import margins_bound
 from robustra_tf.graph import Network, build
 from tests import nets
 from tests.oracles import assert_close

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import robustra_tf as rt
-from robustra_tf.certificates import Certificate
+from robustra_tf.certificates.certificate import Certificate
 from robustra_tf.graph import build
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close

@@ -14,7 +14,7 @@ import pytest
 import robustra_tf as rt
 from eval import check, network
 from eval.checker import claim, derive
-from robustra_tf import proofs
+from robustra_tf.certificates import proofs
 from robustra_tf.graph import build
 from tests import claims, evaluations, nets
 

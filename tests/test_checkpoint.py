@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from robustra_tf import files
+from robustra_tf.storage import files
 from robustra_tf.training.checkpoint import KEPT, CheckpointError, Checkpoints, found
 from robustra_tf.training.means import NotFiniteError
 from robustra_tf.training.mutual import Learner, Snapshot

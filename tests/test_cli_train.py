@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustra_tf import data, models, settings
-from robustra_tf.methods import METHODS
+from robustra_tf import data, models, vocabulary
+from robustra_tf.cli import settings
+from robustra_tf.training.methods import METHODS
 from train import config as configs
 from train import presets, workdir
 from train.config import resolve
@@ -109,16 +110,16 @@ def test_flags_are_checked_without_tensorflow(tmp_path):
 
 
 def test_the_table_of_model_inputs_is_that_of_the_models():
-    assert tuple(settings.MODEL_INPUTS) == models.NAMES
+    assert vocabulary.MODELS == models.NAMES
     for name in ("digits_small", "mnist_small", "mnist_medium", "cifar10_small"):
-        assert models.build(name, seed=0).input_shape[1:] == settings.MODEL_INPUTS[name]
+        assert models.build(name, seed=0).input_shape[1:] == vocabulary.MODEL_INPUTS[name]
 
 
 @pytest.mark.parametrize("dataset", data.NAMES)
 def test_each_preset_is_a_valid_configuration_with_the_papers_settings(dataset):
     config = resolve({"dataset": dataset})
     assert (config.method, config.batch_size) == ("robustra", 50)
-    assert settings.MODEL_INPUTS[config.model] == data.INFO[dataset].shape
+    assert vocabulary.MODEL_INPUTS[config.model] == data.INFO[dataset].shape
     assert config.limit_train == data.INFO[dataset].train
     if dataset == "digits":
         return

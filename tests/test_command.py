@@ -10,8 +10,8 @@ from absl import flags
 
 from eval import certify, curves, merge, network, report
 from eval import config as eval_config
-from robustra_tf import command
-from robustra_tf.settings import Range, SettingError
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range, SettingError
 from train import config as train_config
 from train import main as train_main
 from train.motivation import settings as motivation

@@ -13,7 +13,7 @@ from eval.ledger import Row, Status
 from eval.stages import Clean
 from robustra_tf import counting, export
 from robustra_tf.bounds.balls import ball
-from robustra_tf.certificates import Certificate
+from robustra_tf.certificates.certificate import Certificate
 from robustra_tf.graph import build
 from robustra_tf.objective.losses import clean_error, robust_error
 from tests import claims, evaluations, nets

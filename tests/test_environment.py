@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.ops import gen_math_ops
 
-from robustra_tf.methods import METHODS
+from robustra_tf.training.methods import METHODS
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.step import TrainStep
 from tests import nets

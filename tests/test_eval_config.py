@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from eval import config
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from eval import ledger, merge, report, results, run, witnesses
 from eval.ledger import LedgerError
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 from tests.evaluations import digits_network, evaluate, resolve, rows, save
 
 pytestmark = pytest.mark.usefixtures("without_pages")

@@ -11,7 +11,7 @@ from eval import config, inputs, milp, results, run
 from eval.cascade import Examples
 from eval.ledger import LedgerError, Row, Status
 from robustra_tf import data
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 from tests import evaluations
 from tests.oracle_nets import of_model
 

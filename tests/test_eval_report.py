@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from eval import curves, ledger, published, report, results, sweep
-from robustra_tf import plots
+from robustra_tf.cli import plots
 from tests.evaluations import (
     COUNT,
     HISTORY,

@@ -14,8 +14,8 @@ from keras import layers
 from eval import cascade, inputs, results, run
 from eval.ledger import Ledger
 from robustra_tf import data, export
-from robustra_tf.certificates import certify
-from robustra_tf.settings import SettingError
+from robustra_tf.certificates.certify import certify
+from robustra_tf.cli.settings import SettingError
 from tests.evaluations import COUNT, RADIUS, digits_network, evaluate, resolve, rows, save
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robustra_tf.stopping import Exit
+from robustra_tf.cli.stopping import Exit
 from tests.evaluations import rows, without_seconds
 
 # A process imports TensorFlow, and two workers of another one do.

@@ -10,7 +10,7 @@ import pytest
 from eval import run, sweep
 from eval.cascade import Decisions, Examples
 from eval.ledger import Ledger, LedgerError, Row, Status
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 from tests.evaluations import COUNT, RADIUS, evaluate, resolve
 
 RADII = ["0.06", "0", "0.01"]

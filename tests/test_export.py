@@ -12,9 +12,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from robustra_tf import description, export
-from robustra_tf.certificates import certify
+from robustra_tf import export
+from robustra_tf.certificates.certify import certify
 from robustra_tf.graph import convert
+from robustra_tf.storage import description
 from tests import nets
 
 

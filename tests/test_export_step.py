@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import export_step
-from robustra_tf import command
+from robustra_tf.cli import command
 from robustra_tf.training.pure_step import PureStep
 from tests import nets
 

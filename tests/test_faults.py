@@ -11,7 +11,7 @@ import pytest
 
 from robustra_tf import data, export
 from robustra_tf.batches import TrainingBatches
-from robustra_tf.stopping import Exit
+from robustra_tf.cli.stopping import Exit
 from robustra_tf.training import checkpoint
 from tests.nursery import outcome, variables
 from train.workdir import Workdir

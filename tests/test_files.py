@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
-from robustra_tf import files
+from robustra_tf.storage import files
 
-HOLD = "import sys; from pathlib import Path; from robustra_tf.files import hold; hold(Path('.'));"
+HOLD = (
+    "import sys; from pathlib import Path; from robustra_tf.storage.files import hold;"
+    "hold(Path('.'));"
+)
 
 
 def test_a_file_is_replaced(tmp_path):

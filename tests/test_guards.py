@@ -21,10 +21,10 @@ from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.relu import relax
 from robustra_tf.graph import Network, build
-from robustra_tf.methods import METHODS
 from robustra_tf.objective.batch import LossOptions
 from robustra_tf.objective.interval_losses import regulariser, spread
 from robustra_tf.objective.robustra import DualObjective, ball_margins, objective
+from robustra_tf.training.methods import METHODS
 from robustra_tf.training.microbatches import gradients
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.problem import Problem

@@ -12,10 +12,10 @@ from keras import layers
 
 import robustra_tf as rt
 from robustra_tf import export, graph
-from robustra_tf.agreement import compare
 from robustra_tf.graph.build import read
-from robustra_tf.intake import take
-from robustra_tf.precision import full_precision
+from robustra_tf.intake.agreement import compare
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.intake.subject import take
 from tests import nets, random_models
 
 X, Y, EPS = np.array([[0.9, 0.5], [0.2, 0.7]], np.float32), np.array([1, 0]), 0.05

@@ -6,74 +6,44 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("train", "eval", "benchmarks")
-DECLARATIONS = Path("robustra_tf/command.py")
+DECLARATIONS = Path("robustra_tf/cli/command.py")
 # Those that a wheel carries.
 INSTALLED = ("train", "eval")
 
 # What each part of the library imports of the others: exactly this.
 IMPORTS = {
-    "agreement": {"bounds", "graph"},
-    "arguments": {"bounds", "checks", "graph", "proofs", "settings"},
-    "attacks": {"bounds", "checks", "graph", "intake", "precision"},
+    "attacks": {"bounds", "graph", "intake"},
     "backend": set(),
     "batches": {"data"},
-    "bounds": {"graph", "settings"},
-    "certificates": {
-        "arguments",
-        "bounds",
-        "checks",
-        "compiled",
-        "counting",
-        "graph",
-        "intake",
-        "precision",
-        "progress",
-        "proofs",
-        "settings",
-    },
-    "checks": {"settings"},
-    "command": {"settings"},
-    "compiled": {"bounds", "graph"},
+    "bounds": {"graph", "vocabulary"},
+    "certificates": {"bounds", "cli", "counting", "graph", "intake", "storage", "vocabulary"},
+    "cli": {"vocabulary"},
     "counting": set(),
-    "data": {"reading"},
-    "description": {"reading"},
-    "exact": {"attacks", "bounds", "checks", "graph", "intake", "precision"},
-    "export": {"bounds", "counting", "description", "graph", "intake"},
-    "files": set(),
-    "fingerprint": set(),
+    "data": {"storage"},
+    "exact": {"attacks", "bounds", "graph", "intake"},
+    "export": {"bounds", "counting", "graph", "intake", "storage"},
     "graph": set(),
-    "intake": {"agreement", "graph", "precision"},
-    "methods": {"settings"},
+    "intake": {"bounds", "graph", "vocabulary"},
     "metrics": {"counting"},
-    "models": {"settings"},
-    "objective": {"bounds", "counting", "graph", "intake", "precision"},
-    "plots": set(),
-    "precision": set(),
-    "program": {"command", "stopping"},
+    "models": {"vocabulary"},
+    "objective": {"bounds", "counting", "graph", "intake"},
     "programs": {"__version__"},
-    "progress": set(),
-    "proofs": {"files", "fingerprint", "graph"},
     "published": set(),
-    "reading": set(),
-    "settings": set(),
-    "stopping": set(),
+    "storage": set(),
     "training": {
         "batches",
         "bounds",
         "certificates",
-        "checks",
+        "cli",
         "counting",
         "data",
-        "files",
         "graph",
         "intake",
-        "methods",
         "objective",
-        "precision",
-        "progress",
-        "settings",
-        "stopping",
+        "storage",
+        "vocabulary",
     },
+    "vocabulary": set(),
 }
 
 # What each program may import beside the library: benchmarks measure the training step.
@@ -108,7 +78,7 @@ def imports(path):
 
 def test_the_scan_sees_what_is_there():
     assert {path.with_suffix("").parts[1] for path in LIBRARY} == {"__init__", *IMPORTS}
-    assert "robustra_tf.intake.take" in imports(Path("robustra_tf/certificates.py"))
+    assert "robustra_tf.intake.subject.take" in imports(Path("robustra_tf/certificates/certify.py"))
     assert {"eval.config.Config", "eval.ledger"} <= imports(Path("eval/stages.py")) | imports(
         Path("eval/merge.py")
     )

@@ -12,7 +12,6 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.crown import adaptive, crown_margins
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.graph import Network, build
-from robustra_tf.methods import METHODS
 from robustra_tf.objective.batch import Batch
 from robustra_tf.objective.batch import LossOptions as Options
 from robustra_tf.objective.interval_losses import (
@@ -22,6 +21,7 @@ from robustra_tf.objective.interval_losses import (
     spread,
 )
 from robustra_tf.objective.losses import robust_cross_entropy
+from robustra_tf.training.methods import METHODS
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.problem import Problem, solve
 from robustra_tf.training.step import TrainStep

@@ -14,8 +14,9 @@ import pytest
 import tensorflow as tf
 
 from eval import curves
-from robustra_tf import data, export, plots
+from robustra_tf import data, export
 from robustra_tf.attacks import Attack
+from robustra_tf.cli import plots
 from robustra_tf.graph import build
 from tests import nets
 from tests.test_train import read_scalars

@@ -13,7 +13,7 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.enclosure import Enclosure
 from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.projection import Estimate, Projection, estimate, margin_estimates
-from robustra_tf.certificates import Certificate
+from robustra_tf.certificates.certificate import Certificate
 from robustra_tf.graph import build
 from robustra_tf.objective.robustra import (
     DualObjective,

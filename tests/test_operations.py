@@ -15,10 +15,10 @@ from robustra_tf.bounds.passing import windows_through
 from robustra_tf.bounds.rounding import counts
 from robustra_tf.bounds.rows import WindowRows
 from robustra_tf.bounds.window import Window
+from robustra_tf.certificates.proofs import described
 from robustra_tf.exact.matrices import affine_map
 from robustra_tf.graph import ops, spatial
 from robustra_tf.graph.graph import Node
-from robustra_tf.proofs import described
 from tests.test_graph_ops import OPS
 
 #: One of each kind; convolutions and pools of 3 x 3 images.

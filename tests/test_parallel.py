@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from robustra_tf import data, export, settings
+from robustra_tf import data, export
+from robustra_tf.cli import settings
 from robustra_tf.training import checkpoint
 from tests.test_train import read_scalars
 from tests.two_devices import DEVICES, SETTINGS, STEPS

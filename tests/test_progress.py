@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from robustra_tf.progress import COMPILING, RATE, Bar, follow
+from robustra_tf.cli.progress import COMPILING, RATE, Bar, follow
 
 WIDTH = 80
 
@@ -21,7 +21,7 @@ def terminal(monkeypatch):
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
     stream = os.fdopen(theirs, "w")
     # Every change is shown.
-    monkeypatch.setattr("robustra_tf.progress.seconds_between", lambda: 0)
+    monkeypatch.setattr("robustra_tf.cli.progress.seconds_between", lambda: 0)
 
     def attach():  # In the test itself: pytest puts its own stream there before.
         monkeypatch.setattr("sys.stderr", stream)

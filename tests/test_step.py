@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf import methods
 from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.graph import Network, build
 from robustra_tf.objective.losses import robust_cross_entropy, robust_error
 from robustra_tf.objective.robustra import ball_margins, objective
+from robustra_tf.training import methods
 from robustra_tf.training.gradient import StepGradient
 from robustra_tf.training.microbatches import examples_together, gradients
 from robustra_tf.training.options import StepOptions

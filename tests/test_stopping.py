@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from robustra_tf.stopping import NEVER, SIGNALS, Exit, Stop, Stopped
+from robustra_tf.cli.stopping import NEVER, SIGNALS, Exit, Stop, Stopped
 
 
 def _soon(condition):

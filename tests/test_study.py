@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks import study
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 from train import config as train_config
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import robustra_tf as rt
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 from train import config as configs
 from train import run, workdir
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import robustra_tf as rt
-from robustra_tf import methods
+from robustra_tf.training import methods
 from robustra_tf.training.checkpoint import CheckpointError
 from robustra_tf.training.history import COLUMNS, Row
 

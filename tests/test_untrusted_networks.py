@@ -13,7 +13,8 @@ import scipy.io
 import tensorflow as tf
 from keras import layers
 
-from robustra_tf import description, export, published
+from robustra_tf import export, published
+from robustra_tf.storage import description
 from tests import nets
 from tests.hostile import HUGE, Payload, refused
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from eval import curves, ledger, results, sweep, witnesses
-from robustra_tf.reading import Field, read_arrays, read_json
+from robustra_tf.storage.reading import Field, read_arrays, read_json
 from tests.hostile import HUGE, Payload, refused
 
 pytestmark = pytest.mark.usefixtures("nothing_runs")

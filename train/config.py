@@ -8,17 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf import command, settings
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range, SettingError
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.methods import METHODS
-from robustra_tf.settings import (
-    INITS,
-    INNER,
-    NORMS,
-    PROJECTED_NORMS,
-    Range,
-    SettingError,
-)
+from robustra_tf.training.methods import METHODS
+from robustra_tf.vocabulary import INITS, INNER, NORMS, PROJECTED_NORMS
 
 from . import devices, presets
 
@@ -54,7 +49,7 @@ class Config:
     )
     dataset: str = _task("data set", presets.DEFAULT_DATASET, choices=tuple(DATASETS))
     model: str = _task(
-        "architecture", choices=tuple(settings.MODEL_INPUTS), otherwise="the data set's small one"
+        "architecture", choices=vocabulary.MODELS, otherwise="the data set's small one"
     )
     method: str = _task("method of training", "robustra", choices=tuple(METHODS))
     pair: bool = _task("wong, natural: train f and g, or f alone (--nopair)", True)
@@ -81,7 +76,7 @@ class Config:
         range=Range(0, unit="(0: exact)"),
     )
     memory_mb: int = _bounds(
-        "MiB of working memory of a step's bounds", settings.DEFAULT_MEMORY_MB, range=Range(16)
+        "MiB of working memory of a step's bounds", vocabulary.DEFAULT_MEMORY_MB, range=Range(16)
     )
     microbatch: int = _bounds(
         "examples of a batch worked on at a time",
@@ -224,7 +219,7 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
 
 def _check(config: Config) -> None:
     info = DATASETS[config.dataset]
-    fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
+    fitting = [name for name, shape in vocabulary.MODEL_INPUTS.items() if shape == info.shape]
     if config.model not in fitting:
         raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
     method = METHODS[config.method]

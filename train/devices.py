@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from robustra_tf.settings import SettingError
+from robustra_tf.cli.settings import SettingError
 
 _NAME = re.compile(r"([A-Za-z_]+):(\d+)")
 

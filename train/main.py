@@ -12,11 +12,11 @@ import functools
 
 from absl import app, flags
 
-from robustra_tf import command, settings
 from robustra_tf.backend import BackendError, require_tensorflow_backend
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.program import Program
+from robustra_tf.cli.stopping import Exit, Stop, Stopped
 from robustra_tf.data import DataNotFoundError
-from robustra_tf.program import Program
-from robustra_tf.stopping import Exit, Stop, Stopped
 
 from . import config as configs
 from . import devices, environment, presets, workdir

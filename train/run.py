@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf import data, export, models
-from robustra_tf.stopping import NEVER, Stop
+from robustra_tf.cli.stopping import NEVER, Stop
 from robustra_tf.training.mutual import Learner
 from robustra_tf.training.plan import TrainingPlan
 from robustra_tf.training.run import Run, make_learners

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from robustra_tf import settings
+from robustra_tf.cli import settings
+from robustra_tf.cli.settings import SettingError
 from robustra_tf.data import find as find_data
-from robustra_tf.description import read_settings
-from robustra_tf.files import InUseError, hold, write_atomically
-from robustra_tf.reading import read_json
-from robustra_tf.settings import SettingError
+from robustra_tf.storage.description import read_settings
+from robustra_tf.storage.files import InUseError, hold, write_atomically
+from robustra_tf.storage.reading import read_json
 from robustra_tf.training.workdir import Workdir
 
 from . import config as configs

@@ -11,13 +11,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import checks
 from robustra_tf.attacks import steps as geometry
 from robustra_tf.attacks.replay import replay, settle
 from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.graph.graph import Graph
-from robustra_tf.intake import take
-from robustra_tf.precision import full_precision
+from robustra_tf.intake import checks
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.intake.subject import take
 
 LOSSES = ("margin", "cross_entropy")
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.settings import NORMS
+from robustra_tf.vocabulary import NORMS
 
 Box = tuple[float, float]
 

@@ -7,7 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, Box, ball
-from robustra_tf.settings import INNER, NORMS, PROJECTED_NORMS
+from robustra_tf.vocabulary import INNER, NORMS, PROJECTED_NORMS
 
 #: Which rows are computed: every neuron's; only those that intervals leave undecided; or
 #: whichever of the two takes less time, decided batch by batch.

@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import checks
 from robustra_tf.bounds.balls import Box
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.decision import Decision
@@ -20,8 +19,9 @@ from robustra_tf.exact.solver import Solver
 from robustra_tf.exact.task import Inputs, Network, Task
 from robustra_tf.exact.verdict import Verdict
 from robustra_tf.graph.graph import Graph
-from robustra_tf.intake import take
-from robustra_tf.precision import full_precision
+from robustra_tf.intake import checks
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.intake.subject import take
 
 SOLVERS = {"branch": BranchAndBound, "highs": Highs, "gurobi": Gurobi}
 NORMS = ("linf", "l1")

@@ -12,9 +12,9 @@ from robustra_tf.bounds.margins import Margins, margins
 from robustra_tf.bounds.options import DEFAULT_BUDGET, BoundOptions
 from robustra_tf.bounds.projection import MarginEstimate, Projection, margin_estimates
 from robustra_tf.graph.graph import Network
-from robustra_tf.intake import take
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.intake.subject import take
 from robustra_tf.objective.breakpoints import Tightness, choose, combined_norm, tightness
-from robustra_tf.precision import full_precision
 
 
 class Objective(NamedTuple):

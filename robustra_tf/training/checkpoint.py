@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf import files
+from robustra_tf.storage import files
 from robustra_tf.training.means import NotFiniteError
 from robustra_tf.training.mutual import Learner
 from robustra_tf.training.watch import Position

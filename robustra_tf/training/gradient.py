@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.graph.graph import Network
-from robustra_tf.intake import take
-from robustra_tf.methods import method_named
+from robustra_tf.intake.subject import take
 from robustra_tf.objective.batch import Batch
 from robustra_tf.training.batch_norm import gradients_in_training, running
+from robustra_tf.training.methods import method_named
 from robustra_tf.training.microbatches import Evaluation, evaluated, examples_together
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.problem import Problem
@@ -52,7 +52,7 @@ class StepGradient:
     Args:
       model: the trained network, image to logits.
       reference: the network whose adversarial space bounds the attack, for `robustra`.
-      method: the name of one of `robustra_tf.methods.METHODS`.
+      method: the name of one of `robustra_tf.training.methods.METHODS`.
       options: of the step.
 
     Raises:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from robustra_tf.files import write_atomically
-from robustra_tf.methods import CLAIMS, METHODS
+from robustra_tf.storage.files import write_atomically
+from robustra_tf.training.methods import CLAIMS, METHODS
 from robustra_tf.training.mutual import Pass
 
 #: Of each step's measurements, those that have a column: all but the layers'.

@@ -7,15 +7,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from robustra_tf import checks, counting
-from robustra_tf.intake import Wrapper
+from robustra_tf import counting
+from robustra_tf.intake import checks
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.intake.subject import Wrapper
 from robustra_tf.objective.interval_losses import BOX
-from robustra_tf.precision import full_precision
-from robustra_tf.settings import largest_radius
 from robustra_tf.training import fit_data
 from robustra_tf.training.gradient import StepGradient
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.schedules import epsilon_within
+from robustra_tf.vocabulary import largest_radius
 
 #: What `compile` takes of Keras's that a method brings itself.
 _BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")

@@ -6,7 +6,7 @@ import dataclasses
 
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.objective.batch import LossOptions
-from robustra_tf.settings import DEFAULT_MEMORY_MB
+from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 
 
 def fields_of(kind: type) -> set[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.methods import Method, method_named
 from robustra_tf.objective.batch import LossOptions
 from robustra_tf.training import optimizers, schedules
+from robustra_tf.training.methods import Method, method_named
 from robustra_tf.training.options import StepOptions, fields_of
 
 RAMPS = ("epoch", "step")
@@ -22,7 +22,7 @@ class TrainingPlan:
     Attributes:
       eps: radius in pixels that the networks are for, and tested at.
       epochs: each trains every network once.
-      method: the name of one of `robustra_tf.methods.METHODS`.
+      method: the name of one of `robustra_tf.training.methods.METHODS`.
       options: what the steps are tuned by. The end of the ramp is this plan's.
       eps_start: radius of the first epoch, in pixels.
       eps_warmup_epochs: epochs over which the radius grows; None for a third of all.

@@ -12,7 +12,6 @@ from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.projection import MarginEstimate
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.graph import Network, Structure
-from robustra_tf.methods import CLAIMS, Method
 from robustra_tf.objective.batch import Batch, Loss, LossOptions, Seed
 from robustra_tf.objective.interval_losses import (
     INTERVAL_LOSSES,
@@ -21,6 +20,7 @@ from robustra_tf.objective.interval_losses import (
 )
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
 from robustra_tf.objective.robustra import Objective, ObjectiveEstimate, ball_margins, objective
+from robustra_tf.training.methods import CLAIMS, Method
 
 #: The duals of a network over a batch, bounds or estimates.
 Dual = Margins | MarginEstimate

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
-from robustra_tf.progress import RATE, Bar, seconds_between
+from robustra_tf.cli.progress import RATE, Bar, seconds_between
 from robustra_tf.training.mutual import Pass
 from robustra_tf.training.watch import Begun, Watch
 

@@ -12,9 +12,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from robustra_tf.batches import TrainingBatches
-from robustra_tf.certificates import certify
+from robustra_tf.certificates.certify import certify
 from robustra_tf.data import Dataset
-from robustra_tf.files import hold
+from robustra_tf.storage.files import hold
 from robustra_tf.training import optimizers
 from robustra_tf.training.history import History, Row
 from robustra_tf.training.means import NotFiniteError

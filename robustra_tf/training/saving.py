@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from robustra_tf.stopping import NEVER, Stop, Stopped
+from robustra_tf.cli.stopping import NEVER, Stop, Stopped
 from robustra_tf.training.checkpoint import CheckpointError, Checkpoints
 from robustra_tf.training.history import History, HistoryFile, Row
 from robustra_tf.training.mutual import Learner, Pass

@@ -26,7 +26,7 @@ class TrainStep:
       model: the trained network, image to logits.
       reference: the network whose adversarial space bounds the attack, for `robustra`; else None.
       optimizer: a Keras optimizer; its `learning_rate` is a variable that a schedule assigns.
-      method: the name of one of `robustra_tf.methods.METHODS`.
+      method: the name of one of `robustra_tf.training.methods.METHODS`.
       options: what the step is tuned by. The metrics that rest on projections are called estimates.
       device: that every operation is placed on, where the variables are too; None leaves it to
         TensorFlow.

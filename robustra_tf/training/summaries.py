@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.files import sync
+from robustra_tf.storage.files import sync
 from robustra_tf.training.mutual import Pass
 from robustra_tf.training.workdir import Workdir
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from robustra_tf import data, export, models
 from robustra_tf.attacks import Attack, replay
 from robustra_tf.batches import TrainingBatches
-from robustra_tf.files import hold, write_atomically
-from robustra_tf.plots import MOTIVATION, motivation
-from robustra_tf.stopping import NEVER, Stop
+from robustra_tf.cli.plots import MOTIVATION, motivation
+from robustra_tf.cli.stopping import NEVER, Stop
+from robustra_tf.storage.files import hold, write_atomically
 from robustra_tf.training import optimizers
 from robustra_tf.training.means import Means
 from robustra_tf.training.summaries import CHARTS, Chart
@@ -36,9 +36,9 @@ NETWORKS = ("f", "g")
 def run(given: Settings, stop: Stop = NEVER) -> None:
     """Trains f and g, and after every epoch writes what attacks do to each and to the other.
 
-    The workdir gets `config.json`, `motivation.csv` with the columns `robustra_tf.plots.MOTIVATION`
-    and `motivation.png`, both anew after every epoch, TensorBoard's `events/f` and `events/g`, and
-    at the end the SavedModels `f` and `g`.
+    The workdir gets `config.json`, `motivation.csv` with the columns of
+    `robustra_tf.cli.plots.MOTIVATION` and `motivation.png`, both anew after every epoch,
+    TensorBoard's `events/f` and `events/g`, and at the end the SavedModels `f` and `g`.
 
     Args:
       given: the settings.

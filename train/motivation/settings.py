@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf import command, settings
+from robustra_tf import vocabulary
+from robustra_tf.cli import command, settings
+from robustra_tf.cli.settings import Range
 from robustra_tf.data import INFO as DATASETS
-from robustra_tf.settings import Range
 
 from .. import presets
 from ..config import Config
@@ -51,7 +52,7 @@ class Settings:
     def __post_init__(self):
         command.check(self)
         info = DATASETS[self.dataset]
-        fitting = [name for name, shape in settings.MODEL_INPUTS.items() if shape == info.shape]
+        fitting = [name for name, shape in vocabulary.MODEL_INPUTS.items() if shape == info.shape]
         settings.one_of("model", self.model, fitting)
         settings.radius("eps", self.eps, self.norm, info.shape)
         settings.within("shift", self.shift, Range(0, info.shape[0] - 1, "pixels"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from robustra_tf.settings import INNER, NORMS
+from robustra_tf.vocabulary import INNER, NORMS
 
 _DUAL = ("robust_error", "wk_error", "unstable")
 _REFERENCE = ("eta", "t0", "infeasible", "tight", "loose")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from robustra_tf.reading import read_json
+from robustra_tf.storage.reading import read_json
 
 FILE = Path("assets.extra") / "keras.json"
 FORMAT = "robustra_tf"

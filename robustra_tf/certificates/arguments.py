@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import keras
 
-from robustra_tf import checks, proofs
 from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.bounds.options import ROWS
+from robustra_tf.certificates import proofs
 from robustra_tf.graph.graph import Graph, Structure
-from robustra_tf.settings import BOUNDS, INNER
+from robustra_tf.intake import checks
+from robustra_tf.vocabulary import BOUNDS, INNER
 
 SOUND_BOUNDS = ("dual", "interval")
 

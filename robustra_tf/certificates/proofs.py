@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from robustra_tf.files import write_atomically
-from robustra_tf.fingerprint import arrays_sha256
 from robustra_tf.graph.graph import Graph, Node
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+from robustra_tf.storage.files import write_atomically
+from robustra_tf.storage.fingerprint import arrays_sha256
 
 FORMAT, VERSION = "robustra_tf certificate", 1
 #: The arrays of each ReLU, in this order.

@@ -14,10 +14,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.agreement import Agreement, Tolerance, compare, tolerances
 from robustra_tf.graph.build import Call, logits, read
 from robustra_tf.graph.graph import Graph, Structure
-from robustra_tf.precision import full_precision
+from robustra_tf.intake.agreement import Agreement, Tolerance, compare, tolerances
+from robustra_tf.intake.precision import full_precision
 
 #: Random points: so many among pixels in [0, 1], and so many far beyond at each scale.
 _INSIDE, _BEYOND, _SCALES = 3, 1, (3.0, 300.0)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from robustra_tf import command
-from robustra_tf.command import Settings
-from robustra_tf.stopping import Exit
+from robustra_tf.cli import command
+from robustra_tf.cli.command import Settings
+from robustra_tf.cli.stopping import Exit
 
 # Takes a bar that is drawn there off a terminal's line; it is drawn anew on the next one.
 _CLEAR = "\r\x1b[K"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from robustra_tf.settings import largest_radius
+from robustra_tf.vocabulary import largest_radius
 
 Box = tuple[float, float]
 DTYPES = ("float32", "float64")

@@ -12,28 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-NORMS = ("linf", "l2", "l1")
-# Those whose dual norms random projections estimate.
-PROJECTED_NORMS = ("linf", "l2")
-# How certificates bound margins: by the dual, intervals, or CROWN with fixed or optimised slopes.
-BOUNDS = ("dual", "interval", "crown", "alpha")
-# Where bounds of inner layers come from: the dual; intervals; or whichever is tighter.
-INNER = ("dual", "interval", "mixed")
-# How initial weights are drawn.
-INITS = ("fan_in", "interval")
-# MiB that the rows of one piece of a batch may take: 55 examples of mnist_small.
-DEFAULT_MEMORY_MB = 768
-
-# The names of `robustra_tf.models` and the shape of an image of each, known without Keras.
-MODEL_INPUTS = {
-    "digits_small": (8, 8, 1),
-    "mnist_small": (28, 28, 1),
-    "mnist_medium": (28, 28, 1),
-    "mnist_large": (28, 28, 1),
-    "cifar10_small": (32, 32, 3),
-    "cifar10_large": (32, 32, 3),
-    "cifar10_resnet": (32, 32, 3),
-}
+from robustra_tf.vocabulary import largest_radius
 
 
 class SettingError(ValueError):
@@ -93,17 +72,6 @@ def within(flag: str, value: float, range: Range) -> float:
     if value not in range:
         raise SettingError(flag, str(range), value)
     return value
-
-
-def largest_radius(norm: str, shape: Sequence[int]) -> float:
-    """The diameter of the images in [0, 1] in the given norm: no ball need be larger.
-
-    Args:
-      norm: one of `NORMS`.
-      shape: of one image, `(h, w, c)`.
-    """
-    size = math.prod(shape)
-    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size)}[norm]
 
 
 def radius(flag: str, eps: float, norm: str, shape: Sequence[int]) -> float:

@@ -2,127 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import checks, counting, proofs
-from robustra_tf.arguments import check_bound, check_sound, checked_options, checked_save
+from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.compiled import layers_bound, margins_bound, sound_bound
+from robustra_tf.certificates import proofs
+from robustra_tf.certificates.arguments import (
+    check_bound,
+    check_sound,
+    checked_options,
+    checked_save,
+)
+from robustra_tf.certificates.certificate import Certificate
+from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound_bound
+from robustra_tf.cli.progress import follow
 from robustra_tf.graph.graph import Graph
-from robustra_tf.intake import take
-from robustra_tf.precision import full_precision
-from robustra_tf.progress import follow
-from robustra_tf.settings import INNER
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Certificate:
-    """What is proven of a model on some images.
-
-    Attributes:
-      margin_lower: [n, classes] lower bounds of `f_y - f_t` over each ball; entry `y` is 0.
-      labels: [n] the labels `y`.
-      predicted: [n] the predicted classes at the images themselves; -1 where logits are no finite
-        numbers.
-      eps: the radius, in pixels.
-      norm: the norm of the ball.
-      box: the interval that every pixel keeps to, or None.
-      method: the bound that proved it.
-      mode: what its numbers take account of: `float32` or `float64`, no rounding, computed in that
-        type; `sound`, rounding of the bound and of the model's own float32 forward pass.
-
-    Raises:
-      TypeError: margins that are no array of bounds, such as estimates by projections.
-
-    Example:
-      >>> certificate = rt.certify(model, x, y, eps=0.1)
-      >>> certificate.certified
-      array([ True])
-      >>> certificate.predicted.tolist(), certificate.worst_target.tolist()
-      ([0], [1])
-    """
-
-    margin_lower: np.ndarray
-    labels: np.ndarray
-    predicted: np.ndarray
-    eps: float
-    norm: str
-    box: Box | None
-    method: str
-    mode: str
-
-    def __post_init__(self):
-        if not isinstance(self.margin_lower, np.ndarray):
-            kind = type(self.margin_lower).__name__
-            raise TypeError(f"margin_lower must be an array of lower bounds, got {kind}")
-
-    @property
-    def worst_margin(self) -> np.ndarray:
-        """The smallest margin over all targets other than the label, [n].
-
-        -inf where nothing is proven: where one is no finite number, or there is no other target.
-        """
-        return self._others().min(1, initial=np.inf if self._rivals else -np.inf)
-
-    @property
-    def worst_target(self) -> np.ndarray:
-        """The target of the smallest margin, integers [n]."""
-        return self._others().argmin(1) if self._rivals else np.zeros(len(self.labels), int)
-
-    @property
-    def certified(self) -> np.ndarray:
-        """Whether no input of the ball can be classified otherwise than `y`: boolean [n].
-
-        As `counting.certified` has it: all margins finite and positive, at least one of them, and
-        the image itself classified as `y`. A radius below 0 has an empty ball: nothing is proven.
-        """
-        found = counting.certified(self.margin_lower, self.labels, self.predicted)
-        return found & bool(0 <= self.eps < np.inf)
-
-    @property
-    def _rivals(self) -> bool:
-        return self.margin_lower.shape[1] > 1
-
-    def _others(self) -> np.ndarray:
-        own = np.arange(self.margin_lower.shape[1]) == self.labels[:, None]
-        proven = np.where(np.isfinite(self.margin_lower), self.margin_lower, -np.inf)
-        return np.where(own, np.inf, proven)
-
-    def summary(self) -> str:
-        """What was proven, as lines to print: of how many images, and how clearly."""
-        n = len(self.labels)
-        box = "" if self.box is None else f" cut to [{self.box[0]:g}, {self.box[1]:g}]"
-        certified, correct = self._counts()
-        share = certified / max(n, 1)
-        lines = [
-            f"{n} images, {self.norm} balls of radius {self.eps:g} in pixels{box}, "
-            f"{self.method} bound, {self.mode}",
-            f"  {correct} of {n} correct ({correct / max(n, 1):.2%})",
-            f"  {certified} of {n} certified ({share:.2%})",
-        ]
-        if n:
-            least, median = self.worst_margin.min(), np.median(self.worst_margin)
-            lines[-1] += f": robust error at most {1 - share:.2%}"
-            lines.append(f"  lower bounds of the margins: least {least:.3g}, median {median:.3g}")
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        certified, correct = self._counts()
-        return (
-            f"Certificate(n={len(self.labels)}, correct={correct}, certified={certified}, "
-            f"eps={self.eps:g}, norm={self.norm!r}, box={self.box}, method={self.method!r}, "
-            f"mode={self.mode!r})"
-        )
-
-    def _counts(self) -> tuple[int, int]:
-        """How many are certified, and how many correct."""
-        return int(self.certified.sum()), int((self.predicted == self.labels).sum())
+from robustra_tf.intake import checks
+from robustra_tf.intake.precision import full_precision
+from robustra_tf.intake.subject import take
+from robustra_tf.vocabulary import INNER
 
 
 @full_precision()

@@ -15,8 +15,8 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from robustra_tf import settings
-from robustra_tf.settings import Range, SettingError
+from robustra_tf.cli import settings
+from robustra_tf.cli.settings import Range, SettingError
 
 Settings = TypeVar("Settings")
 

@@ -1,0 +1,1 @@
+"""Certificates of robustness, and what they rest on."""

@@ -1,0 +1,1 @@
+"""How programs are called, speak, stop and draw; nothing here imports TensorFlow at once."""

@@ -1,0 +1,1 @@
+"""How a model and its inputs are taken in, checked, by every entry."""

@@ -1,0 +1,42 @@
+"""The words of the field that everything here shares, and numbers known without TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+NORMS = ("linf", "l2", "l1")
+# Those whose dual norms random projections estimate.
+PROJECTED_NORMS = ("linf", "l2")
+# How certificates bound margins: by the dual, intervals, or CROWN with fixed or optimised slopes.
+BOUNDS = ("dual", "interval", "crown", "alpha")
+# Where bounds of inner layers come from: the dual; intervals; or whichever is tighter.
+INNER = ("dual", "interval", "mixed")
+# How initial weights are drawn.
+INITS = ("fan_in", "interval")
+# MiB that the rows of one piece of a batch may take: 55 examples of mnist_small.
+DEFAULT_MEMORY_MB = 768
+
+# The names of `robustra_tf.models` and the shape of an image of each, known without Keras.
+MODEL_INPUTS = {
+    "digits_small": (8, 8, 1),
+    "mnist_small": (28, 28, 1),
+    "mnist_medium": (28, 28, 1),
+    "mnist_large": (28, 28, 1),
+    "cifar10_small": (32, 32, 3),
+    "cifar10_large": (32, 32, 3),
+    "cifar10_resnet": (32, 32, 3),
+}
+#: The names of the models.
+MODELS = tuple(MODEL_INPUTS)
+
+
+def largest_radius(norm: str, shape: Sequence[int]) -> float:
+    """The diameter of the images in [0, 1] in the given norm: no ball need be larger.
+
+    Args:
+      norm: one of `NORMS`.
+      shape: of one image, `(h, w, c)`.
+    """
+    size = math.prod(shape)
+    return {"linf": 1.0, "l2": math.sqrt(size), "l1": float(size)}[norm]
