@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Certifies what the command line names; returns the process's exit code."""
     given = PROGRAM.read(Certify, __doc__, arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    PROGRAM.say(f"{given.images} by {given.saved_model or given.weights}; starting TensorFlow")
     try:
         certificate = _certify(given)
         if given.out is not None:
@@ -146,6 +147,7 @@ def _certify(given: Certify) -> Certificate:
         batch_size=given.batch_size,
         sound=given.sound,
         save=given.save,
+        progress=sys.stderr.isatty(),
     )
 
 

@@ -54,6 +54,7 @@ def test_a_file_of_other_content_is_refused_in_one_line(saved, images, change, p
             arrays[name] = function(arrays[name])
     np.savez(images, **arrays)
     assert certify.main([str(images), f"--saved_model={saved}"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    begun, line = capsys.readouterr().err.splitlines()
+    assert begun.endswith("; starting TensorFlow")
     assert line.startswith("eval.certify: ")
     assert all(part in line for part in parts), line

@@ -166,6 +166,8 @@ def test_a_run_leaves_curves_scalars_figure_and_both_networks(done):
     rows = curves.read_motivation(folder / run.CURVES)  # as the report does
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert output.count("epoch ") == 2
+    header, *lines = [line for line in output.splitlines() if line.startswith("e")]
+    assert all(len(line) == len(header) <= 80 for line in lines)
     assert (folder / run.FIGURE).read_bytes().startswith(b"\x89PNG")
     scalars = {name: read_scalars(folder / "events" / name) for name in "fg"}
     for name, other in ("fg", "gf"):
@@ -178,7 +180,7 @@ def test_a_run_leaves_curves_scalars_figure_and_both_networks(done):
             "errors/test_transfer",
         }
         columns = (f"pgd_error_{name}", f"transfer_error_{other}_to_{name}")
-        for tag, column in zip(("errors/test_pgd", "test/transfer_error"), columns, strict=True):
+        for tag, column in zip(("errors/test_pgd", "errors/test_transfer"), columns, strict=True):
             expected = [(int(row["epoch"]), pytest.approx(float(row[column]))) for row in rows]
             assert found[tag] == expected
     # The last row is of the networks that were saved.

@@ -29,29 +29,35 @@ PROGRAM = Program("train.motivation")
 def main(argv) -> int:
     """Trains as the flags say; returns the process's exit code."""
     del argv
-    try:
-        given = resolve({name: FLAGS[name].value for name in FIELDS})
-        _check(given)
-        environment.prepare(given.deterministic, FLAGS["verbosity"].present)
-        require_tensorflow_backend()
-    except (settings.SettingError, DataNotFoundError, BackendError) as error:
-        return PROGRAM.refuse(error)
+    with Stop(PROGRAM.say) as stop:
+        stop.nothing_to_lose("no step was taken yet")
+        try:
+            given = resolve({name: FLAGS[name].value for name in FIELDS})
+            _check(given)
+            PROGRAM.say(f"a pair on {given.dataset}, run in {given.workdir}; starting TensorFlow")
+            environment.prepare(given.deterministic, FLAGS["verbosity"].present)
+            require_tensorflow_backend()
+        except (settings.SettingError, DataNotFoundError, BackendError) as error:
+            return PROGRAM.refuse(error)
+        return _train(given, stop)
+
+
+def _train(given: Settings, stop: Stop) -> Exit:
     from robustra_tf.training.means import NotFiniteError
 
     from .run import run
 
-    with Stop(PROGRAM.say) as stop:
-        try:
-            run(given, stop)
-        except Stopped:
-            PROGRAM.say(f"stopped; the epochs so far are in {given.workdir}")
-            return Exit.STOPPED
-        except NotFiniteError as error:
-            PROGRAM.say(str(error))
-            return Exit.NOT_FINITE
-        except OSError as error:  # Such as a full disk.
-            PROGRAM.say(str(error))
-            return Exit.FAILED
+    try:
+        run(given, stop)
+    except Stopped:
+        PROGRAM.say(f"stopped; the epochs so far are in {given.workdir}")
+        return Exit.STOPPED
+    except NotFiniteError as error:
+        PROGRAM.say(str(error))
+        return Exit.NOT_FINITE
+    except OSError as error:  # Such as a full disk.
+        PROGRAM.say(str(error))
+        return Exit.FAILED
     return Exit.DONE
 
 

@@ -69,6 +69,7 @@ def run(given: Settings, stop: Stop = NEVER) -> None:
     attacks = [Attack(model, seed=given.seed, early_stop=False, **how) for model in pair]
     writers = [tf.summary.create_file_writer(str(workdir.events(name))) for name in NETWORKS]
     means, rows = Means(), []
+    stop.keeps(f"the epochs so far are in {given.workdir}")
     for epoch in range(given.epochs):
         means.reset()
         feed = batches.epoch(epoch)
@@ -76,12 +77,13 @@ def run(given: Settings, stop: Stop = NEVER) -> None:
         for x, y in tqdm(feed, f"epoch {epoch + 1}", batches.steps, leave=False, disable=None):
             stop.check()
             means.add(step(x, y))
+            stop.nothing_to_lose(None)
         trained = means.read()
         errors = attacked(attacks, pair, test, given.eps, given.norm)
         rows.append({"epoch": str(epoch + 1)} | {k: f"{v:.9g}" for k, v in errors.items()})
         _write(workdir, rows)
         _summarise(writers, epoch + 1, trained, errors)
-        print(_line(epoch + 1, given.epochs, trained, errors), flush=True)
+        print(_line(epoch + 1, given.epochs, trained | errors), flush=True)
     for writer in writers:
         writer.close()
     kept = {name: getattr(given, name) for name in ("dataset", "eps", "norm")}
@@ -150,10 +152,22 @@ def _summarise(
         writer.flush()
 
 
-def _line(
-    epoch: int, epochs: int, trained: Mapping[str, float], errors: Mapping[str, float]
-) -> str:
-    words = [f"epoch {epoch}/{epochs}"]
-    words += [f"{k.replace('_', ' ')} {trained[k]:.4f}" for k in ("loss_f", "loss_g", "cosine")]
-    words += [f"{name.replace('_', ' ')} {value:.2%}" for name, value in errors.items()]
-    return "  ".join(words)
+# Columns of the lines: title, and the number that stands there; the last ones are errors on test
+# images under attack.
+_COLUMNS = {
+    "loss f": "loss_f",
+    "loss g": "loss_g",
+    "cosine": "cosine",
+    "PGD f": "pgd_error_f",
+    "PGD g": "pgd_error_g",
+    "f to g": "transfer_error_f_to_g",
+    "g to f": "transfer_error_g_to_f",
+}
+
+
+def _line(epoch: int, epochs: int, found: Mapping[str, float]) -> str:
+    """The line of an epoch, the first one below its header."""
+    first = f"epoch {epoch:>{len(str(epochs))}}/{epochs}"
+    cells = [f"{found[k]:7.2%}" if "error" in k else f"{found[k]:7.4f}" for k in _COLUMNS.values()]
+    lines = [[f"{'errors':{len(first)}}", *(f"{title:>7}" for title in _COLUMNS)], [first, *cells]]
+    return "\n".join("  ".join(line) for line in (lines if epoch == 1 else lines[1:]))
