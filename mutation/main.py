@@ -43,6 +43,23 @@ TARGETS = (
 )
 #: Files of these that decide only how fast something is.
 LEFT_OUT = ("robustra_tf/bounds/cost.py",)
+#: Files of tests that judge programs as processes of their own, where no change is seen.
+PROGRAMS = (
+    "benchmarks",
+    "cli_train",
+    "command",
+    "eval_stop",
+    "faults",
+    "files",
+    "mutation",
+    "package",
+    "parallel",
+    "reliability",
+    "resume",
+    "study",
+    "survival",
+    "tutorial",
+)
 #: What a process imports once for all its mutants: it takes long and is not the project's.
 MODULES = (
     "tensorflow",
@@ -81,11 +98,11 @@ class Project:
     targets: Sequence[str] = TARGETS
     tests: Sequence[str] = ("tests",)
     modules: Sequence[str] = MODULES
-    left_out: Sequence[str] = LEFT_OUT
+    left_out: Sequence[str] = (*LEFT_OUT, *(f"tests/test_{name}.py" for name in PROGRAMS))
 
     def sources(self) -> list[str]:
         """The files that mutants are drawn from."""
-        return [path for path in self._files(self.targets, "*.py") if path not in self.left_out]
+        return self._files(self.targets, "*.py")
 
     def test_files(self) -> list[str]:
         """The files of tests."""
@@ -98,7 +115,8 @@ class Project:
             if not path.exists():
                 raise FileNotFoundError(f"{path}: no such file or folder")
             found += sorted(path.rglob(pattern)) if path.is_dir() else [path]
-        return [str(path.relative_to(self.root)) for path in found]
+        names = [str(path.relative_to(self.root)) for path in found]
+        return [name for name in names if name not in self.left_out]
 
     def copied(self, folder: Path) -> Path:
         """A copy of all that a test may read, without what was built or run."""
