@@ -66,6 +66,7 @@ class Mutant:
     """One change: in `path`, at characters `start` to `end`, `before` becomes `after`.
 
     Attributes:
+      beside: what stands before and after it on its lines.
       lines: those of the statement that are run when the changed expression is, first to last.
       scope: the lines of the function around it, or all of the file: who runs these may notice.
     """
@@ -76,12 +77,14 @@ class Mutant:
     end: int
     before: str
     after: str
+    beside: tuple[str, str]
     lines: tuple[int, int]
     scope: tuple[int, int]
 
     def __str__(self) -> str:
         before, after = (" ".join(text.split()) for text in (self.before, self.after))
-        return f"{self.path}:{self.line}: {before} → {after}"
+        head, tail = self.beside
+        return f"{self.path}:{self.line}: {head}⟦{before} → {after}⟧{tail}"
 
     def applied(self, source: str) -> str:
         """The whole file with the change."""
@@ -179,7 +182,9 @@ class _Finder(ast.NodeVisitor):
         ):
             after = f"({after})"
         before = self.source[start:end]
-        place = (self.path, node.lineno, start, end, before, after)
+        head = self.source[self._offsets[node.lineno - 1] : start].lstrip()
+        tail = self.source[end : self._offsets[node.end_lineno]].rstrip()
+        place = (self.path, node.lineno, start, end, before, after, (head, tail))
         self.found.append(Mutant(*place, self._statement, self._scope))
 
     def _place(self, line: int, column: int) -> int:
