@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
 
 __version__ = "0.2.0"
 
-#: Public name -> the module that defines it, or that is given whole where it ends in the name; None
-#: where the name is the module itself.
+#: Public name -> the module that defines it, or the package whose module it is; None where that is
+#: `robustra_tf` itself.
 _HOMES = {
     "Attack": "robustra_tf.attacks",
     "BoundOptions": "robustra_tf.bounds.options",
@@ -52,7 +52,7 @@ _HOMES = {
     "batches": None,
     "certify": "robustra_tf.certificates.certify",
     "data": None,
-    "description": "robustra_tf.storage.description",
+    "description": "robustra_tf.storage",
     "export": None,
     "layer_bounds": "robustra_tf.certificates.certify",
     "margin_bounds": "robustra_tf.certificates.certify",
@@ -101,12 +101,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'robustra_tf' has no attribute {name!r}")
     if name not in _LIGHT:
         importlib.import_module("robustra_tf.backend").require_tensorflow_backend()
-    home = _HOMES[name]
-    if home is None:
-        return importlib.import_module(f"robustra_tf.{name}")
-    if home.rpartition(".")[2] == name:
-        return importlib.import_module(home)
-    return getattr(importlib.import_module(home), name)
+    home = importlib.import_module(_HOMES[name] or "robustra_tf")
+    if _HOMES[name] is None or not hasattr(home, name):
+        return importlib.import_module(f"{home.__name__}.{name}")
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:
