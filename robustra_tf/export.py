@@ -66,8 +66,9 @@ class _Servable(tf.Module):
         self.serving_default = tf.function(
             lambda image: {"logits": tf.cast(graph.logits(model, image), tf.float32)},
             input_signature=[image],
+            autograph=False,
         )
-        self.about = tf.function(lambda: _about(settings), input_signature=[])
+        self.about = tf.function(lambda: _about(settings), input_signature=[], autograph=False)
         # Set or not: saving would trace it.
         if certifies:
             self.certify = tf.function(

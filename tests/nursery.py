@@ -40,6 +40,11 @@ FLAGS = {
 PATIENCE = 120
 
 
+def _errors(log: Path) -> Path:
+    """Where the stream of errors goes beside a log."""
+    return log.with_suffix(".errors")
+
+
 class Life:
     """A process that trains."""
 
@@ -63,9 +68,13 @@ class Life:
         """Sends a signal."""
         os.kill(self.pid, number)
 
-    def said(self) -> str:
-        """Both of its streams."""
+    def printed(self) -> str:
+        """What it has written to its standard output."""
         return self.log.read_text()
+
+    def said(self) -> str:
+        """Both of its streams, that of errors last."""
+        return self.printed() + _errors(self.log).read_text()
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Waits for a condition to hold while it goes on."""
@@ -101,6 +110,7 @@ class Nursery:
         """Runs one of the programs."""
         log = self._logs / f"{len(list(self._logs.iterdir()))}.log"
         log.touch()
+        _errors(log).touch()
         words = [f"--{name}={value}" for name, value in flags.items()]
         order = {"program": program, "flags": words, "log": str(log), "prepare": prepare}
         return Life(self, self.ask(order), log)
@@ -331,9 +341,8 @@ def plain() -> None:
 
 
 def _live(order: dict) -> None:
-    log = os.open(order["log"], os.O_WRONLY | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(log, stream)
+    for stream, path in ((1, Path(order["log"])), (2, _errors(Path(order["log"])))):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), stream)
     code = 1
     try:
         main = importlib.import_module(f"{order['program']}.main")

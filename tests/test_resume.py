@@ -68,7 +68,7 @@ def runs(nursery, tmp_path_factory):
     assert len(_rows(broken)) == 4
     resumed = nursery.run("train", "plain", workdir=broken.root, resume=True, **FLAGS)
     assert resumed.wait() == 0, resumed.said()
-    return {"whole": (whole, _run(whole.root, **FLAGS)), "broken": (broken, resumed.said())}
+    return {"whole": (whole, _run(whole.root, **FLAGS)), "broken": (broken, resumed.printed())}
 
 
 def _scalars(folder: Path) -> dict[str, dict[int, float]]:
