@@ -11,6 +11,7 @@ PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(BIN)/python -m pyt
 FUZZ_GRAPHS ?= 2000
 MUTANTS ?= 300
 MUTATION_SEED ?= 0
+FUZZ_VERDICTS ?= 3000
 
 .PHONY: train test fuzz mutate bench docs wheel lint format clean
 
@@ -26,7 +27,8 @@ test: lint
 	$(PYTEST) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 
 fuzz: $(VENV)/.dev
-	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) $(PYTEST) --dist load tests/test_fuzz.py
+	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) ROBUSTRA_FUZZ_VERDICTS=$(FUZZ_VERDICTS) \
+		$(PYTEST) --dist load tests/test_fuzz.py tests/test_verdicts.py
 
 mutate: $(VENV)/.dev
 	$(BIN)/python -m mutation.main --count=$(MUTANTS) --seed=$(MUTATION_SEED)

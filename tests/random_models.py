@@ -1,7 +1,10 @@
 """Random Keras models of every supported layer, drawn by hypothesis.
 
 A drawn model is small: an image of at most 5x5 pixels or a vector, up to six layers or blocks of
-branches, logits. Its weights are normal numbers at a scale drawn for each layer, some of them zero.
+branches, logits. Skips start behind ReLUs too, branches are of unequal depth, layers and models
+stand in several places, ReLUs behind ReLUs and at the end. Its weights are normal numbers at a
+scale drawn for each layer, some of them zero; some neurons are dead or always active on purpose,
+some layers constant.
 """
 
 import keras
@@ -18,22 +21,31 @@ PADDING = st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def model(draw) -> keras.Model:
+SHAPES = ((4,), (7,), (4, 4, 1), (5, 4, 2), (3, 5, 3), (5, 5, 1))
+
+
+def model(draw, shapes=SHAPES, depth=6) -> keras.Model:
     """A built model, pixels to at least two logits.
 
     Args:
       draw: `st.data().draw` of a test: decides layers, scales and seeds. (This is no strategy of
         its own: Keras draws seeds from Python's random numbers, which strategies must not.)
+      shapes: of the image, one of them.
+      depth: at most so many layers or blocks before the logits.
     """
     drawn = _Drawn(draw)
-    shape = draw(st.sampled_from([(4,), (7,), (4, 4, 1), (5, 4, 2), (3, 5, 3), (5, 5, 1)]))
-    inputs = keras.Input(shape)
+    inputs = keras.Input(draw(st.sampled_from(shapes)))
     x = inputs
-    for _ in range(draw(st.integers(0, 6))):
+    for _ in range(draw(st.integers(0, depth))):
         x = drawn.grown(x)
     if len(x.shape) > 2:
         x = layers.Flatten()(x)
     x = drawn.dense(draw(st.integers(2, 4)), draw(st.sampled_from([None, None, "relu"])))(x)
+    ending = draw(st.sampled_from(["plain", "plain", "plain", "skip", "relu on relu"]))
+    if ending == "skip":
+        x = drawn.skipped(x)
+    elif ending == "relu on relu":
+        x = layers.ReLU()(layers.ReLU()(x))
     found = keras.Model(inputs, x)
     if not any(isinstance(layer, layers.Add | keras.Model) for layer in found.layers):
         found = draw(st.sampled_from([found, keras.Sequential(found.layers)]))
@@ -53,6 +65,7 @@ class _Drawn:
     def grown(self, x):
         """`x` after one more layer or block."""
         kinds = [self.activation, self.scaled, self.branched, self.nested, self.reshaped]
+        kinds += [self.skipped] * 2
         if len(x.shape) == 4:
             kinds += [self.convolved] * 4 + [self.pooled, self.padded, self.flat]
         else:
@@ -143,6 +156,30 @@ class _Drawn:
             branches.append(branch)
         return layers.Add()(branches)
 
+    def skipped(self, x):
+        """With `h = relu(x)`, a skip from it: `f(h) + h`, `f(f(h)) + f(h) + h` or `h + h`."""
+        h = layers.ReLU()(x)
+        if self.draw(st.booleans()):
+            h = layers.ReLU()(self._kept(h))
+        kind = self.one_of("block", "block", "repeated", "doubled")
+        if kind == "doubled":
+            branches = [h, h]
+        elif kind == "repeated":
+            block = self._block(h.shape[1:])
+            branches = [block(block(h)), block(h), h]
+        else:
+            branches = [self._block(h.shape[1:])(h), h]
+        total = layers.Add()(branches)
+        return layers.ReLU()(total) if self.draw(st.booleans()) else total
+
+    def _block(self, shape):
+        """A model of one or two layers that keeps the shape."""
+        inputs = keras.Input(shape)
+        outputs = self._kept(inputs)
+        if self.draw(st.booleans()):
+            outputs = self._kept(outputs)
+        return keras.Model(inputs, outputs)
+
     def _kept(self, x):
         """`x` after a layer that keeps its shape, perhaps one applied twice."""
         kind = self.one_of("weights", "weights", "activation", "scaled", "shared")
@@ -164,7 +201,11 @@ class _Drawn:
 
 
 def randomise(model: keras.Model, draw) -> None:
-    """Fills the weights, each layer at a scale of its own; in one of four some are zero."""
+    """Fills the weights, each layer at a scale of its own.
+
+    In one of four some are zero; in one of four some neurons are dead or always active over images
+    of ordinary size; one of eight is constant.
+    """
     rng = np.random.default_rng(draw(SEEDS))
     for layer in model._flatten_layers(include_self=False, recursive=True):
         if isinstance(layer, layers.BatchNormalization):
@@ -181,9 +222,14 @@ def randomise(model: keras.Model, draw) -> None:
             kernel = rng.normal(size=shape) * scale / np.sqrt(np.prod(shape[:-1]))
             if rng.random() < 0.25:
                 kernel *= rng.random(shape) < 0.5
+            if rng.random() < 0.125:
+                kernel *= 0.0
             layer.kernel.assign(kernel)
             if layer.use_bias:
-                layer.bias.assign(rng.normal(size=layer.bias.shape) * scale * rng.choice([0.3, 3]))
+                bias = rng.normal(size=layer.bias.shape) * scale * rng.choice([0.3, 3])
+                if rng.random() < 0.25:
+                    bias += rng.choice([-10.0, 0.0, 10.0], size=bias.shape) * scale
+                layer.bias.assign(bias)
 
 
 _SCALE = st.sampled_from(SCALES)

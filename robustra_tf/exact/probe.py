@@ -16,8 +16,8 @@ from robustra_tf.exact.task import Inputs, Network
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, AffineOp
 
-# Random points of a ball, beside the image.
-_POINTS = 32
+# Random points of a ball, beside the image: to measure margins by, and to compare a search with.
+FEW, MANY = 3, 32
 # How far two ways to compute a value may be apart: a share of the sum of absolute values.
 _ROUNDING = 1e-9
 # How much larger float32's rounding may be anywhere than at the points.
@@ -34,6 +34,11 @@ class Scale(NamedTuple):
 
     unit: float
     tolerance: float
+
+    @property
+    def least(self) -> float:
+        """What a margin must be above to count as positive."""
+        return self.unit * self.tolerance
 
 
 class Probe(NamedTuple):
@@ -125,9 +130,9 @@ class Probe(NamedTuple):
             )
 
 
-def probed(network: Network, inputs: Inputs, image: np.ndarray) -> Probe:
-    """The network's values at the image, float32 [*input_shape], and at random points about it."""
-    points = _sampled(inputs, image)
+def probed(network: Network, inputs: Inputs, image: np.ndarray, count: int) -> Probe:
+    """The network's values at the image, float32 [*input_shape], and at `count` points about it."""
+    points = _sampled(inputs, image, count)
     flat = points.astype(np.float64).reshape(len(points), -1)
     deployed = np.asarray(network.model(tf.constant(points))).astype(np.float64)
     structure, weights = network.structure, network.weights
@@ -150,15 +155,15 @@ def probed(network: Network, inputs: Inputs, image: np.ndarray) -> Probe:
     return Probe(structure, flat, found, sizes, deployed)
 
 
-def _sampled(inputs: Inputs, image: np.ndarray) -> np.ndarray:
-    """The image and random points of the ball and the box: float32 [k, *input_shape]."""
+def _sampled(inputs: Inputs, image: np.ndarray, count: int) -> np.ndarray:
+    """The image and random points of the ball and the box: float32 [1 + count, *input_shape]."""
     if inputs.eps == 0:
         return image[None]
     rng = np.random.default_rng(0)
     x = image.astype(np.float64).ravel()
     low, high = inputs.intervals(x)
-    shape = (_POINTS, len(x))
-    half = np.arange(_POINTS)[:, None] % 2 == 0
+    shape = (count, len(x))
+    half = np.arange(count)[:, None] % 2 == 0
     if inputs.norm == "l1":
         # Few pixels moved by much, or all of them by little.
         moved = rng.exponential(size=shape) * (half | (rng.random(shape) < 3.0 / len(x)))
@@ -168,6 +173,6 @@ def _sampled(inputs: Inputs, image: np.ndarray) -> np.ndarray:
     else:
         inner, corner = rng.random(shape), rng.random(shape) < 0.5
         points = np.where(half, low + (high - low) * inner, np.where(corner, low, high))
-    candidates = points.reshape(_POINTS, *image.shape).astype(np.float32)
+    candidates = points.reshape(count, *image.shape).astype(np.float32)
     settled = settle(np.broadcast_to(image, candidates.shape), candidates, *inputs)
     return np.concatenate([image[None], settled])

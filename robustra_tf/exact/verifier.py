@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Box
 from robustra_tf.exact.branch import BranchAndBound
-from robustra_tf.exact.decision import Decision
+from robustra_tf.exact.decision import Case, decide
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
@@ -112,7 +112,7 @@ class Verifier:
         """
         start = time.monotonic()
         image, label = self._checked(x, y)
-        verdict = Decision(self._task, image, label, start + self._time_limit).run()
+        verdict = decide(Case(self._task, image, label, start + self._time_limit))
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
 
     def _checked(self, x: np.ndarray, y: int) -> tuple[np.ndarray, int]:

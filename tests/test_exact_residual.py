@@ -1,0 +1,61 @@
+"""Complete verification of a trained network with identity skips and pooling."""
+
+import keras
+import pytest
+from keras import layers as L  # noqa: N812
+
+from robustra_tf import data
+from robustra_tf.attacks import attack, contained
+from robustra_tf.exact import Status, Verifier
+
+IMAGES = 4
+
+
+def block(x):
+    """A residual block whose skip starts behind a ReLU."""
+    h = L.Conv2D(8, 3, padding="same", activation="relu")(x)
+    return L.ReLU()(L.Add()([L.Conv2D(8, 3, padding="same")(h), x]))
+
+
+def network(epochs=6):
+    """Trained on the digits, the seed fixed: (model, test images, labels, accuracy)."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 1))
+    x = L.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    x = L.AveragePooling2D(2)(block(x))
+    x = L.Flatten()(block(x))
+    model = keras.Model(inputs, L.Dense(10)(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(2e-3), loss, metrics=["accuracy"])
+    train, test = data.load("digits", "train"), data.load("digits", "test")
+    model.fit(*train, batch_size=32, epochs=epochs, verbose=0)
+    accuracy = model.evaluate(*test, verbose=0)[1]
+    return model, *test, accuracy
+
+
+def decided(model, x, y, eps, seconds=20.0):
+    """The verdicts; none contradicts an attack or its own witness."""
+    found = attack(model, x, y, eps, steps=20, restarts=5)
+    attacked = found.success
+    verifier = Verifier(model, eps, time_limit=seconds)
+    verdicts = [verifier.verify(image, int(label)) for image, label in zip(x, y, strict=True)]
+    for k, verdict in enumerate(verdicts):
+        assert not (attacked[k] and verdict.status is Status.VERIFIED), (k, verdict)
+        if verdict.status is Status.FALSIFIED:
+            assert contained(x[k][None], verdict.witness[None], eps, "linf", (0.0, 1.0)).all()
+            assert model(verdict.witness[None]).numpy().argmax() == verdict.target != y[k]
+    return verdicts
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return network()
+
+
+@pytest.mark.parametrize("eps", [0.01, 0.03])
+def test_a_trained_residual_network_is_decided(trained, eps):
+    model, x, y, accuracy = trained
+    assert accuracy > 0.9
+    verdicts = decided(model, x[:IMAGES], y[:IMAGES], eps)
+    assert all(verdict.status is not Status.UNKNOWN for verdict in verdicts)
+    assert any(verdict.status is Status.VERIFIED for verdict in verdicts)

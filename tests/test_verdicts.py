@@ -1,0 +1,231 @@
+"""Verdicts of random networks against everything else that knows something of them.
+
+What is verified is attacked and sampled; what is falsified is replayed; where there are few pieces,
+linear programmes on each of them know the least margin. Solvers and certificates must agree. A
+hundred and fifty networks are drawn here; `make fuzz` draws three thousand, other ones each time.
+Radii are near the attacked one, where neither side is easy. TensorFlow's functions run eagerly:
+every network is another one, and tracing it would take longer than everything else.
+"""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import robustra_tf as rt
+from robustra_tf.attacks import contained
+from robustra_tf.attacks.replay import settle
+from robustra_tf.exact import Status, Verifier
+from robustra_tf.graph import build
+from tests import oracle_nets, oracles, random_models
+from tests.oracle_exact import TooManyPiecesError, least_margin
+from tests.points import ascend, corners
+
+BLOCKS = 5
+NETWORKS = int(os.environ.get("ROBUSTRA_FUZZ_VERDICTS", "150"))
+NIGHTLY = "ROBUSTRA_FUZZ_VERDICTS" in os.environ
+#: Weights drawn for one Keras model: building it takes longer than most of what follows.
+DRAWS = 3
+MANY = settings(
+    max_examples=-(-NETWORKS // (BLOCKS * DRAWS)),
+    deadline=None,
+    derandomize=not NIGHTLY,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+STARTS = 200
+PIECES = 12
+SECONDS = 5.0
+#: Shares of the sum of absolute values that rounding may take; HiGHS knows margins to 1e-6.
+FLOAT32, FLOAT64, SOLVED = 1e-5, 1e-9, 1e-6
+#: Of the logits, twice what the verifier may leave open around zero.
+OPEN = 4e-5
+
+SHAPES = ((1,), (1,), (2,), (2,), (3,), (2, 2, 1), (3, 2, 1))
+INPUTS = st.sampled_from(
+    [("linf", None), ("linf", (0.0, 1.0)), ("linf", (-0.5, 2.0)), ("l1", None), ("l1", (0.0, 1.0))]
+)
+#: The last one takes many steps, so it is drawn seldom.
+METHODS = ("dual", "interval", "crown") * 5 + ("alpha",)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def eager():
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+class Subject:
+    """A network, an image and a set of inputs, with what points know of it."""
+
+    def __init__(self, model, inputs, rng):
+        self.model, (self.norm, self.box), self.rng = model, inputs, rng
+        graph = build(model)
+        weights = graph.weights(tf.float64)
+        self.net = oracle_nets.of_graph(graph.structure, weights)
+        low, high = self.box or (0.0, 1.0)
+        self.shape = graph.structure.input_shape
+        x = rng.uniform(low, high, self.shape)
+        self.image = np.where(rng.random(self.shape) < 0.2, low, x).astype(np.float32)
+        self.x = self.image.astype(np.float64).ravel()
+        self.logits = self.deployed(self.image[None])[0]
+        self.label = int(self.logits.argmax())
+        self.classes = len(self.logits)
+        self.others = [t for t in range(self.classes) if t != self.label]
+        self.eps = self._radius()
+        self.ball = (self.eps, self.norm, self.box)
+        self.points = self._explored(self.eps, STARTS, steps=8)
+        self.points = np.concatenate([self.points, self._grid()])
+        values = self.net.logits(self.points)
+        margins = values[:, [self.label]] - values[:, self.others]
+        self.least = margins.min()
+        self.worst = self.points[np.argsort(margins.min(axis=1))[:16]]
+        self.size = np.max(np.abs(values))
+        self.rounding = 2 * self.net.magnitudes(np.abs(self.x) + self.eps)[-1].max()
+        self.lost = np.abs(
+            self.deployed(self._settled(self.worst))
+            - self.net.logits(
+                self._settled(self.worst).reshape(len(self.worst), -1).astype(np.float64)
+            )
+        ).max()
+
+    def deployed(self, images):
+        return self.model(images, training=False).numpy().astype(np.float64)
+
+    def _settled(self, points):
+        candidates = points.reshape(-1, *self.shape).astype(np.float32)
+        images = np.broadcast_to(self.image, candidates.shape)
+        return settle(images, candidates, self.eps, self.norm, self.box)
+
+    def _explored(self, eps, starts, steps):
+        points = corners(self.rng, self.x, eps, self.norm, self.box, starts)
+        rows = oracles.target_rows(self.label, self.classes)[self.others]
+        rows = np.resize(rows, (starts, self.classes))
+        ball = (eps, self.norm, self.box)
+        return ascend(self.net, rows, self.x, *ball, points, steps=steps)
+
+    def _radius(self):
+        """A radius just below, at, or above the smallest where a quick attack succeeds."""
+        factor = self.rng.choice([0.3, 0.7, 0.9, 0.98, 1.02, 1.5])
+        low, high = 0.0, None
+        for eps in (0.01, 0.05, 0.2, 0.6, 2.0):
+            if self._falls(eps):
+                high = eps
+                break
+            low = eps
+        if high is None:
+            return float(self.rng.choice([0.1, 0.6, 2.0]))
+        for _ in range(4):
+            middle = 0.5 * (low + high)
+            low, high = (low, middle) if self._falls(middle) else (middle, high)
+        return float(factor * high)
+
+    def _falls(self, eps):
+        values = self.net.logits(self._explored(eps, 30, steps=3))
+        return bool((values[:, [self.label]] < values[:, self.others]).any())
+
+    def _grid(self):
+        """Points of a grid over the ball where pixels are few."""
+        sides = {1: 2001, 2: 45, 3: 13}.get(len(self.x))
+        if sides is None:
+            return self.x[None]
+        axes = [np.linspace(*ends, sides) for ends in zip(*self._ends(), strict=True)]
+        points = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, len(self.x))
+        order = np.inf if self.norm == "linf" else 1
+        return points[np.linalg.norm(points - self.x, order, axis=1) <= self.eps]
+
+    def _ends(self):
+        low, high = self.x - self.eps, self.x + self.eps
+        if self.box is not None:
+            low, high = np.maximum(low, self.box[0]), np.minimum(high, self.box[1])
+        return low, high
+
+    def exact(self):
+        """The least margin by brute force, or None where that is too much."""
+        radius = self.eps if self.norm == "l1" else None
+        try:
+            return least_margin(self.net, self.x, self.label, *self._ends(), radius, PIECES)
+        except (TooManyPiecesError, RuntimeError):
+            return None
+
+    def check(self, verdict, exact):
+        """The verdict contradicts no point, no replay and no brute force."""
+        context = (verdict, self.least, exact, self.eps, self.norm, self.box)
+        slack = FLOAT64 * self.rounding
+        solved = slack + SOLVED * max(1.0, self.size)
+        if verdict.margin_lower is not None:
+            assert verdict.margin_lower <= self.least + slack, context
+            assert exact is None or verdict.margin_lower <= exact + solved, context
+        if verdict.status is Status.VERIFIED:
+            assert self.least > 0, context
+            assert exact is None or exact > -solved, context
+            assert verdict.margin_lower > 0, context
+            images = self._settled(self.worst)
+            assert (self.deployed(images).argmax(axis=1) == self.label).all(), context
+            assert verdict.witness is None
+        elif verdict.status is Status.FALSIFIED:
+            self.check_witness(verdict, context)
+            assert exact is None or exact <= FLOAT32 * self.rounding + solved, context
+        else:
+            # What is left open is open: within the tolerance of zero, or out of time.
+            least = min(self.least, self.least if exact is None else exact)
+            open_ = OPEN * self.size + 40 * self.lost + solved
+            assert least > -open_ or verdict.seconds >= SECONDS, context
+            assert exact is None or exact < open_ or verdict.seconds >= SECONDS, context
+
+    def check_witness(self, verdict, context):
+        witness = verdict.witness[None]
+        assert contained(self.image[None], witness, *self.ball).all(), context
+        predicted = int(self.deployed(witness)[0].argmax())
+        assert predicted == verdict.target != self.label, context
+        logits = self.net.logits(witness.astype(np.float64).ravel())
+        assert logits[self.label] - logits[predicted] <= FLOAT32 * self.rounding, context
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+@MANY
+@given(data=st.data(), seed=random_models.SEEDS, inputs=INPUTS)
+def test_no_verdict_is_contradicted(block, data, seed, inputs):
+    model = random_models.model(data.draw, SHAPES, depth=3)
+    rng = np.random.default_rng([seed, block])
+    for draw in range(DRAWS):
+        if draw:
+            random_models.randomise(model, data.draw)
+        subject = Subject(model, inputs, rng)
+        if not np.isfinite(subject.logits).all():
+            continue
+        solvers = ["branch", "highs"] if rng.random() < 0.25 else ["branch"]
+        exact = subject.exact()
+        statuses = set()
+        for solver in solvers:
+            verifier = Verifier(model, *subject.ball, time_limit=SECONDS, solver=solver)
+            verdict = verifier.verify(subject.image, subject.label)
+            subject.check(verdict, exact)
+            statuses.add(verdict.status)
+        assert not statuses >= {Status.VERIFIED, Status.FALSIFIED}
+        if rng.random() < 0.5:
+            continue
+        method = METHODS[rng.integers(len(METHODS))]
+        found = rt.certify(
+            model,
+            subject.image[None],
+            np.array([subject.label]),
+            *subject.ball,
+            method=method,
+            dtype="float64",
+        )
+        bound = float(found.worst_margin[0])
+        assert bound <= subject.least + FLOAT64 * subject.rounding, method
+        assert not (found.certified[0] and Status.FALSIFIED in statuses), method
+
+
+def test_the_norm_that_is_not_searched_is_refused_by_name():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="norm: expected one of linf, l1, got 'l2'"):
+        Verifier(model, 0.1, norm="l2")
