@@ -1,6 +1,6 @@
 """Random Keras models of every supported layer, drawn by hypothesis.
 
-A drawn model is small: an image of at most 5x5 pixels or a vector, up to six layers or blocks of
+A drawn model is small: an image of at most 5x5 pixels or a vector, up to five layers or blocks of
 branches, logits. Skips start behind ReLUs too, branches are of unequal depth, layers and models
 stand in several places, ReLUs behind ReLUs and at the end. Its weights are normal numbers at a
 scale drawn for each layer, some of them zero; some neurons are dead or always active on purpose,
@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = ((4,), (7,), (4, 4, 1), (5, 4, 2), (3, 5, 3), (5, 5, 1))
 
 
-def model(draw, shapes=SHAPES, depth=6) -> keras.Model:
+def model(draw, shapes=SHAPES, depth=5) -> keras.Model:
     """A built model, pixels to at least two logits.
 
     Args:

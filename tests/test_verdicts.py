@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import robustra_tf as rt
@@ -34,6 +34,8 @@ MANY = settings(
     max_examples=-(-NETWORKS // (BLOCKS * DRAWS)),
     deadline=None,
     derandomize=not NIGHTLY,
+    # Networks are small already, and to find smaller ones takes minutes.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -48,7 +48,9 @@ class Case(NamedTuple):
     def replayed(self, points: Iterable[np.ndarray]) -> Verdict | None:
         """Falsified by the first of the points [n] that is inside and that the model gets wrong."""
         inputs, image, label = self.task.inputs, self.image[None], np.array([self.label])
+        share = inputs.reach(self.flat) / max(inputs.eps, np.finfo(float).tiny)
         for point in points:
+            point = self.flat + share * (point - self.flat)
             candidate = settle(image, point.reshape(image.shape).astype(np.float32), *inputs)
             found = replay(self.task.network.model, image, candidate, label, *inputs)
             if found.success[0]:

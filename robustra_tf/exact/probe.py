@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.attacks.replay import settle
+from robustra_tf.attacks.replay import contained, settle
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.solver import TOLERANCE
 from robustra_tf.exact.substitution import Bounds
@@ -73,8 +73,10 @@ class Probe(NamedTuple):
         The tolerance is never below what float32 was seen to lose at the points.
         """
         logits, deployed = self.values[-1][:, [label, target]], self.deployed[:, [label, target]]
+        # Logits that are zero at every point are of the size of what they add up.
+        size = np.abs(logits).max() or self.sizes[-1]
         # At most 2^300, so that products with it stay numbers.
-        exponent = math.frexp(np.abs(logits).max())[1] - 4
+        exponent = math.frexp(size)[1] - 4
         unit = math.ldexp(1.0, min(max(exponent, -300), 300))
         lost = np.abs(np.diff(deployed) - np.diff(logits)).max()
         return Scale(unit, max(TOLERANCE, _SAFETY * float(lost) / unit))
@@ -165,14 +167,15 @@ def _sampled(inputs: Inputs, image: np.ndarray, count: int) -> np.ndarray:
     shape = (count, len(x))
     half = np.arange(count)[:, None] % 2 == 0
     if inputs.norm == "l1":
-        # Few pixels moved by much, or all of them by little.
+        # Few pixels moved by much, or all of them by little; what float32 may add is left free.
         moved = rng.exponential(size=shape) * (half | (rng.random(shape) < 3.0 / len(x)))
         total = np.maximum(moved.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        shift = inputs.eps * moved / total * rng.choice([-1.0, 1.0], shape)
+        shift = inputs.reach(x) * moved / total * rng.choice([-1.0, 1.0], shape)
         points = np.clip(x + shift, low, high)
     else:
         inner, corner = rng.random(shape), rng.random(shape) < 0.5
         points = np.where(half, low + (high - low) * inner, np.where(corner, low, high))
     candidates = points.reshape(count, *image.shape).astype(np.float32)
-    settled = settle(np.broadcast_to(image, candidates.shape), candidates, *inputs)
-    return np.concatenate([image[None], settled])
+    images = np.broadcast_to(image, candidates.shape)
+    settled = settle(images, candidates, *inputs)
+    return np.concatenate([image[None], settled[contained(images, settled, *inputs)]])

@@ -16,6 +16,10 @@ from robustra_tf.exact.encoding import Encoding
 TOLERANCE = 1e-4
 
 
+# What is taken off the bounds of mixed-integer solvers, for their tolerances.
+_TRUST = 1e-5
+
+
 class Outcome(enum.StrEnum):
     """What became of a question."""
 
@@ -86,7 +90,8 @@ def undecided(reason: str, bound: float = -np.inf, point=None, nodes=0, solves=0
 
 
 def judge(question: Question, bound: float, point, nodes: int, solves: int, reason: str) -> Answer:
-    """The answer that a proven `bound` and a candidate `point` allow; `reason` if neither does."""
+    """What a mixed-integer solver's `bound` and `point` allow; undecided by `reason` if neither."""
+    bound -= _TRUST
     if question.tolerance < bound < np.inf:
         return Answer(Outcome.PROVEN, bound, point, nodes, solves)
     if point is not None and question.margin(point) <= 0:

@@ -42,6 +42,13 @@ class Inputs(NamedTuple):
         """`eps` where the norm is "l1": what the pixels' intervals do not say."""
         return self.eps if self.norm == "l1" else None
 
+    def reach(self, x: np.ndarray) -> float:
+        """How far points about the image `x` [n] may go in the norm, to stay inside in float32."""
+        if self.norm == "linf":
+            return self.eps
+        spacing = float(np.spacing(np.float32(np.abs(x).max() + self.eps)))
+        return max(self.eps - len(x) * spacing, 0.0)
+
     def intervals(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The interval of every pixel, float64 [n] each, about the image `x` [n]."""
         low, high = x - self.eps, x + self.eps
