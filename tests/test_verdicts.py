@@ -218,7 +218,9 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
             model,
             subject.image[None],
             np.array([subject.label]),
-            *subject.ball,
+            subject.eps,
+            norm=subject.norm,
+            box=subject.box,
             method=method,
             dtype="float64",
         )
@@ -229,5 +231,5 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
 
 def test_the_norm_that_is_not_searched_is_refused_by_name():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="norm: expected one of linf, l1, got 'l2'"):
+    with pytest.raises(ValueError, match="norm must be one of linf, l1, got 'l2'"):
         Verifier(model, 0.1, norm="l2")
