@@ -11,11 +11,12 @@ import tensorflow as tf
 from robustra_tf.graph.graph import Network
 from robustra_tf.intake.subject import take
 from robustra_tf.objective.batch import Batch
-from robustra_tf.training.batch_norm import gradients_in_training, running
+from robustra_tf.training.batch_norm import gradients_in_training, normalised, running
 from robustra_tf.training.methods import method_named
 from robustra_tf.training.microbatches import Evaluation, evaluated, examples_together
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.problem import Problem
+from robustra_tf.training.regularisers import regularisers
 
 
 class Step(NamedTuple):
@@ -41,7 +42,7 @@ class StepGradient:
     """`(network, reference, batch) -> Step`: the gradient of a method's loss on a batch.
 
     Batch normalisations of the model that are trainable take the batch's statistics; the reference
-    uses its running ones.
+    uses its running ones. The regularisers of the model's layers are part of the loss.
 
     Attributes:
       model, graph: the trained one.
@@ -78,6 +79,7 @@ class StepGradient:
         # What a model cannot be trained with is refused now, not by the first step.
         trained_places(model, self.graph.variables)
         running(model, self.graph)
+        regularisers(model, self.graph)
 
     def networks(self) -> tuple[Network, Network | None]:
         """The present network and its reference."""
@@ -94,15 +96,28 @@ class StepGradient:
         found = gradients_in_training(
             self.problem, layers, network, reference, batch, self.together
         )
-        gradients, weights = self.trained(found.weights), self.trained(network.weights)
+        gradients, measured = found.weights, dict(found.measured)
+        if terms := regularisers(self.model, self.graph):
+            weights = list(network.weights)
+            with tf.GradientTape() as tape:
+                tape.watch(weights)
+                there = normalised(network.with_weights(weights), layers, batch.x)
+                penalty = terms.penalty(there, batch.x)
+            slopes = tape.gradient(penalty, weights, unconnected_gradients="zero")
+            gradients = [g + slope for g, slope in zip(gradients, slopes, strict=True)]
+            measured["loss"] += penalty
+        gradients, weights = self.trained(gradients), self.trained(network.weights)
         gradients, norm = regularised(gradients, weights, options.clip_norm, options.weight_decay)
-        sound = finite(found.measured["loss"], norm)
-        metrics = {**found.measured, "grad_norm": norm}
+        sound = finite(measured["loss"], norm)
+        metrics = {**measured, "grad_norm": norm}
         return Step(gradients, found.statistics, metrics, sound)
 
     def evaluated(self, network: Network, reference: Network | None, batch: Batch) -> Evaluation:
-        """The losses, the clean errors and the bounds of a batch."""
-        return evaluated(self.problem, network, reference, batch, self.together)
+        """The losses, with the regularisers', the clean errors and the bounds of a batch."""
+        found = evaluated(self.problem, network, reference, batch, self.together)
+        if terms := regularisers(self.model, self.graph):
+            return found._replace(loss=found.loss + terms.penalty(network, batch.x))
+        return found
 
     @property
     def places(self) -> list[int]:
