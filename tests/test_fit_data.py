@@ -71,8 +71,15 @@ BATCHES = {name: (change, Y, told) for name, (change, told) in VALUES.items()}
 BATCHES |= {name: (lambda x: x, y, told) for name, (y, told) in LABELS.items()}
 
 
-@pytest.mark.parametrize("way", ["fit", "evaluate", "tf.data", "one batch", "validation"])
-@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, "fit") for name in BATCHES]
+    + [
+        (name, way)
+        for name in ("standardised", "below them")
+        for way in ("evaluate", "tf.data", "one batch", "validation")
+    ],
+)
 def test_data_that_are_none_are_refused_in_one_line(learner, name, way):
     certified, good = learner
     change, y, told = BATCHES[name]
