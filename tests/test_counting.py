@@ -147,6 +147,7 @@ def _one(units=1):
         lambda m, x: rt.certify(m, x, [0], 0.1),
         lambda m, x: rt.margin_bounds(m, x, [0], 0.1),
         lambda m, x: rt.layer_bounds(m, x, 0.1),
+        lambda m, x: rt.attack(m, x, [0], 0.1),
         lambda m, x: rt.Verifier(m, 0.1),
         lambda m, x: rt.DualObjective(m),
         lambda m, x: rt.DualObjective(_one(2), m),

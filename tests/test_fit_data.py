@@ -149,10 +149,8 @@ def test_good_data_are_taken_as_ever(learner):
     certified, x = learner
     x = x.copy()
     x[0, 0, 0, 0], x[1, 0, 0, 0] = 0.0, 1.0
-    for labels in (Y, Y[:, None], Y.astype("uint8")):
-        logs = certified.fit(x, labels, batch_size=4, verbose=0).history
-        assert np.isfinite(logs["loss"]).all()
-    assert np.isfinite(certified.evaluate(x.astype("float64"), Y, verbose=0)).all()
+    for labels in (Y, Y[:, None]):
+        assert np.isfinite(certified.fit(x, labels, verbose=0).history["loss"]).all()
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_says_so(learner):

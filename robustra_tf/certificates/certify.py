@@ -98,7 +98,6 @@ def certify(  # noqa: PLR0913, the door to all certificates
         inner = "dual" if method in ("dual", "interval") else "mixed"
     if dtype is None:
         dtype = "float64" if sound else "float32"
-    structure.check_rival("model")
     check_bound(method, rows, inner)
     given = (eps, norm, box, dtype, batch_size)
     eps, box, dtype, batch_size = checked_options(structure, *given)

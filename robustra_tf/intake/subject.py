@@ -88,10 +88,11 @@ def take(model: keras.Model | Graph, what: str = "model") -> Subject:
     Raises:
       TypeError: something else.
       UnsupportedLayerError: a layer that is no affine map or ReLU, by name.
-      ValueError: a model that is not built, takes other inputs than floating-point numbers, or
-        computes something else than its layers' weights and settings say.
+      ValueError: a model that is not built, takes other inputs than floating-point numbers, has
+        fewer than two logits, or computes something else than its layers' weights and settings say.
     """
     if isinstance(model, Graph):
+        model.structure.check_rival(what)
         return Subject(None, model, what=what)
     # Whose own `call` is another may compute something else.
     while getattr(type(model), "call", None) is Wrapper.call:
