@@ -86,8 +86,6 @@ class Verifier:
         self._network = take(model)
         graph = self._network.graph
         structure = graph.structure
-        if structure.output_shape[0] < 2:
-            raise ValueError("model: expected logits of at least two classes, got one")
         eps = checks.radius(eps, norm, box, structure.input_shape)
         self._task = Task(
             Network(self._network, structure, affine_maps(graph), graph.weights(tf.float64)),
