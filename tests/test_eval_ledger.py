@@ -234,7 +234,7 @@ def test_a_ledger_without_its_owner_is_refused(tmp_path):
 
 def test_rows_read_as_they_were_written():
     rows = [
-        Row(3, 1, 2, Status.VERIFIED, "lp", -1.25e-7, 9, 0.5),
+        Row(3, 2, 2, Status.VERIFIED, "lp", 1.25e-7, 9, 0.5),
         Row(4, 0, 0, Status.UNKNOWN, "clean", None, None, 0.0),
     ]
     assert [Row.parse(row.cells()) for row in rows] == rows

@@ -167,7 +167,7 @@ def batches():
 @pytest.mark.slow
 def test_a_worker_that_raises_is_told(saved, tmp_path):
     decided = stage(saved, tmp_path, workers=2).run(batches())
-    told = "milp: example 1: ValueError: x: expected finite pixels"
+    told = "milp: example 1: ValueError: x must be finite, got NaN or infinity"
     with pytest.raises(milp.StageError, match=told):
         list(decided)
 

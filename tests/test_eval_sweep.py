@@ -111,7 +111,7 @@ def test_a_resumed_sweep_adds_radii_and_repeats_nothing(swept, saved, tmp_path, 
     assert points(tmp_path)[1]["seconds"] == seconds
     assert (tmp_path / "sweep" / "eps_0.06" / "ledger.csv").read_bytes() == before
     # A new evaluation in the same place leaves none of another's radii.
-    evaluate(saved, tmp_path, seed=1, **OPTIONS)
+    evaluate(saved, tmp_path, seed=1, overwrite=True, **OPTIONS)
     assert not (tmp_path / "sweep.csv").exists()
 
 

@@ -34,7 +34,7 @@ def test_float32_certifies_something_false_and_the_sound_mode_does_not():
         assert not rt.certify(model, x, y, 0.0, sound=True, method=method).certified.any()
 
 
-def test_float64_certifies_what_the_model_gets_wrong_and_the_sound_mode_does_not():
+def test_float64_bounds_what_the_model_gets_wrong_and_the_sound_mode_does_not():
     """`6 - (relu(1e8 + 4.1 x) - 1e8)` at 1 is 1.9; the model computes in float32 and finds -2."""
     model = judges.chain((1, 1, 2))
     first, last = np.float32([[4.1]]), np.float32([[-1.0, 0.0]])
@@ -42,9 +42,14 @@ def test_float64_certifies_what_the_model_gets_wrong_and_the_sound_mode_does_not
     x, y = np.ones((1, 1), np.float32), np.array([0])
     assert judges.exact_margin(model.get_weights(), x[0], 0) > 1
     assert judges.margin_of(model.predict(x, verbose=0)[0], 0) < 0
-    assert rt.certify(model, x, y, 0.0, dtype="float64").certified.all()
+    found = rt.certify(model, x, y, 0.0, dtype="float64")
+    assert found.worst_margin > 1
+    assert found.predicted.tolist() == [1]
+    assert not found.certified.any()
     for method in ("dual", "interval"):
-        assert not rt.certify(model, x, y, 0.0, sound=True, method=method).certified.any()
+        found = rt.certify(model, x, y, 0.0, sound=True, method=method)
+        assert found.worst_margin < 0
+        assert not found.certified.any()
 
 
 def test_the_sound_mode_still_certifies_what_is_clear():
@@ -189,9 +194,8 @@ def test_overflow_certifies_nothing():
     weights[1], weights[3] = np.zeros(2, np.float32), np.zeros(2, np.float32)
     model.set_weights(weights)
     x, y = np.full((1, 2), 0.5, np.float32), np.array([0])
-    assert rt.certify(model, x, y, 0.1, dtype="float64").certified.all()
-    for method in ("dual", "interval"):
-        found = rt.certify(model, x, y, 0.1, sound=True, method=method)
+    for options in ({"dtype": "float64"}, {"sound": True}, {"sound": True, "method": "interval"}):
+        found = rt.certify(model, x, y, 0.1, **options)
         assert not found.certified.any()
         assert found.margin_lower[0, 1] == -np.inf
     with pytest.raises(ValueError, match="save: nothing is proven of image 0: leave it out"):

@@ -8,6 +8,7 @@ import robustra_tf as rt
 from robustra_tf.training import methods
 from robustra_tf.training.checkpoint import CheckpointError
 from robustra_tf.training.history import COLUMNS, Row
+from robustra_tf.training.summaries import chart
 
 PLAN = rt.TrainingPlan.of(
     eps=0.05, epochs=2, eps_warmup_epochs=1, eps_start=0.01, lr=4e-3, clip_norm=1.0, seed=3
@@ -163,6 +164,12 @@ def test_the_table_of_methods_is_whole():
         assert method.name == name
         assert method.certifies is None or method.certifies in method.measures
         assert set(method.measures) - {"unstable"} <= set(COLUMNS)
+
+
+def test_whatever_is_recorded_has_a_chart_of_its_own():
+    measured = COLUMNS[4:]
+    assert len({chart(name).tag for name in measured}) == len(measured)
+    assert all(chart(name).text for name in measured)
 
 
 def test_rows_are_read_as_they_were_written():

@@ -21,6 +21,7 @@ from robustra_tf.attacks import contained
 from robustra_tf.attacks.replay import settle
 from robustra_tf.exact import Status, Verifier
 from robustra_tf.graph import build
+from robustra_tf.vocabulary import largest_radius
 from tests import oracle_nets, oracles, random_models
 from tests.oracle_exact import TooManyPiecesError, least_margin
 from tests.points import ascend, corners
@@ -81,6 +82,10 @@ class Subject:
         self.classes = len(self.logits)
         self.others = [t for t in range(self.classes) if t != self.label]
         self.eps = self._radius()
+        if self.box is not None:
+            # No larger ball is taken.
+            width = self.box[1] - self.box[0]
+            self.eps = min(self.eps, width * largest_radius(self.norm, self.shape))
         self.ball = (self.eps, self.norm, self.box)
         self.points = self._explored(self.eps, STARTS, steps=8)
         self.points = np.concatenate([self.points, self._grid()])

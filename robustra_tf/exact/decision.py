@@ -52,7 +52,15 @@ class Case(NamedTuple):
         for point in points:
             point = self.flat + share * (point - self.flat)
             candidate = settle(image, point.reshape(image.shape).astype(np.float32), *inputs)
-            found = replay(self.task.network.model, image, candidate, label, *inputs)
+            found = replay(
+                self.task.network.model,
+                image,
+                candidate,
+                label,
+                inputs.eps,
+                norm=inputs.norm,
+                box=inputs.box,
+            )
             if found.success[0]:
                 predicted = int(found.predicted[0])
                 return Verdict(Status.FALSIFIED, None, predicted, candidate[0], 0.0)
@@ -71,13 +79,13 @@ def decide(case: Case) -> Verdict:
     if falsified is not None:
         return falsified
     if not probe.finite:
-        return _unknown("logits that are not finite numbers")
+        return unknown("logits that are not finite numbers")
     if inputs.eps == 0:
         return _clean(case, probe)
     centre = case.image.astype(np.float64)
     found = enclosed(network.structure, network.weights, centre, case.label, *inputs)
     if not all(np.isfinite(end).all() for ends in found.bounds.values() for end in ends):
-        return _unknown("bounds of pre-activations that are not finite numbers")
+        return unknown("bounds of pre-activations that are not finite numbers")
     # What is no finite number proves nothing.
     found = found._replace(margin=np.where(np.isfinite(found.margin), found.margin, -np.inf))
     _compare(probe, case.label, found)
@@ -90,12 +98,13 @@ def decide(case: Case) -> Verdict:
     if falsified is not None:
         return falsified
     if not probe.finite:
-        return _unknown("logits that are not finite numbers")
+        return unknown("logits that are not finite numbers")
     _compare(probe, case.label, found)
     return _Searches(case, probe).run(found, others)
 
 
-def _unknown(reason: str) -> Verdict:
+def unknown(reason: str) -> Verdict:
+    """That nothing was decided, and why."""
     return Verdict(Status.UNKNOWN, None, None, None, 0.0, reason=reason)
 
 

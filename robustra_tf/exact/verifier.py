@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Box
 from robustra_tf.exact.branch import BranchAndBound
-from robustra_tf.exact.decision import Case, decide
+from robustra_tf.exact.decision import Case, decide, unknown
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
@@ -106,11 +106,19 @@ class Verifier:
         Raises:
           ValueError: an image of another shape, outside the box or not finite, a label that is no
             class, weights that have changed since, or an image on which the model computes
-            something else than its layers' weights and settings say, or may overflow.
+            something else than its layers' weights and settings say.
         """
         start = time.monotonic()
         image, label = self._checked(x, y)
-        verdict = decide(Case(self._task, image, label, start + self._time_limit))
+        found = self._network.compare(image[None], self._network.allowed)
+        if found.comparable.all():
+            verdict = decide(Case(self._task, image, label, start + self._time_limit))
+        else:
+            verdict = unknown(
+                "float32 may overflow on the image: nothing is known of the model then"
+                if np.isfinite(found.logits).all()
+                else "logits that are not finite numbers"
+            )
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
 
     def _checked(self, x: np.ndarray, y: int) -> tuple[np.ndarray, int]:
@@ -127,6 +135,4 @@ class Verifier:
         for read, now in zip(self._task.network.weights, present, strict=True):
             if not np.array_equal(read, now):
                 raise ValueError("model: its weights have changed since the verifier read them")
-        if not self._network.compare(image, self._network.allowed).comparable.all():
-            raise ValueError("x: the model may overflow on it, and nothing is known of it then")
         return image[0], int(y)

@@ -43,6 +43,13 @@ CHARTS = {
         f"fraction of images that Wong and Kolter's bound alone does not certify, {_TRAINING}",
     ),
     "clean_error": Chart("errors/train_clean", f"fraction of images misclassified, {_TRAINING}"),
+    "interval_error": Chart(
+        "errors/train_interval",
+        f"fraction of images that intervals do not certify, {_TRAINING}",
+    ),
+    "attack_error": Chart(
+        "errors/train_attack", f"fraction of images misclassified under attack, {_TRAINING}"
+    ),
     "test_lp_error": Chart(
         "errors/test_lp", f"fraction of images that the LP bound does not certify, {_TEST}"
     ),
