@@ -226,7 +226,8 @@ def test_a_certificate_that_float64_gets_wrong_is_not_accepted_as_sound(tmp_path
     assert error.layer.startswith("ReLU 0")
     sound = rt.certify(model, np.ones((1, 1)), [0], 0.0, sound=True, save=path)
     assert not sound.certified.any()
-    assert not derive.check(claim.read(path)).certified.any()
+    # In real numbers, as the checker reads it, the prediction is another one than the model's.
+    assert "another class has the greatest logit" in str(claims.rejection(path))
 
 
 def test_exit_codes_and_words(certificates, tmp_path, capsys):
