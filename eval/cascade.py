@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from .ledger import Ledger, Row, Status
+from .ledger import Ledger
+from .rows import Row, Status
 
 
 @dataclasses.dataclass(frozen=True)

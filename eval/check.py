@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .checker import claim, derive
+from .checker import claim, derive, rejection
 
 ACCEPTED, REJECTED, BAD_USAGE = 0, 1, 2
 
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_USAGE
     try:
         derived = derive.check(found, given.network_sha256)
-    except derive.RejectedError as error:
+    except rejection.RejectedError as error:
         print(f"rejected: {error}")
         return REJECTED
     box = "" if found.box is None else f" cut to [{found.box[0]:g}, {found.box[1]:g}]"

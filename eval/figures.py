@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .ledger import Row, Status
+from .rows import Row, Status
 from .sweep import Point
 from .witnesses import Witness
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .cascade import Examples
-from .ledger import Row, Status
+from .rows import Row, Status
 from .witnesses import Witness
 
 

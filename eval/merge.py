@@ -21,6 +21,7 @@ from robustra_tf.cli.program import Program
 
 from . import folder, gallery, ledger, page, results, sweep, witnesses
 from .ledger import Ledger, LedgerError, Stored
+from .rows import Row
 
 PROGRAM = Program("eval.merge")
 
@@ -132,7 +133,7 @@ def _identity(identities: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _write(
     directory: Path, identity: Mapping[str, Any], stored: Sequence[Stored]
-) -> tuple[dict[int, ledger.Row], dict[str, float]]:
+) -> tuple[dict[int, Row], dict[str, float]]:
     """Writes the merged ledger; gives its rows in their order and its seconds."""
     directory.mkdir(parents=True, exist_ok=True)
     target = Ledger(directory, identity, resume=False)

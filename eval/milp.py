@@ -21,7 +21,7 @@ from robustra_tf.storage import fingerprint
 from . import inputs
 from .cascade import Decisions, Examples
 from .config import Config
-from .ledger import Status
+from .rows import Status
 
 # Examples handed out ahead of each worker: none waits, and few are lost when one dies.
 _AHEAD = 2

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from robustra_tf.cli.progress import RATE, Bar
 
-from .ledger import Row, Status
+from .rows import Row, Status
 
 # The first ones are seen in a narrow terminal too.
 _SHOWN = (Status.VERIFIED, Status.UNKNOWN, Status.FALSIFIED, Status.MISCLASSIFIED)

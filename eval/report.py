@@ -32,8 +32,9 @@ from robustra_tf.storage.files import write_atomically
 
 from . import curves, figures, gallery, published, results, sweep, witnesses
 from .cascade import Examples
-from .ledger import Status, Stored, read
+from .ledger import Stored, read
 from .page import FOLDER, NAME
+from .rows import Status
 
 PROGRAM = Program("eval.report")
 _TEMPLATES = Path(__file__).with_name("templates")

@@ -15,7 +15,7 @@ from robustra_tf.storage.files import write_atomically
 from robustra_tf.storage.reading import read_json
 
 from .config import STAGES
-from .ledger import Row, Status
+from .rows import Row, Status
 
 SCHEMA = 1
 NAME = "results.json"

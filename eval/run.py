@@ -19,8 +19,9 @@ from robustra_tf.storage.files import hold
 
 from . import cascade, folder, inputs, page, results, stages, sweep
 from .config import Config
-from .ledger import Ledger, Row, check
+from .ledger import Ledger, check
 from .progress import Progress
+from .rows import Row
 from .witnesses import Witnesses
 
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how

@@ -19,8 +19,8 @@ from robustra_tf.certificates.certify import certify
 
 from .cascade import Decisions, Examples, Stage
 from .config import Config
-from .ledger import Status
 from .milp import Milp
+from .rows import Status
 
 #: The stages that are bounds, and the methods of `certify` that they are.
 BOUNDS = {"ibp": "interval", "lp": "dual", "crown": "crown", "alpha": "alpha"}

@@ -19,7 +19,8 @@ from robustra_tf.storage.files import write_atomically
 
 from . import cascade, results
 from .cascade import Decisions, Examples, Stage
-from .ledger import Ledger, Row, Status, evaluation_id
+from .ledger import Ledger, evaluation_id
+from .rows import Row, Status
 
 NAME = "sweep.csv"
 FOLDER = "sweep"

@@ -22,7 +22,8 @@ from robustra_tf.storage.files import write_atomically
 from robustra_tf.storage.reading import Field, read_arrays
 
 from .cascade import Decisions
-from .ledger import Status, evaluation_id
+from .ledger import evaluation_id
+from .rows import Status
 
 NAME = "witnesses.npz"
 #: So many are kept of each stage.

@@ -7,6 +7,7 @@ import pytest
 
 import robustra_tf as rt
 from eval.checker import claim, derive
+from eval.checker.rejection import RejectedError
 from tests import nets
 
 REGIONS = (("linf", (0.0, 1.0), 0.05), ("linf", None, 0.03), ("l2", None, 0.15), ("l1", None, 0.3))
@@ -48,6 +49,6 @@ def written(path, arrays, header):
 
 def rejection(path):
     """Why a file is rejected."""
-    with pytest.raises(derive.RejectedError) as error:
+    with pytest.raises(RejectedError) as error:
         derive.check(claim.read(path))
     return error.value

@@ -9,7 +9,7 @@ from keras import layers
 import robustra_tf as rt
 from eval.cascade import Examples
 from eval.checker import claim, derive
-from eval.ledger import Row, Status
+from eval.rows import Row, Status
 from eval.stages import Clean
 from robustra_tf import counting, export
 from robustra_tf.bounds.balls import ball

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eval import curves, figures, gallery, sweep
-from eval.ledger import Row, Status
+from eval.rows import Row, Status
 from eval.witnesses import Witness
 from tests.evaluations import (
     write_run,

@@ -12,7 +12,8 @@ import pytest
 
 from eval import cascade
 from eval.cascade import Decisions, Examples
-from eval.ledger import Ledger, LedgerError, Row, Status
+from eval.ledger import Ledger, LedgerError
+from eval.rows import Row, Status
 
 IDENTITY = {"eps": 0.1, "norm": "linf", "box": (0.0, 1.0)}
 

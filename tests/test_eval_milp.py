@@ -9,7 +9,8 @@ from scipy.optimize import milp as scipy_milp
 
 from eval import config, inputs, milp, results, run
 from eval.cascade import Examples
-from eval.ledger import LedgerError, Row, Status
+from eval.ledger import LedgerError
+from eval.rows import Row, Status
 from robustra_tf import data
 from robustra_tf.cli.settings import SettingError
 from tests import evaluations

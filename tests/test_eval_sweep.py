@@ -9,7 +9,8 @@ import pytest
 
 from eval import run, sweep
 from eval.cascade import Decisions, Examples
-from eval.ledger import Ledger, LedgerError, Row, Status
+from eval.ledger import Ledger, LedgerError
+from eval.rows import Row, Status
 from robustra_tf.cli.settings import SettingError
 from tests.evaluations import COUNT, RADIUS, evaluate, resolve
 

@@ -7,7 +7,7 @@ import pytest
 
 from eval import ledger, report, witnesses
 from eval.cascade import Decisions, Examples
-from eval.ledger import Status
+from eval.rows import Status
 from robustra_tf import data
 from tests.evaluations import (
     COUNT,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from eval import curves, ledger, results, sweep, witnesses
+from eval.rows import FIELDS
 from robustra_tf.storage.reading import Field, read_arrays, read_json
 from tests.hostile import HUGE, Payload, refused
 
@@ -124,7 +125,7 @@ def test_sizes_count_together(tmp_path):
 
 def write_ledger(folder, *lines, finished=False, about=None):
     folder.mkdir(exist_ok=True)
-    header = ",".join(ledger.FIELDS)
+    header = ",".join(FIELDS)
     text = "\n".join([header, *lines]) + "\n"
     (folder / ledger.NAME).write_bytes(text.encode("latin-1"))
     stored = {"identity": {}, "seconds": {"lp": 1.0}, "finished": finished}

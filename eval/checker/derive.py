@@ -4,11 +4,6 @@ Layer by layer: the band of every ReLU must enclose the ReLU between the claimed
 must be what a backward pass of each neuron through the bands before gives; so must the margins.
 For the mode `sound` all rounding is counted, this program's too, and nothing is tolerated that
 makes a claim stronger than what follows. docs/certificates.md says what acceptance means.
-
-How rounding is counted. With `u = 2^-24` a float32 sum of `n` terms is within `gamma_n = n u / (1 -
-n u)` times the sum of absolute values, in any order (Higham 2002, section 3.1); the same holds with
-`u = 2^-53` for what is computed here. Every affine operation is allowed to be off by that much, and
-its backward pass is charged for it at the next ReLU.
 """
 
 from __future__ import annotations
@@ -20,15 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from .claim import Band, Claim, Node
-from .operations import Add, Affine, Dense, Windows
+from .operations import Add, Affine, Dense
+from .rejection import RejectedError
+from .rounding import FEW, LARGEST, ROUNDED, SMALLEST, TINY, UNIT32, UNIT64
+from .state import State, bounded, weighed
+from .windows import Windows
 
-UNIT32, UNIT64 = 2.0**-24, 2.0**-53
-#: Float32's smallest normal number, and a quarter of its largest.
-SMALLEST, LARGEST = 2.0**-126, 2.0**126
-#: What underflow in float64 can add up to in a whole bound, many times over.
-TINY = 1e-110
-#: A handful of float64 roundings; and a factor on what is known up to thousands of them.
-FEW, ROUNDED = 8 * UNIT64, 1 + 2.0**-30
 #: Differences from what follows that are no objection, as a share of the numbers summed up: for
 #: plain modes in either direction, for `sound` only where the claim is the weaker one.
 TOLERANCES = {"float32": 1e-4, "float64": 1e-9, "sound": 1e-5}
@@ -36,31 +28,11 @@ TOLERANCES = {"float32": 1e-4, "float64": 1e-9, "sound": 1e-5}
 BUDGET = 2**27
 
 
-class RejectedError(Exception):
-    """A claim that does not hold; the text names the first layer and the field."""
-
-    def __init__(self, layer: str, field: str, reason: str):
-        super().__init__(f"{layer}: {field}: {reason}")
-        self.layer, self.field = layer, field
-
-
 class Derived(NamedTuple):
     """What follows from an accepted certificate: margins [n, classes], and certified [n]."""
 
     margin_lower: np.ndarray
     certified: np.ndarray
-
-
-class _State(NamedTuple):
-    """Of a node: `|v - centre| <= width`; `pushed` is the rounding since the last ReLU."""
-
-    centre: np.ndarray
-    width: np.ndarray
-    pushed: np.ndarray
-
-    @property
-    def magnitude(self) -> np.ndarray:
-        return np.abs(self.centre) + self.width
 
 
 def check(claim: Claim, network_sha256: str | None = None) -> Derived:
@@ -126,13 +98,13 @@ class _Check:
         return centre, radius + self.few * (np.abs(centre) + radius + eps)
 
     def run(self) -> Derived:
-        states: list[_State] = []
+        states: list[State] = []
         safe = np.full(len(self.claim.x), True)
         bands = iter(enumerate(self.claim.bands))
         one_matrix = self._one_matrix()
         for index, node in enumerate(self.nodes):
             if node.op is None:
-                state = _State(self.centre, self.radius, np.zeros_like(self.centre))
+                state = State(self.centre, self.radius, np.zeros_like(self.centre))
             elif node.op == "relu":
                 below = node.inputs[0]
                 number, band = next(bands)
@@ -144,7 +116,7 @@ class _Check:
                 state, sane = self._past_affine(index, node, [states[i] for i in node.inputs])
                 safe &= sane
             if self.sound:
-                safe &= _bounded(state.magnitude)
+                safe &= bounded(state.magnitude)
             states.append(state)
         return self._check_margins(states[-1], safe)
 
@@ -158,7 +130,7 @@ class _Check:
         chosen = {index for index, count in found.items() if count <= 1}
         return chosen if self.claim.norm == "linf" else set()
 
-    def _past_affine(self, index: int, node: Node, below: list[_State]):
+    def _past_affine(self, index: int, node: Node, below: list[State]):
         op = node.op
         centre = op.forward(*(s.centre for s in below))
         width = op.absolute(*(s.width for s in below))
@@ -167,11 +139,11 @@ class _Check:
         if self.sound:
             off, sane = self._deviation(index, op, [s.magnitude for s in below])
             width, pushed = width + off, (pushed + off) * ROUNDED
-        return _State(centre, width, pushed), sane
+        return State(centre, width, pushed), sane
 
     def _deviation(self, index: int, op: Affine, magnitudes: list[np.ndarray]):
         """How far float32 may be off the operation, and float64 here; and where none overflows."""
-        sane = np.all([_bounded(m) for m in magnitudes], axis=0)
+        sane = np.all([bounded(m) for m in magnitudes], axis=0)
         if op.exact:
             return np.zeros((len(sane), *op.out_shape)), sane
         reach, counts = op.sizes(*magnitudes), op.counts
@@ -181,7 +153,7 @@ class _Check:
         rate = rate + product / (1 - product)
         largest = sum(m.reshape(len(sane), -1).max(1) for m in magnitudes)
         flushed = 2 * SMALLEST * (counts.terms + 1) * (largest + op.largest + 4)
-        sane = sane & _bounded(reach) & (op.largest <= LARGEST) & op.sane
+        sane = sane & bounded(reach) & (op.largest <= LARGEST) & op.sane
         return rate * reach + flushed.reshape(-1, *(1,) * len(op.out_shape)), sane
 
     def _joined(self, index: int) -> int:
@@ -191,7 +163,7 @@ class _Check:
         ops = [self.nodes[i].op for i in self.nodes[index].inputs]
         return max((op.counts.terms for op in ops if isinstance(op, Dense | Windows)), default=0)
 
-    def _past_relu(self, index: int, band: Band, below: _State, radius: np.ndarray) -> _State:
+    def _past_relu(self, index: int, band: Band, below: State, radius: np.ndarray) -> State:
         half = 0.5 * band.intercept
         lost = band.slope * (np.abs(below.centre) + radius) + band.intercept
         own = half + self.few * (self.consumers[index] + 2) * lost
@@ -200,9 +172,9 @@ class _Check:
         self.slopes[index] = band.slope
         self.charges[index] = own + band.slope * below.pushed
         centre = band.slope * below.centre + half
-        return _State(centre, band.slope * radius + own, np.zeros_like(centre))
+        return State(centre, band.slope * radius + own, np.zeros_like(centre))
 
-    def _radius(self, index: int, state: _State, by_intervals: bool) -> np.ndarray:
+    def _radius(self, index: int, state: State, by_intervals: bool) -> np.ndarray:
         """How far a node's values can be off their centres, neuron by neuron."""
         if by_intervals:
             return state.width
@@ -236,7 +208,7 @@ class _Check:
                 continue
             node, here = self.nodes[at], pending.pop(at)
             if node.op == "relu":
-                total += _weighed(np.abs(here), self.charges[at])
+                total += weighed(np.abs(here), self.charges[at])
                 here = here * self.slopes[at][:, None]
             else:
                 merged = node.op.transpose(here.reshape(-1, *node.shape))
@@ -245,12 +217,12 @@ class _Check:
                 pending[i] = pending[i] + here if i in pending else here
         here = np.abs(pending[0])
         if self.claim.norm == "linf":
-            return total + _weighed(here, self.radius)
+            return total + weighed(here, self.radius)
         flat = here.reshape(*here.shape[:2], -1)
         dual = np.sqrt(np.square(flat).sum(-1)) if self.claim.norm == "l2" else flat.max(-1)
         return total + self.claim.eps * dual
 
-    def _check_band(self, where: str, band: Band, below: _State, radius: np.ndarray) -> None:
+    def _check_band(self, where: str, band: Band, below: State, radius: np.ndarray) -> None:
         """The claimed bounds follow, and the claimed band encloses the ReLU between them."""
         for name, values in band._asdict().items():
             if not np.isfinite(values).all():
@@ -284,7 +256,7 @@ class _Check:
                 where, field, f"{what}at {at} claimed and derived are {shown} in size"
             )
 
-    def _check_margins(self, last: _State, safe: np.ndarray) -> Derived:
+    def _check_margins(self, last: State, safe: np.ndarray) -> Derived:
         claim = self.claim
         images, classes = claim.margin_lower.shape
         own = np.arange(images), claim.labels
@@ -322,14 +294,3 @@ class _Check:
         room = 1e-4 * (1 + np.abs(logits).max(1))
         if not (found >= logits.max(1) - room).all():
             raise RejectedError("logits", "predicted", "another class has the greatest logit")
-
-
-def _weighed(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`sum_j row_j weight_j`: rows [n or 1, r, *shape] and weights [n, *shape] to [n, r]."""
-    flat = rows.reshape(*rows.shape[:2], -1)
-    return (flat @ weights.reshape(len(weights), -1, 1))[..., 0]
-
-
-def _bounded(values: np.ndarray) -> np.ndarray:
-    """Whether all of an image's numbers keep below `LARGEST`, [n]."""
-    return (values.reshape(len(values), -1) <= LARGEST).all(1)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import operations
+from . import operations, windows
 
 #: A layer is refused above this.
 LARGEST_LAYER = 2**26
@@ -107,7 +107,7 @@ class Network:
             image = len(shape) == 3 and shape[2] == kernel.shape[2]
             need(image, self._where, f"an image of {kernel.shape[2]} channels", shape)
             window = self._window(text, shape, kernel.shape[:2])
-            return operations.Convolution(shape, kernel, bias, *window)
+            return windows.Convolution(shape, kernel, bias, *window)
         need(not weights, self._where, "no weights", len(weights))
         if kind == "add":
             return operations.Add(shape, arity)
@@ -120,9 +120,9 @@ class Network:
             return operations.Reshape(shape, after)
         need(len(shape) == 3, self._where, "an image", shape)
         if kind == "pad":
-            return operations.Pad(shape, self._padding(text))
+            return windows.Pad(shape, self._padding(text))
         size = self._pair(text.pop("size", None), 1)
-        return operations.AveragePool(shape, size, *self._window(text, shape, size))
+        return windows.AveragePool(shape, size, *self._window(text, shape, size))
 
     def _kernel(self, weights, rank: int):
         right = 1 <= len(weights) <= 2 and weights[0].ndim == rank and weights[0].size > 0

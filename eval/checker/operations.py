@@ -5,7 +5,6 @@ Arrays have the batch, or rows, first and channels last.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +76,7 @@ class Dense(Affine):
     def __init__(self, kernel: np.ndarray, bias: np.ndarray | None):
         self.kernel, self.bias = kernel, bias
         self.in_shape, self.out_shape = kernel.shape[:1], kernel.shape[1:]
-        self.largest = _largest(kernel, bias)
+        self.largest = largest(kernel, bias)
 
     def linear(self, v):
         """`v K`."""
@@ -107,118 +106,6 @@ class Dense(Affine):
     def counts(self):
         """Inputs; units; the bias and a cast."""
         return Counts(*self.kernel.shape, 2)
-
-
-class Windows(Affine):
-    """What moves a window over a padded image by strides, tap by tap."""
-
-    def __init__(self, shape: Shape, size: Shape, strides: Shape, padding, filters: int):
-        self.in_shape, self.size, self.strides, self.padding = shape, size, strides, padding
-        places = tuple(
-            (n + sum(p) - k) // s + 1
-            for n, p, k, s in zip(shape[:2], padding, size, strides, strict=True)
-        )
-        self.out_shape = (*places, filters)
-
-    def _taps(self):
-        """For each tap its number and where the padded image is read."""
-        (sy, sx), (my, mx, _) = self.strides, self.out_shape
-        for a in range(self.size[0]):
-            for b in range(self.size[1]):
-                yield (a, b), np.s_[:, a : a + sy * my : sy, b : b + sx * mx : sx]
-
-    def _apply(self, v: np.ndarray, tap) -> np.ndarray:
-        v = np.pad(v, ((0, 0), *self.padding, (0, 0)))
-        return sum(tap(v[where], at) for at, where in self._taps())
-
-    def _spread(self, rows: np.ndarray, tap) -> np.ndarray:
-        (top, bottom), (left, right) = self.padding
-        height, width, channels = self.in_shape
-        padded = np.zeros((len(rows), top + height + bottom, left + width + right, channels))
-        for at, where in self._taps():
-            padded[where] += tap(rows, at)
-        return padded[:, top : top + height, left : left + width]
-
-
-class Convolution(Windows):
-    """A convolution with kernel [kh, kw, channels, filters]."""
-
-    def __init__(self, shape: Shape, kernel: np.ndarray, bias, strides: Shape, padding):
-        super().__init__(shape, kernel.shape[:2], strides, padding, kernel.shape[3])
-        self.kernel, self.bias = kernel, bias
-        self.largest = _largest(kernel, bias)
-
-    def linear(self, v):
-        """The convolution without bias."""
-        return self._apply(v, lambda part, at: part @ self.kernel[at])
-
-    def forward(self, v):
-        """With its bias."""
-        return self.linear(v) if self.bias is None else self.linear(v) + self.bias
-
-    def absolute(self, v):
-        """With the kernel's absolute values."""
-        kernel = np.abs(self.kernel)
-        return self._apply(v, lambda part, at: part @ kernel[at])
-
-    def sizes(self, v):
-        """The same with the bias's."""
-        return self.absolute(v) if self.bias is None else self.absolute(v) + np.abs(self.bias)
-
-    def present(self, v):
-        """Inputs and weights that are not zero."""
-        kernel = (self.kernel != 0).astype(np.float64)
-        return self._apply((v != 0).astype(np.float64), lambda part, at: part @ kernel[at])
-
-    def transpose(self, rows):
-        """The transposed convolution."""
-        return self._spread(rows, lambda part, at: part @ self.kernel[at].T)
-
-    @property
-    def counts(self):
-        """Window and channels; window and filters; the bias and a cast."""
-        window = math.prod(self.size)
-        return Counts(window * self.in_shape[2], window * self.out_shape[2], 2)
-
-
-class AveragePool(Windows):
-    """The mean of each channel over the whole window; padding counts as zeros."""
-
-    def __init__(self, shape: Shape, size: Shape, strides: Shape, padding):
-        super().__init__(shape, size, strides, padding, shape[2])
-
-    def linear(self, v):
-        """Means."""
-        return self._apply(v, lambda part, at: part) / math.prod(self.size)
-
-    def transpose(self, rows):
-        """Each mean's share to every tap."""
-        return self._spread(rows / math.prod(self.size), lambda part, at: part)
-
-    @property
-    def counts(self):
-        """The window twice; the division, perhaps by a reciprocal, and a cast."""
-        return Counts(math.prod(self.size), math.prod(self.size), 4)
-
-
-class Pad(Affine):
-    """Zeros around an image."""
-
-    diagonal = exact = True
-
-    def __init__(self, shape: Shape, padding):
-        self.in_shape, self.padding = shape, padding
-        sides = (n + sum(p) for n, p in zip(shape[:2], padding, strict=True))
-        self.out_shape = (*sides, shape[2])
-
-    def linear(self, v):
-        """`v` amid zeros."""
-        return np.pad(v, ((0, 0), *self.padding, (0, 0)))
-
-    def transpose(self, rows):
-        """Without the border."""
-        (top, _), (left, _) = self.padding
-        return rows[:, top : top + self.in_shape[0], left : left + self.in_shape[1]]
 
 
 class Reshape(Affine):
@@ -267,7 +154,7 @@ class Scale(Affine):
     def __init__(self, shape: Shape, scale, mean, shift, others=(), sane: bool = True):
         self.in_shape = self.out_shape = shape
         self.scale, self.mean, self.shift = scale, mean, shift
-        self.largest = _largest(scale, mean, shift, *others)
+        self.largest = largest(scale, mean, shift, *others)
         self.sane = sane
 
     def linear(self, v):
@@ -309,5 +196,6 @@ def normalisation(shape: Shape, weights: dict[str, np.ndarray], epsilon: float, 
     return Scale(shape, scale, mean, shift, weights.values(), sane)
 
 
-def _largest(*arrays) -> float:
+def largest(*arrays) -> float:
+    """The greatest absolute value in all of them."""
     return max(float(np.max(np.abs(a), initial=0.0)) for a in arrays if a is not None)

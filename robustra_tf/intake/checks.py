@@ -63,10 +63,11 @@ def box(value: Any) -> Box | None:
         ends = [number(end) for end in value]
     except TypeError:
         ends = []
-    if len(ends) != 2 or None in ends or not -math.inf < ends[0] < ends[1] < math.inf:
+    known = [end for end in ends if end is not None]
+    if not (len(ends) == len(known) == 2 and -math.inf < known[0] < known[1] < math.inf):
         shown = " ".join(repr(value).split())
         raise ValueError(f"box must be (lo, hi), two numbers with lo < hi, or None, got {shown}")
-    return ends[0], ends[1]
+    return known[0], known[1]
 
 
 def radius(value: Any, norm: str, cut: Box | None, shape: Sequence[int]) -> float:
