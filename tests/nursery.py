@@ -72,9 +72,13 @@ class Life:
         """What it has written to its standard output."""
         return self.log.read_text()
 
+    def told(self) -> str:
+        """What it has written to its stream of errors."""
+        return _errors(self.log).read_text()
+
     def said(self) -> str:
         """Both of its streams, that of errors last."""
-        return self.printed() + _errors(self.log).read_text()
+        return self.printed() + self.told()
 
     def until(self, condition: Callable[[], Any]) -> None:
         """Waits for a condition to hold while it goes on."""
