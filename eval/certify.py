@@ -126,14 +126,11 @@ def _certify(given: Certify) -> Certificate:
     if eps is None:
         raise SettingError("eps", "a radius in pixels of [0, 1]", None)
     require_tensorflow_backend()
-    from robustra_tf import export, models, published
     from robustra_tf.certificates import certify as certificates
 
-    if given.weights is None:
-        model = export.load(given.saved_model)
-    else:
-        model = models.build(given.model, seed=0)
-        published.load_mat(model, given.weights, normalised=given.normalised)
+    from . import inputs
+
+    model = inputs.load_network(given)
     images, labels = read(given.images, tuple(model.input_shape[1:]))
     return certificates.certify(
         model,

@@ -11,25 +11,25 @@ from robustra_tf import data, export, models, published
 from robustra_tf.intake.subject import take
 from robustra_tf.storage import fingerprint
 
-from .config import Config
+from .config import Config, Source
 
 
-def load_network(config: Config) -> keras.Model:
-    """The network that the configuration names.
+def load_network(source: Source) -> keras.Model:
+    """The network that a command line names.
 
     Raises:
       OSError, ValueError: it is not there, cannot be read, has weights that are not finite numbers,
         or computes something else than they say.
     """
-    if config.saved_model is not None:
-        model = export.load(config.saved_model)
+    if source.saved_model is not None:
+        model = export.load(source.saved_model)
     else:
-        model = models.build(config.model, seed=0)
-        published.load_mat(model, config.weights, normalised=config.normalised)
+        model = models.build(source.model, seed=0)
+        published.load_mat(model, source.weights, normalised=source.normalised)
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
-            source = config.saved_model or config.weights
-            raise ValueError(f"{source}: weight {weight.path} holds values that are not finite")
+            place = source.saved_model or source.weights
+            raise ValueError(f"{place}: weight {weight.path} holds values that are not finite")
     take(model)
     return model
 

@@ -27,15 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         require_tensorflow_backend()
-        from robustra_tf import export, graph, models, published
+        from robustra_tf import graph
         from robustra_tf.certificates import proofs
 
-        if given.weights is None:
-            model = export.load(given.saved_model)
-        else:
-            model = models.build(given.model, seed=0)
-            published.load_mat(model, given.weights, normalised=given.normalised)
-        print(proofs.network_sha256(graph.build(model)))
+        from . import inputs
+
+        print(proofs.network_sha256(graph.build(inputs.load_network(given))))
     except (ValueError, OSError, BackendError) as error:
         return PROGRAM.refuse(error)
     return 0
