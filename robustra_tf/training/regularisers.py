@@ -1,6 +1,6 @@
 """The regularisers of a model's layers, as Keras adds them to the loss.
 
-Of a weight (`kernel_regularizer`, `bias_regularizer`, `gamma_regularizer` and so on) the
+Of a weight (a layer's `kernel_regularizer=...`, `bias_regularizer=...` and so on) the
 regulariser's value at it; of a layer's output (`activity_regularizer`) that at the images
 themselves over their number. Weights that do not train have none.
 """
