@@ -131,6 +131,15 @@ def literal(
     return f.base + eta * tf.stop_gradient(g.base) + eps * perturbed - eta * t
 
 
+class _Question(NamedTuple):
+    """What the objective is asked of: images, labels, radius, and the seed of random vectors."""
+
+    x: tf.Tensor
+    y: tf.Tensor
+    eps: tf.Tensor
+    seed: tf.Tensor
+
+
 class DualObjective(keras.layers.Layer):
     """`(x, y, eps) -> h`: the dual objective of f against g for all targets of a batch at once.
 
@@ -202,7 +211,7 @@ class DualObjective(keras.layers.Layer):
           step: number of the random vectors, which are the same for the same step; projections
             alone need one.
         """
-        found = self._compiled(*self._arguments(x, y, eps, step))
+        found = self._compiled(*self._question(x, y, eps, step))
         return found if self.projection else found.h
 
     @full_precision()
@@ -219,11 +228,11 @@ class DualObjective(keras.layers.Layer):
         at t = 0 that tell infeasible, tight and loose constraints apart. Of projections, every name
         ends in `_estimate`.
         """
-        terms = self._compiled_terms(*self._arguments(x, y, eps, step))
+        terms = self._compiled_terms(*self._question(x, y, eps, step))
         ending = "_estimate" if self.projection else ""
         return {f"{name}{ending}": term for name, term in terms.items()}
 
-    def _arguments(self, x, y, eps, step) -> tuple[tf.Tensor, ...]:
+    def _question(self, x, y, eps, step) -> _Question:
         eps = self.eps if eps is None else eps
         if eps is None:
             raise ValueError("eps must be given to the layer or to the call, got None for both")
@@ -233,7 +242,7 @@ class DualObjective(keras.layers.Layer):
         x = tf.convert_to_tensor(x)
         number = 0 if step is None else step
         seed = tf.stack([tf.cast(part, tf.int32) for part in (self._seed, number)])
-        return x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype), seed
+        return _Question(x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype), seed)
 
     def _margins(self, x, y, eps, seed) -> list[Margins | MarginEstimate]:
         """Of f, and of g where there is one; each has random vectors of its own."""
