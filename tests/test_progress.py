@@ -9,6 +9,7 @@ import termios
 
 import pytest
 
+from robustra_tf.cli.program import Program
 from robustra_tf.cli.progress import COMPILING, RATE, Bar, follow
 
 WIDTH = 80
@@ -98,3 +99,19 @@ def test_a_file_has_all_figures(monkeypatch):
     bar.show([f"figure_{k}=0.123456789" for k in range(9)], refresh=True)
     bar.close()
     assert "figure_8=0.123456789" in stream.getvalue().splitlines()[-1]
+
+
+def test_a_line_said_beside_a_bar_stands_alone(terminal, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr("sys.stderr", file)
+    Program("train.main").say("before")
+    bar = Bar("lp", 10, compiling=True)
+    Program("train.main").say("stopping")
+    bar.close()
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "train.main: before"
+    assert "train.main: stopping" in lines
+    attach, read = terminal
+    attach()
+    Program("train.main").say("here")
+    assert any(line.startswith("\x1b[Ktrain.main: here") for line in read())

@@ -98,16 +98,18 @@ def make_networks(config: Config) -> tuple[Learner, ...]:
 
 
 def _heading(config: Config, networks: Sequence[Learner], saver: Saver) -> str:
-    what = "pair of" if len(networks) > 1 else "network"
-    text = (
-        f"{config.method} {what} {config.model} ({networks[0].model.count_params():,} parameters "
-        f"each) on {config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
-        f"{config.eps:g} in pixels; run in {config.workdir}"
-    )
+    """What is trained, on what, and where it is resumed: lines that fit a narrow terminal."""
+    what, each = ("pair of", " each") if len(networks) > 1 else ("network", "")
+    lines = [
+        f"{config.method} {what} {config.model}, {networks[0].model.count_params():,} "
+        f"parameters{each}",
+        f"{config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
+        f"{config.eps:g} in pixels",
+    ]
     if config.projection:
-        text += f"; inner ranges are estimates by {config.projection} projections"
+        lines.append(f"inner ranges are estimates by {config.projection} projections")
     if saver.resumed:
         passes, step = saver.start.passes, saver.start.step
         epoch = passes // len(networks)
-        text += f"; resumed after epoch {epoch}, pass {passes}, step {step}"
-    return text
+        lines.append(f"resumed after epoch {epoch}, pass {passes}, step {step}")
+    return "\n".join(lines)

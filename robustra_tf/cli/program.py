@@ -8,10 +8,8 @@ from typing import Any
 
 from robustra_tf.cli import command
 from robustra_tf.cli.command import Settings
+from robustra_tf.cli.progress import fresh_line
 from robustra_tf.cli.stopping import Exit
-
-# Takes a bar that is drawn there off a terminal's line; it is drawn anew on the next one.
-_CLEAR = "\r\x1b[K"
 
 
 class Program:
@@ -26,8 +24,7 @@ class Program:
 
     def say(self, text: str) -> None:
         """Tells the user something, on one line."""
-        start = _CLEAR if sys.stderr.isatty() else ""
-        sys.stderr.write(f"{start}{command.called(self._name)}: {' '.join(text.split())}\n")
+        sys.stderr.write(f"{fresh_line()}{command.called(self._name)}: {' '.join(text.split())}\n")
         sys.stderr.flush()
 
     def refuse(self, error: Exception) -> Exit:

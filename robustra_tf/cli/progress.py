@@ -25,6 +25,16 @@ def seconds_between() -> float:
     return _TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS
 
 
+def fresh_line() -> str:
+    """What to write to the error stream before a line of its own, where bars may stand.
+
+    On a terminal a bar is wiped off, and drawn anew below; in a file it stays and its line ends.
+    """
+    if sys.stderr.isatty():
+        return "\r\x1b[K"
+    return "\n" if getattr(tqdm, "_instances", ()) else ""
+
+
 class Bar:
     """A bar of examples on the error stream.
 
