@@ -12,6 +12,8 @@ FUZZ_GRAPHS ?= 2000
 MUTANTS ?= 300
 MUTATION_SEED ?= 0
 FUZZ_VERDICTS ?= 3000
+FUZZ_FILES ?= 1000
+FUZZ_TEXTS ?= 300
 
 .PHONY: train test fuzz mutate bench docs wheel lint format clean
 
@@ -28,7 +30,8 @@ test: lint
 
 fuzz: $(VENV)/.dev
 	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) ROBUSTRA_FUZZ_VERDICTS=$(FUZZ_VERDICTS) \
-		$(PYTEST) --dist load tests/test_fuzz.py tests/test_verdicts.py
+		ROBUSTRA_FUZZ_FILES=$(FUZZ_FILES) ROBUSTRA_FUZZ_TEXTS=$(FUZZ_TEXTS) \
+		$(PYTEST) --dist load tests/test_fuzz.py tests/test_verdicts.py tests/test_vnnlib.py
 
 mutate: $(VENV)/.dev
 	$(BIN)/python -m mutation.main --count=$(MUTANTS) --seed=$(MUTATION_SEED)

@@ -43,6 +43,7 @@ IMPORTS = {
         "storage",
         "vocabulary",
     },
+    "vnnlib": {"storage"},
     "vocabulary": set(),
 }
 

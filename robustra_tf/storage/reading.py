@@ -6,9 +6,11 @@ Readers here run nothing that a file holds and know how much they will allocate 
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,3 +98,25 @@ def _member(archive: zipfile.ZipFile, name: str, field: Field, most: int) -> np.
             return np.lib.format.read_array(file, allow_pickle=False)
         except Exception as error:  # What decompressing raises is not one kind.
             raise ValueError(f"field {name!r}: {error}") from error
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a file, unpacked where its name ends in `.gz`.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError: more than `most` bytes, packed or unpacked, or a damaged archive; the text names
+        the file.
+    """
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{path}: expected at most {most} bytes, got {size}")
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as file:
+            content = file.read(most + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged, no gzip archive: {error}") from error
+    if len(content) > most:
+        raise ValueError(f"{path}: expected at most {most} bytes, got an archive of more")
+    return content
