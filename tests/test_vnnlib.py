@@ -262,7 +262,7 @@ def test_version_two_by_its_package():
         ("(* 2.0 Y[0,1])", "(* Y[0,0] Y[0,1])", "Non-linear"),
         ("(assert (and", "(assert (xor", "syntax error"),
         ("0.1)", "1e-1)", "syntax error"),  # the package's lexer has no exponents
-        ("(declare-output", "(declare-hidden H float32 [1] \"h\") (declare-output", "expected inputs and"),
+        ("(declare-o", '(declare-hidden H float32 [1] "h") (declare-o', "expected inputs and"),
         ("(== X[0,1] 3.0)", "", "X_1 has no lower bound"),
     ],
 )
