@@ -17,11 +17,14 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf import attacks, batches, data, export, metrics, models, published
     from robustra_tf.attacks import Attack, attack
     from robustra_tf.bounds.options import BoundOptions
-    from robustra_tf.certificates.certificate import Certificate
+    from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
     from robustra_tf.certificates.certify import certify, layer_bounds, margin_bounds
+    from robustra_tf.conditions import Output
     from robustra_tf.exact import Verifier
     from robustra_tf.objective.batch import LossOptions
     from robustra_tf.objective.robustra import DualObjective
+    from robustra_tf.outputs import above, below, binary, classified, targeted, unreachable
+    from robustra_tf.property import Property
     from robustra_tf.storage import description
     from robustra_tf.training.keras_fit import CertifiedModel, EpsilonSchedule
     from robustra_tf.training.options import StepOptions
@@ -42,15 +45,22 @@ _HOMES = {
     "DualObjective": "robustra_tf.objective.robustra",
     "EpsilonSchedule": "robustra_tf.training.keras_fit",
     "LossOptions": "robustra_tf.objective.batch",
+    "Output": "robustra_tf.conditions",
+    "Property": "robustra_tf.property",
+    "PropertyCertificate": "robustra_tf.certificates.certificate",
     "PureStep": "robustra_tf.training.pure_step",
     "StepOptions": "robustra_tf.training.options",
     "TrainStep": "robustra_tf.training.step",
     "TrainingPlan": "robustra_tf.training.plan",
     "Verifier": "robustra_tf.exact",
+    "above": "robustra_tf.outputs",
     "attack": "robustra_tf.attacks",
     "attacks": None,
     "batches": None,
+    "below": "robustra_tf.outputs",
+    "binary": "robustra_tf.outputs",
     "certify": "robustra_tf.certificates.certify",
+    "classified": "robustra_tf.outputs",
     "data": None,
     "description": "robustra_tf.storage",
     "export": None,
@@ -59,8 +69,10 @@ _HOMES = {
     "metrics": None,
     "models": None,
     "published": None,
+    "targeted": "robustra_tf.outputs",
     "train": "robustra_tf.training.run",
     "train_pair": "robustra_tf.training.run",
+    "unreachable": "robustra_tf.outputs",
 }
 #: Modules that load without TensorFlow, so that a bad flag is refused at once.
 _LIGHT = ("batches", "data", "description")
@@ -74,15 +86,22 @@ __all__ = [
     "DualObjective",
     "EpsilonSchedule",
     "LossOptions",
+    "Output",
+    "Property",
+    "PropertyCertificate",
     "PureStep",
     "StepOptions",
     "TrainStep",
     "TrainingPlan",
     "Verifier",
+    "above",
     "attack",
     "attacks",
     "batches",
+    "below",
+    "binary",
     "certify",
+    "classified",
     "data",
     "description",
     "export",
@@ -91,8 +110,10 @@ __all__ = [
     "metrics",
     "models",
     "published",
+    "targeted",
     "train",
     "train_pair",
+    "unreachable",
 ]
 
 

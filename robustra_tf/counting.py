@@ -1,12 +1,15 @@
 """What counts: one rule for arrays, and the same one for tensors.
 
-An example is certified where every margin against a rival is a finite number above 0, where its
-label is a class that has a rival, and where the prediction is right. It is written so that whatever
-is not known does not count: NaN, infinity (a bound that was not computed, or overflowed), a label
-that is no class, a network of one logit. A tie is no win.
+A property is verified where of each group of its conditions a margin is a finite number above 0,
+and there is a group. An example is certified where every rival is such a group of its own, where
+its label is a class, and where the prediction is right. It is written so that whatever is not known
+does not count: NaN, infinity (a bound that was not computed, or overflowed), a label that is no
+class, a network of one logit. A tie is no win.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +29,26 @@ def predicted(logits: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(logits).all(1), logits.argmax(1), NO_CLASS)
 
 
+def verified(lower: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Whether lower bounds of margins prove that no group of conditions holds, boolean [n].
+
+    Args:
+      lower: lower bounds of each condition's margin, [n, k].
+      group: the group of each, integers [n or 1, k]; one below 0 is not looked at.
+    """
+    lower, group = np.asarray(lower), np.broadcast_to(group, np.shape(lower))
+    proven = (lower > 0) & (lower < np.inf)
+    count = int(group.max(initial=-1)) + 1
+    # Conditions of no group go where nobody looks.
+    place = np.where(group < 0, count, group) + (count + 1) * np.arange(len(lower))[:, None]
+    shape = (len(lower), count + 1)
+    asked, won = (
+        np.bincount(place.ravel(), weights, math.prod(shape)).reshape(shape)[:, :count] > 0
+        for weights in (None, proven.ravel())
+    )
+    return (won | ~asked).all(1) & asked.any(1)
+
+
 def certified(lower: np.ndarray, y: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
     """Whether lower bounds of margins prove the labels, boolean [n].
 
@@ -35,10 +58,9 @@ def certified(lower: np.ndarray, y: np.ndarray, classes: np.ndarray | None = Non
       classes: the predictions, integers [n], which must equal `y`; None does not look at them.
     """
     lower, y = np.asarray(lower), np.asarray(y)
-    count = lower.shape[1]
-    own = np.arange(count) == y[:, None]
-    proven = (lower > 0) & (lower < np.inf)
-    found = (proven | own).all(1) & own.any(1) & (count > 1)
+    every = np.arange(lower.shape[1])
+    own = every == y[:, None]
+    found = verified(lower, np.where(own, -1, every)) & own.any(1)
     return found if classes is None else found & (np.asarray(classes) == y)
 
 

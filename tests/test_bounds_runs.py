@@ -12,7 +12,7 @@ from robustra_tf.bounds import cost, runs
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.certificates.compiled import margins_bound
+from robustra_tf.certificates.compiled import Inputs, margins_bound
 from robustra_tf.graph import Network, build
 from tests import nets
 from tests.oracles import assert_close
@@ -81,7 +81,8 @@ def operations(depth):
     graph = build(model)
     function = margins_bound(graph.structure, "dual", (0.0, 1.0), BoundOptions())
     x = tf.constant(nets.images(model, 2, seed=1), tf.float32)
-    traced = function.get_concrete_function(graph.weights(), x, tf.range(2), tf.constant(0.01))
+    inputs, rows = Inputs(x, tf.constant(0.01), None), tf.zeros((2, nets.CLASSES, nets.CLASSES))
+    traced = function.get_concrete_function(graph.weights(), inputs, rows, rows[:, 0])
     library = traced.graph.as_graph_def().library.function
     return len(traced.graph.get_operations()) + sum(len(f.node_def) for f in library)
 

@@ -23,7 +23,7 @@ from robustra_tf.bounds.rows import Rows, WholeRows
 from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import Add, Relu
 
-#: For each ReLU node, slopes of the lower line: [n, 1 or classes, *shape].
+#: For each ReLU node, slopes of the lower line: [n, 1 or k, *shape].
 Slopes = dict[int, tf.Tensor]
 
 
@@ -71,13 +71,13 @@ def crown_margins(
     bounds: Mapping[int, Interval],
     slopes: Slopes,
 ) -> tf.Tensor:
-    """Upper bounds of `f_t - f_y` over the ball by one backward pass: [n, classes].
+    """Upper bounds of `f_t - f_y` over the ball, or of any `c . f`, by one backward pass: [n, k].
 
     A positive coefficient of a ReLU's output takes its upper line, a negative one the lower line.
 
     Args:
       network, ball: the network and the inputs.
-      y: labels, integers [n].
+      y: labels, integers [n]; or rows `c` [n, k, classes].
       bounds: of every ReLU's pre-activation, (lower, upper), [n, *shape] each.
       slopes: of the lower lines, as `adaptive` gives them; used where a ReLU is unstable.
     """
@@ -141,7 +141,7 @@ def optimised_margins(
     steps: int | tf.Tensor = 20,
     rate: float = 0.2,
 ) -> tf.Tensor:
-    """`crown_margins` with the lower slopes of every margin optimised: [n, classes].
+    """`crown_margins` with the lower slopes of every margin optimised: [n, k].
 
     Adam on the slopes, kept within [0, 1], from CROWN's own; the best bound of all steps counts,
     and so does that of WK's slopes: none is looser than CROWN's or than WK's on the same bounds.
@@ -151,9 +151,10 @@ def optimised_margins(
       steps: of the descent; a tensor serves any number without retracing.
       rate: Adam's, falling to a tenth along the steps.
     """
-    classes = network.structure.output_shape[0]
-    order = sorted(bounds)
-    first = [tf.repeat(adaptive(bounds)[k], classes, axis=1) for k in order]
+    order, count = sorted(bounds), network.structure.output_shape[0]
+    if y.dtype.is_floating:
+        count = y.shape[1]
+    first = [tf.repeat(adaptive(bounds)[k], count, axis=1) for k in order]
     nothing = [tf.zeros_like(slope) for slope in first]
 
     def bound(slopes: list[tf.Tensor]) -> tf.Tensor:

@@ -62,7 +62,16 @@ def half_widths(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
 
 
 def differences(y: tf.Tensor, classes: int, dtype: tf.DType) -> tf.Tensor:
-    """`c = e_t - e_y` for every target: [n, classes, classes]."""
+    """The functions `c` of the logits that are bounded, [n, k, classes].
+
+    Args:
+      y: labels, integers [n], for which they are `c = e_t - e_y`, one for every target; or
+        themselves.
+      classes: the number of logits.
+      dtype: theirs.
+    """
+    if y.dtype.is_floating:
+        return tf.cast(y, dtype)
     target = tf.eye(classes, dtype=dtype)[None]
     return target - tf.one_hot(y, classes, dtype=dtype)[:, None]
 
@@ -164,17 +173,35 @@ def fuses(structure: Structure, index: int) -> bool:
 def support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
     """How far the rows reach over the ball: `max_{x'} row . (x' - centre)`, one number per row.
 
-    `sum_j |row_j| r_j` for the intervals of `linf`, else eps times the dual norm of the row. The
-    axes are those of `Frame.listed`.
+    `sum_j |row_j| r_j` for the intervals of `linf`, else eps times the dual norm of the row, or
+    what a box allows where that is less. The axes are those of `Frame.listed`.
     """
     if ball.norm != "linf":
-        return frame.listed(ball.radius * dual_norm(cleaned(rows, frame).flat, ball.norm), rows)
+        return _round_support(cleaned(rows, frame), frame, ball)
     if ball.radius.shape.rank:
         return absolute_sum(rows, frame, *frame.align(rows, ball.radius))
     if isinstance(rows, WholeRows):
         rows = cleaned(rows, frame)
         return ball.radius * tf.reduce_sum(tf.abs(rows.flat), -1)
     return ball.radius * absolute_sum_inside(rows, frame)
+
+
+def _round_support(rows: Rows, frame: Frame, ball: Ball) -> tf.Tensor:
+    """`support` over an `l2` or `l1` ball."""
+    radius = ball.radius
+    if radius.shape.rank:
+        radius = frame.whole(tf.reshape(radius, (-1,)))
+        if isinstance(rows, WindowRows) and isinstance(frame, Every):
+            radius = radius[..., None]
+    if ball.room is None:
+        return frame.listed(radius * dual_norm(rows.flat, ball.norm), rows)
+    (room,) = frame.align(rows, ball.room)
+    # Pixels that cannot move take no part in the ball.
+    moved = rows.with_values(tf.where(room > 0, rows.values, tf.zeros_like(rows.values)))
+    reach = frame.listed(radius * dual_norm(moved.flat, ball.norm), moved)
+    # NaN where the image is none: `tf.minimum` promises nothing of it.
+    walls = absolute_sum(rows, frame, room)
+    return tf.where(walls < reach, walls, reach)
 
 
 def dual_norm(rows: tf.Tensor, norm: str) -> tf.Tensor:

@@ -79,7 +79,7 @@ def interval_margins(network: Network, ball: Ball, y: tf.Tensor) -> IntervalMarg
 
     Args:
       network, ball: the network and the inputs.
-      y: labels, integers [n].
+      y: labels, integers [n]; or rows `c` [n, k, classes] whose `c . f` is bounded instead.
     """
     ends, weights = _ends(network, ball), network.weights
     last, classes = network.structure.nodes[-1], network.structure.output_shape[0]

@@ -38,13 +38,14 @@ class Below(NamedTuple):
 
     Attributes:
       network: weights that they do not meet are None.
-      centre, radius: of the ball.
+      centre, radius, room: of the ball.
       relaxations: of the ReLUs.
     """
 
     network: Network
     centre: tf.Tensor
     radius: tf.Tensor
+    room: tf.Tensor | None
     relaxations: dict[int, Relaxation]
 
 
@@ -180,7 +181,7 @@ class LayerRows:
         self, below: Below, start: int, rows: Rows, frame: Frame, visit: Visit | None
     ) -> tf.Tensor:
         traced = trace(below.network, below.relaxations, start, rows, frame, visit)
-        reach = support(traced.rows, frame, Ball(below.centre, below.radius, self.norm))
+        reach = support(traced.rows, frame, Ball(below.centre, below.radius, self.norm, below.room))
         if traced.error.shape.rank != 1:
             return traced.error + reach
         # As `+`, but its gradient asks for no shapes, for which both would have to be computed.

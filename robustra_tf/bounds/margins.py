@@ -19,13 +19,13 @@ from robustra_tf.graph.graph import Network
 
 
 class Margins(NamedTuple):
-    """WK's bound of `c . f` for `c = e_t - e_y`, all targets `t`, split into its terms.
+    """WK's bound of `c . f`, for labels `c = e_t - e_y` of all targets `t`, split into its terms.
 
     `U_f(c) = base + support`: without a box, `base = x . nuhat_1 + R_f` and
     `support = eps ||nuhat_1||_*`. Entry `y` is 0 throughout.
 
     Attributes:
-      base: [n, classes].
+      base: [n, classes]; for k rows [n, k].
       support: [n, classes].
       rows: `nuhat_1` [n, classes, pixels].
       enclosure: the pre-activation bounds that it rests on.
@@ -45,12 +45,12 @@ class Margins(NamedTuple):
 def margins(
     network: Network, ball: Ball, y: tf.Tensor, options: BoundOptions = BoundOptions()
 ) -> Margins:
-    """Bound `f_t - f_y` over the ball for all targets of a batch at once.
+    """Bound `f_t - f_y` over the ball for all targets of a batch at once, or any `c . f`.
 
     Args:
       network: f.
       ball: the inputs of the batch.
-      y: labels, integers [n].
+      y: labels, integers [n]; or rows `c` [n, k, classes].
       options: how, as `enclose` takes them.
     """
     enclosure = enclose(network, ball, options)

@@ -94,7 +94,7 @@ def row_radius(
     # The first weight stays in any case: rows have its dtype.
     met = {0} | structure.coefficients(index)
     weights = [weight if i in met else None for i, weight in enumerate(network.weights)]
-    below = Below(network.with_weights(weights), ball.centre, ball.radius, relaxations)
+    below = Below(network.with_weights(weights), *ball[:2], ball.room, relaxations)
     if rows == "every" or known is None:
         return layer.every(below).values
     if rows == "auto" and fuses(structure, index):

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Ball, Box, as_scalar, ball
+from robustra_tf.bounds.balls import Ball, Cut, as_scalar, ball, boxed
 from robustra_tf.bounds.dual import affine, differences, half_widths, support, trace
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.options import BoundOptions
@@ -55,7 +55,8 @@ class Proof(NamedTuple):
     """Lower bounds of margins, and the bands that they rest on.
 
     Attributes:
-      lower: of `f_y - f_t`, [n, classes], float64; entry `y` is 0. -inf where nothing is proven.
+      lower: of `-c . f`, for labels `f_y - f_t`, [n, k], float64; 0 where `c` is, as of a label
+        over itself. -inf where nothing is proven.
       bands: for each ReLU node.
     """
 
@@ -75,13 +76,19 @@ class _State(NamedTuple):
         return tf.abs(self.centre) + self.width
 
 
-def outward_ball(x: tf.Tensor, eps: tf.Tensor, norm: str, box: Box | None) -> Ball:
+def outward_ball(x: tf.Tensor, eps: tf.Tensor, norm: str, box: Cut | None) -> Ball:
     """A ball that contains the real one of radius `eps` about `x`, cut to `box` for `linf`."""
     region = ball(x, eps, norm, box)
-    if not region.radius.shape.rank:
+    if norm != "linf" or not region.radius.shape.rank:
         return region  # the numbers are x and eps themselves
     room = _FEW * (tf.abs(region.centre) + region.radius + as_scalar(eps, x.dtype))
     return region._replace(radius=region.radius + room)
+
+
+def outward_boxed(region: Ball, box: tuple[tf.Tensor, tf.Tensor]) -> Ball:
+    """As `boxed`, with the intervals rounded outward."""
+    away = _FEW * (tf.abs(region.centre) + tf.maximum(tf.abs(box[0]), tf.abs(box[1])))
+    return boxed(region, (box[0] - away, box[1] + away))
 
 
 def band(lower: tf.Tensor, upper: tf.Tensor) -> Band:
@@ -101,12 +108,12 @@ def band(lower: tf.Tensor, upper: tf.Tensor) -> Band:
 def sound_margins(
     network: Network, region: Ball, y: tf.Tensor, options: BoundOptions = BoundOptions()
 ) -> Proof:
-    """Bound `f_y - f_t` by the dual: for real numbers, and for the float32 forward pass.
+    """Bound `-c . f` by the dual, as `f_y - f_t`: in real numbers and in the float32 forward pass.
 
     Args:
       network: with float64 tensors of its float32 weights.
       region: as `outward_ball` gives it.
-      y: labels, integers [n].
+      y: labels, integers [n]; or rows [n, k, classes] whose `-c . f` is bounded.
       options: how rows are computed; inner bounds are always the dual's and intervals'.
     """
     structure = network.structure
@@ -137,7 +144,7 @@ def sound_margins(
     reach = traced.error + support(as_whole(traced.rows, Every()), Every(), region)
     upper = tf.linalg.matvec(c, states[last].centre)
     upper += reach * share + tf.linalg.matvec(tf.abs(c), states[last].pushed)
-    return Proof(_proven(upper, c, states[last], y, safe), bands)
+    return Proof(_proven(upper, c, states[last], safe), bands)
 
 
 def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proof:
@@ -170,7 +177,7 @@ def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proo
     else:
         own = last.width
     upper += tf.linalg.matvec(tf.abs(c), own)
-    return Proof(_proven(upper, c, last, y, safe), bands)
+    return Proof(_proven(upper, c, last, safe), bands)
 
 
 def _forward(
@@ -206,14 +213,19 @@ def _outward(centre: tf.Tensor, radius: tf.Tensor) -> Band:
     return band(centre - radius, centre + radius)
 
 
-def _proven(
-    upper: tf.Tensor, c: tf.Tensor, last: _State, y: tf.Tensor, safe: tf.Tensor
-) -> tf.Tensor:
-    """Lower bounds of margins from upper bounds of differences, the last sums rounded outward."""
-    upper += _FEW * (tf.abs(upper) + 2 * tf.linalg.matvec(tf.abs(c), last.magnitude)) + TINY
-    own = tf.one_hot(y, upper.shape[-1], on_value=True, off_value=False)
+def _proven(upper: tf.Tensor, c: tf.Tensor, last: _State, safe: tf.Tensor) -> tf.Tensor:
+    """Lower bounds of `-c . f` from upper bounds of `c . f`, the last sums rounded outward."""
+    terms = tf.math.count_nonzero(c, -1, dtype=c.dtype)
+    sizes = tf.maximum(terms, 2.0) * tf.linalg.matvec(tf.abs(c), last.magnitude)
+    upper += _FEW * (tf.abs(upper) + sizes) + TINY
     proven = tf.where(safe[:, None] & tf.math.is_finite(upper), -upper, -math.inf)
-    return tf.where(own, tf.zeros_like(upper), proven)
+    return tf.where(terms > 0, proven, tf.zeros_like(upper))
+
+
+def outward_margin(lower: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
+    """`lower - offset`, rounded downward where it rounds at all."""
+    rounded = _FEW * (tf.abs(lower) + tf.abs(offset)) + TINY
+    return tf.where(tf.equal(offset, 0.0), lower, lower - offset - rounded)
 
 
 @functools.lru_cache(maxsize=64)

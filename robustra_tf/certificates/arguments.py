@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import keras
 
-from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.bounds.options import ROWS
 from robustra_tf.certificates import proofs
-from robustra_tf.graph.graph import Graph, Structure
+from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
 from robustra_tf.vocabulary import BOUNDS, INNER
 
 SOUND_BOUNDS = ("dual", "interval")
-
-
-class Options(NamedTuple):
-    """Options of a bound, each within its range; the radius and the box as floats."""
-
-    eps: float
-    box: Box | None
-    dtype: str
-    batch_size: int
 
 
 def check_bound(method: str, rows: str = "every", inner: str = "dual") -> None:
@@ -30,25 +18,6 @@ def check_bound(method: str, rows: str = "every", inner: str = "dual") -> None:
     checks.member("method", method, BOUNDS)
     checks.member("rows", rows, ROWS)
     checks.member("inner", inner, INNER)
-
-
-def checked_options(
-    structure: Structure,
-    eps: float,
-    norm: str,
-    box: Box | None,
-    dtype: str,
-    batch_size: int,
-) -> Options:
-    """Refuses (`ValueError`) an option outside its range."""
-    checks.member("norm", norm, NORMS)
-    box = checks.box(box)
-    return Options(
-        checks.radius(eps, norm, box, structure.input_shape),
-        box,
-        checks.dtype(dtype),
-        checks.whole("batch_size", batch_size),
-    )
 
 
 def check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> None:

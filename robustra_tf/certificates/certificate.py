@@ -8,6 +8,8 @@ import numpy as np
 
 from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
+from robustra_tf.conditions import by_group
+from robustra_tf.property import Property, shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,7 +21,7 @@ class Certificate:
       labels: [n] the labels `y`.
       predicted: [n] the predicted classes at the images themselves; -1 where logits are no finite
         numbers.
-      eps: the radius, in pixels.
+      eps: the radius, in pixels; or radii, [n or 1, ...] with as many axes as the images.
       norm: the norm of the ball.
       box: the interval that every pixel keeps to, or None.
       method: the bound that proved it.
@@ -40,7 +42,7 @@ class Certificate:
     margin_lower: np.ndarray
     labels: np.ndarray
     predicted: np.ndarray
-    eps: float
+    eps: float | np.ndarray
     norm: str
     box: Box | None
     method: str
@@ -72,7 +74,8 @@ class Certificate:
         the image itself classified as `y`. A radius below 0 has an empty ball: nothing is proven.
         """
         found = counting.certified(self.margin_lower, self.labels, self.predicted)
-        return found & bool(0 <= self.eps < np.inf)
+        radii = np.asarray(self.eps).reshape((*np.shape(self.eps)[:1], -1))
+        return found & ((radii >= 0) & (radii < np.inf)).all(-1)
 
     @property
     def _rivals(self) -> bool:
@@ -90,7 +93,7 @@ class Certificate:
         certified, correct = self._counts()
         share = certified / max(n, 1)
         lines = [
-            f"{n} images, {self.norm} balls of radius {self.eps:g} in pixels{box}, "
+            f"{n} images, {self.norm} balls of radius {shown(self.eps)} in pixels{box}, "
             f"{self.method} bound, {self.mode}",
             f"  {correct} of {n} correct ({correct / max(n, 1):.2%})",
             f"  {certified} of {n} certified ({share:.2%})",
@@ -105,10 +108,81 @@ class Certificate:
         certified, correct = self._counts()
         return (
             f"Certificate(n={len(self.labels)}, correct={correct}, certified={certified}, "
-            f"eps={self.eps:g}, norm={self.norm!r}, box={self.box}, method={self.method!r}, "
+            f"eps={shown(self.eps)}, norm={self.norm!r}, box={self.box}, method={self.method!r}, "
             f"mode={self.mode!r})"
         )
 
     def _counts(self) -> tuple[int, int]:
         """How many are certified, and how many correct."""
         return int(self.certified.sum()), int((self.predicted == self.labels).sum())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PropertyCertificate:
+    """What is proven of a model about a property, example by example.
+
+    A condition `c . f + d >= 0` has the margin `-(c . f + d)`: where it is positive the condition
+    does not hold. A group of conditions is kept out where one of them has a positive margin.
+
+    Attributes:
+      margin_lower: [n, k] lower bounds of the margins over each set of inputs; 0 of no condition,
+        as of a label over itself.
+      group: [n, k] integers, the group of each condition; -1 where there is none.
+      safe: boolean [n], whether the model's own outputs at the middle of each set are finite and
+        keep to the property.
+      asked: the property.
+      method: the bound that proved it.
+      mode: as `Certificate` has it.
+
+    Example:
+      >>> certificate = rt.certify(model, x, rt.below(1, 0.35), eps=0.1)
+      >>> certificate.verified, certificate.margin_lower.round(2)
+      (array([ True]), array([[0.05]], dtype=float32))
+    """
+
+    margin_lower: np.ndarray
+    group: np.ndarray
+    safe: np.ndarray
+    asked: Property
+    method: str
+    mode: str
+
+    @property
+    def verified(self) -> np.ndarray:
+        """Whether no input of the set has unsafe outputs: boolean [n].
+
+        As `counting.verified` has it: of every group a finite margin above 0, and safe outputs at
+        the middle of the set.
+        """
+        return counting.verified(self.margin_lower, self.group) & self.safe
+
+    @property
+    def worst_margin(self) -> np.ndarray:
+        """The margin of the worst group, [n]: of each group the greatest counts.
+
+        -inf where nothing is proven.
+        """
+        proven = np.where(np.isfinite(self.margin_lower), self.margin_lower, -np.inf)
+        best = by_group(proven, self.group, np.maximum, -np.inf)
+        asked = by_group(np.ones(self.group.shape), self.group, np.maximum, 0.0) > 0
+        found = np.where(asked, best, np.inf).min(1, initial=np.inf)
+        return np.where(asked.any(1), found, -np.inf)
+
+    def summary(self) -> str:
+        """What was proven, as lines to print."""
+        n, verified = len(self.safe), int(self.verified.sum())
+        lines = [
+            f"{n} examples, {self.asked.text}; {self.method} bound, {self.mode}",
+            f"  {int(self.safe.sum())} of {n} keep to it in the middle of their sets",
+            f"  {verified} of {n} verified ({verified / max(n, 1):.2%})",
+        ]
+        if n:
+            least, median = self.worst_margin.min(), np.median(self.worst_margin)
+            lines.append(f"  lower bounds of the margins: least {least:.3g}, median {median:.3g}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return (
+            f"PropertyCertificate(n={len(self.safe)}, verified={int(self.verified.sum())}, "
+            f"{self.asked.text}, method={self.method!r}, mode={self.mode!r})"
+        )

@@ -8,32 +8,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.certificates import proofs
-from robustra_tf.certificates.arguments import (
-    check_bound,
-    check_sound,
-    checked_options,
-    checked_save,
-)
-from robustra_tf.certificates.certificate import Certificate
+from robustra_tf.certificates.arguments import check_bound, check_sound, checked_save
+from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
 from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound_bound
-from robustra_tf.cli.progress import follow
+from robustra_tf.certificates.work import Found, Work, batches
+from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
-from robustra_tf.vocabulary import INNER
+from robustra_tf.property import Property, Query, asked, chosen
+from robustra_tf.vocabulary import INNER, NORMS
 
 
 @full_precision()
 def certify(  # noqa: PLR0913, the door to all certificates
     model: keras.Model | Graph,
-    x: np.ndarray,
-    y: np.ndarray,
-    eps: float,
+    x: np.ndarray | Property,
+    y: np.ndarray | Output | None = None,
+    eps: float | np.ndarray | None = None,
     *,
     norm: str = "linf",
     box: Box | None = (0.0, 1.0),
@@ -45,20 +41,22 @@ def certify(  # noqa: PLR0913, the door to all certificates
     sound: bool = False,
     save: str | os.PathLike | None = None,
     progress: bool = False,
-) -> Certificate:
+) -> Certificate | PropertyCertificate:
     """Bound `min_{x' in B} f_y(x') - f_t(x')` from below for every image and target.
 
     `B` is the ball of radius `eps` about the image in `norm`, cut to `box` (for `linf`; for `l2`
     and `l1` the whole ball is taken, which contains the cut one). An image is certified when all
-    these bounds are positive.
+    these bounds are positive. Of a property, or of outputs in place of labels, the margins of all
+    its conditions are bounded instead (`robustra_tf.conditions`).
 
     Args:
       model: a Keras model, image to logits, of supported layers; or its graph. It is run on the
-        images and compared with the graph that bounds are computed of.
+        images and compared with the graph that bounds are computed of. Of one logit, for outputs.
       x: images [n, *shape] in pixels, within `box` where one is given; NumPy, tensors or lists,
-        as `y` too.
-      y: labels [n], integers.
-      eps: radius in pixels, at least 0.
+        as `y` too. Or a `Property`, which has all that follows up to `box`.
+      y: labels [n], integers; or what must not be reached: `binary`, `below`, ...
+      eps: radius in pixels, at least 0; or an array that broadcasts to the images, such as
+        [n, 1, 1, 1] for radii by image; for `l2` and `l1` one for each image.
       norm: `linf`, `l2` or `l1`.
       box: (lo, hi), or None for the plain bound of the paper's training.
       method: `dual` (Wong and Kolter 2018, layer by layer); `interval`; `crown`, the margins with
@@ -78,7 +76,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
       progress: shows a bar on the error stream, for long work.
 
     Returns:
-      A `Certificate`.
+      A `Certificate` of labels, a `PropertyCertificate` of anything else.
 
     Raises:
       ValueError: an argument out of its range, by name, or one that does not go with `sound` or
@@ -91,49 +89,44 @@ def certify(  # noqa: PLR0913, the door to all certificates
       [0.4]
       >>> rt.certify(model, x, y, eps=0.4).certified
       array([False])
+      >>> rt.certify(model, x, rt.above(0, 0.5), eps=[[0.2, 0.0]]).verified
+      array([ True])
     """
-    network = take(model)
-    graph, structure = network.graph, network.structure
+    network = take(model, rival=False)
     if inner is None:
         inner = "dual" if method in ("dual", "interval") else "mixed"
-    if dtype is None:
-        dtype = "float64" if sound else "float32"
+    dtype = checks.dtype(("float64" if sound else "float32") if dtype is None else dtype)
     check_bound(method, rows, inner)
-    given = (eps, norm, box, dtype, batch_size)
-    eps, box, dtype, batch_size = checked_options(structure, *given)
+    batch_size = checks.whole("batch_size", batch_size)
     if sound:
-        check_sound(network.model, graph, method, dtype, inner)
-    x = checks.images(x, structure.input_shape, box, dtype)
-    y = checks.labels(y, len(x), structure.output_shape[0])
+        check_sound(network.model, network.graph, method, dtype, inner)
+    query = asked(network, x, y, eps, norm, box, dtype)
     if save is not None:
-        save, rows = checked_save(save, method, inner, len(y)), "every"
-    found = network.compare(x, network.allowed)
-    predicted = counting.predicted(found.logits)
+        if query.given is not None or np.ndim(query.eps):
+            raise ValueError("save: expected labels and one radius, got a property or radii")
+        save, rows = checked_save(save, method, inner, len(query.x)), "every"
+    options = BoundOptions(rows, inner=inner, norm=query.norm)
     bound = sound_bound if sound else margins_bound
-    function = bound(structure, method, box, BoundOptions(rows, inner=inner, norm=norm))
-    weights = graph.weights(tf.as_dtype(dtype))
-    margins, bands = [np.zeros((0, structure.output_shape[0]))], []
-    batches = _batches(x, y, batch_size)
-    if progress:
-        batches = follow(batches, "certify", len(x), batch_size)
-    for xs, ys in batches:
-        bounded = function(weights, xs, ys, tf.constant(eps, dtype))
-        margins.append(bounded.margin.numpy())
-        if save is not None:
-            bands.append([[end.numpy() for end in band] for band in bounded.bands])
-    margin = np.concatenate(margins[len(margins) > 1 :])[: len(x)]
-    # Of what cannot be compared with the model nothing is proven.
-    margin = np.where(found.comparable[:, None], margin, margin.dtype.type(-np.inf))
-    margin[np.arange(len(y)), y] = 0
-    mode = "sound" if sound else dtype
-    certificate = Certificate(margin, y, predicted, eps, norm, box, method, mode)
+    function = bound(network.structure, method, query.numbers, options)
+    found = Work(network, query, function, dtype).run(batch_size, progress, save is not None)
+    certificate = _certificate(query, found, method, "sound" if sound else dtype)
     if save is not None:
-        _write(save, graph, certificate, x, bands)
+        _write(save, network.graph, certificate, query, found.bands)
     return certificate
 
 
-def _write(path, graph: Graph, certificate: Certificate, x: np.ndarray, parts: list) -> None:
+def _certificate(
+    query: Query, found: Found, method: str, mode: str
+) -> Certificate | PropertyCertificate:
+    if query.given is not None:
+        return PropertyCertificate(found.margin, found.group, found.safe, query.given, method, mode)
+    ball = (query.eps, query.norm, query.box)
+    return Certificate(found.margin, query.labels, found.predicted, *ball, method, mode)
+
+
+def _write(path, graph: Graph, certificate: Certificate, query: Query, parts: list) -> None:
     """Writes a certificate and what it rests on, the bands of each batch."""
+    x = query.x
     bands = [
         [np.concatenate(ends)[: len(x)] for ends in zip(*relu, strict=True)]
         for relu in zip(*parts, strict=True)
@@ -152,8 +145,16 @@ def _write(path, graph: Graph, certificate: Certificate, x: np.ndarray, parts: l
     proofs.write(path, graph, claim, arrays, bands)
 
 
-def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps: float, **options):
+def margin_bounds(
+    model: keras.Model | Graph,
+    x: np.ndarray | Property,
+    y: np.ndarray | Output | None = None,
+    eps: float | np.ndarray | None = None,
+    **options,
+):
     """`certify(...).margin_lower`: lower bounds of `f_y - f_t`, [n, classes].
+
+    Of a property or outputs, lower bounds of the margins of its conditions, [n, k].
 
     Example:
       >>> print(rt.margin_bounds(model, x, y, eps=0.1)[:, 1].round(2))
@@ -166,7 +167,7 @@ def margin_bounds(model: keras.Model | Graph, x: np.ndarray, y: np.ndarray, eps:
 def layer_bounds(  # noqa: PLR0913, public
     model: keras.Model | Graph,
     x: np.ndarray,
-    eps: float,
+    eps: float | np.ndarray,
     *,
     norm: str = "linf",
     box: Box | None = None,
@@ -192,23 +193,25 @@ def layer_bounds(  # noqa: PLR0913, public
       >>> print(lower.round(2), upper.round(2))
       [[0.7 0.1]] [[0.9 0.3]]
     """
-    network = take(model)
+    network = take(model, rival=False)
     graph = network.graph
     if method not in INNER:
         raise ValueError(
             f"method must be one of {', '.join(INNER)}, got {method!r}: 'crown' and 'alpha' bound "
             "margins alone, by inner bounds of 'mixed'"
         )
-    given = (eps, norm, box, dtype, batch_size)
-    eps, box, dtype, batch_size = checked_options(graph.structure, *given)
-    x = checks.images(x, graph.structure.input_shape, box, dtype)
+    checks.member("norm", norm, NORMS)
+    box, dtype = checks.box(box), checks.dtype(dtype)
+    batch_size, shape = checks.whole("batch_size", batch_size), graph.structure.input_shape
+    x = checks.images(x, shape, box, dtype)
+    eps = checks.radius(eps, norm, box, shape, len(x))
     network.compare(x, network.allowed)
     options = BoundOptions("every", inner=method, norm=norm)
     function = layers_bound(graph.structure, box, options)
     weights = graph.weights(tf.as_dtype(dtype))
     parts = [
-        function(weights, xs, tf.constant(eps, dtype))
-        for xs, _ in _batches(x, np.zeros(len(x), np.int32), batch_size)
+        function(weights, tf.constant(x[index]), tf.constant(chosen(eps, index), dtype))
+        for index in batches(len(x), batch_size)
     ]
     shapes = [graph.structure.nodes[k].op.out_shape for k in graph.structure.relus]
     return [
@@ -220,11 +223,3 @@ def layer_bounds(  # noqa: PLR0913, public
         )
         for k, shape in enumerate(shapes)
     ]
-
-
-def _batches(x: np.ndarray, y: np.ndarray, batch_size: int):
-    """Equal batches, the last one filled up by repetition: one trace serves them all."""
-    size = min(batch_size, len(x))
-    for start in range(0, len(x), max(size, 1)):
-        index = np.arange(start, start + size) % len(x)
-        yield tf.constant(x[index]), tf.constant(y[index])

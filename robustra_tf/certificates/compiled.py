@@ -7,21 +7,40 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Box
+from robustra_tf.bounds.balls import Ball, Box, boxed
 from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.bounds.sound import outward_ball, sound_interval_margins, sound_margins
+from robustra_tf.bounds.sound import (
+    outward_ball,
+    outward_boxed,
+    outward_margin,
+    sound_interval_margins,
+    sound_margins,
+)
 from robustra_tf.graph.graph import Network, Structure
+
+
+class Inputs(NamedTuple):
+    """The inputs of a batch: balls of radius `eps` about `x`, as `balls.ball` takes them.
+
+    Attributes:
+      x, eps: the balls.
+      intervals: of every pixel, [n, *shape] each; None where there are none, or a box of numbers.
+    """
+
+    x: tf.Tensor
+    eps: tf.Tensor
+    intervals: tuple[tf.Tensor, tf.Tensor] | None
 
 
 class Bounded(NamedTuple):
     """What is bounded of a batch.
 
     Attributes:
-      margin: lower bounds of `f_y - f_t`, [n, classes].
+      margin: lower bounds of `-(c . f + d)`, [n, k].
       bands: those that the margins of the dual rest on, of each ReLU as `proofs.BAND` lists them.
     """
 
@@ -31,29 +50,40 @@ class Bounded(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def margins_bound(structure: Structure, method: str, box: Box | None, options: BoundOptions):
-    """(weights, x, y, eps) -> `Bounded`, traced once per batch size and dtype."""
+    """(weights, inputs, c, d) -> `Bounded`, traced once per batch size and dtype.
+
+    Intervals cut `l2` and `l1` balls too; a box of numbers does not.
+    """
 
     @tf.function(autograph=False)
-    def bound(weights, x, y, eps):
-        region = options.ball(x, eps, box)
+    def bound(weights, inputs, rows, offset):
+        region = options.ball(inputs.x, inputs.eps, inputs.intervals or box)
+        if inputs.intervals and options.norm != "linf":
+            region = boxed(region, inputs.intervals)
         network, bands = Network(structure, weights), []
-        if method == "interval":
-            margin = -interval_margins(network, region, y).upper
-        elif method == "dual":
-            found = margins(network, region, y, options)
-            margin = -found.upper
+        if method == "dual":
+            found = margins(network, region, rows, options)
+            upper = found.upper
             for index in structure.relus:
                 slope, error, _ = found.enclosure.relaxations[index]
                 bands.append((*found.enclosure.bounds[index], slope, 2 * error))
         else:
-            bounds = enclose(network, region, options).bounds
-            if method == "crown":
-                margin = -crown_margins(network, region, y, bounds, adaptive(bounds))
-            else:
-                margin = -optimised_margins(network, region, y, bounds)
-        return Bounded(margin, bands)
+            upper = _upper(network, region, rows, method, options)
+        return Bounded(-upper - offset, bands)
 
     return bound
+
+
+def _upper(
+    network: Network, region: Ball, rows: tf.Tensor, method: str, options: BoundOptions
+) -> tf.Tensor:
+    """Upper bounds of `c . f`, [n, k], of the methods without bands."""
+    if method == "interval":
+        return interval_margins(network, region, rows).upper
+    bounds = enclose(network, region, options).bounds
+    if method == "crown":
+        return crown_margins(network, region, rows, bounds, adaptive(bounds))
+    return optimised_margins(network, region, rows, bounds)
 
 
 @functools.lru_cache(maxsize=32)
@@ -61,14 +91,17 @@ def sound_bound(structure: Structure, method: str, box: Box | None, options: Bou
     """As `margins_bound`, with every rounding subtracted."""
 
     @tf.function(autograph=False)
-    def bound(weights, x, y, eps):
-        network, region = Network(structure, weights), outward_ball(x, eps, options.norm, box)
+    def bound(weights, inputs, rows, offset):
+        network = Network(structure, weights)
+        region = outward_ball(inputs.x, inputs.eps, options.norm, inputs.intervals or box)
+        if inputs.intervals and options.norm != "linf":
+            region = outward_boxed(region, inputs.intervals)
         if method == "dual":
-            proof = sound_margins(network, region, y, options)
+            proof = sound_margins(network, region, rows, options)
         else:
-            proof = sound_interval_margins(network, region, y)
+            proof = sound_interval_margins(network, region, rows)
         bands = [tuple(proof.bands[index]) for index in structure.relus]
-        return Bounded(proof.lower, bands)
+        return Bounded(outward_margin(proof.lower, offset), bands)
 
     def on_cpu(*arguments):
         # Elsewhere a library may take convolutions by a transform, which rounds otherwise.

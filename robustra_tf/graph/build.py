@@ -43,7 +43,7 @@ def build(model: keras.Model) -> Graph:
       UnsupportedLayerError: for a layer that is no affine map or ReLU; the message names the layer,
         its type and what is supported.
       ValueError: for a model that is not built, that takes other inputs than floating-point
-        numbers, or whose logits have more than one axis or are fewer than two.
+        numbers, or whose logits have more than one axis.
     """
     return read(model)[0]
 
@@ -63,7 +63,6 @@ def read(model: keras.Model) -> tuple[Graph, tuple[Call, ...]]:
             f"model: expected logits with one axis, {model.name!r} (last layer "
             f"{nodes[-1].name!r}) gives {structure.output_shape}: Flatten them"
         )
-    structure.check_rival(model.name)
     calls = tuple(Call(layer, moved.get(node)) for layer, node in walk.calls)
     return Graph(structure, tuple(walk.variables)), calls
 

@@ -84,8 +84,8 @@ class Structure:
         """
         if math.prod(self.output_shape) < 2:
             raise ValueError(
-                f"model: expected at least two logits, {name!r} gives {self.output_shape}: a "
-                "certificate is over another class; give the second one a logit of its own"
+                f"model: expected at least two logits, {name!r} gives {self.output_shape}: a label "
+                "is certified over another class; of one logit ask rt.binary, below or above"
             )
 
     @property

@@ -28,6 +28,17 @@ def number(value: Any) -> float | None:
     return float(array) if array.ndim == 0 and real else None
 
 
+def numbers(name: str, value: Any) -> np.ndarray:
+    """An array of real numbers, float64, of any shape."""
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # Whatever a foreign object's conversion raises.
+        raise ValueError(f"{name} must be numbers, got {type(value).__name__}") from error
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be numbers, got {array.dtype} of shape {array.shape}")
+    return array.astype(np.float64)
+
+
 def member(name: str, value: Any, allowed: Iterable[str]) -> str:
     """`value` where it is one of `allowed`."""
     names = tuple(allowed)
@@ -70,19 +81,56 @@ def box(value: Any) -> Box | None:
     return known[0], known[1]
 
 
-def radius(value: Any, norm: str, cut: Box | None, shape: Sequence[int]) -> float:
-    """A radius in pixels, at most the diameter of the images in the box.
+def radius(
+    value: Any, norm: str, cut: Box | None, shape: Sequence[int], count: int = 1
+) -> float | np.ndarray:
+    """Radii in pixels, at most the diameter of the images in the box.
 
     Args:
-      value: the radius given.
+      value: the radius given, or an array that broadcasts to the images [count, *shape]; for `l2`
+        and `l1` one for each image.
       norm: of the ball.
       cut: the box, as `box` gives it; None for no limit.
       shape: of one image.
+      count: of images.
+
+    Returns:
+      A number, or radii of as many axes as the images, float64.
     """
     eps = number(value)
+    if eps is None and hasattr(value, "__len__") and not isinstance(value, str | bytes):
+        return radii(value, norm, cut, shape, count)
     if eps is None or not 0 <= eps < math.inf:
         shown = " ".join(repr(value).split())
         raise ValueError(f"eps must be one finite number of pixels >= 0, got {shown}")
+    _check_diameter(eps, norm, cut, shape)
+    return eps
+
+
+def radii(value: Any, norm: str, cut: Box | None, shape: Sequence[int], count: int) -> np.ndarray:
+    """As `radius`, of an array."""
+    eps, whole_shape = numbers("eps", value), (count, *shape)
+    try:
+        fits = np.broadcast_shapes(eps.shape, whole_shape) == whole_shape
+    except ValueError:
+        fits = False
+    if not fits:
+        hint = ""
+        if eps.shape == (count,):
+            hint = f": radii by image have shape {(count, *(1,) * len(shape))}"
+        raise ValueError(
+            f"eps must be a number or broadcast to {whole_shape}, got shape {eps.shape}{hint}"
+        )
+    if not ((eps >= 0) & (eps < math.inf)).all():
+        raise ValueError("eps must be finite numbers of pixels >= 0, got others")
+    eps = eps.reshape((1,) * (1 + len(shape) - eps.ndim) + eps.shape)
+    if norm != "linf" and math.prod(eps.shape[1:]) != 1:
+        raise ValueError(f"eps must be one number for each {norm} ball, got shape {eps.shape}")
+    _check_diameter(float(eps.max(initial=0.0)), norm, cut, shape)
+    return eps
+
+
+def _check_diameter(eps: float, norm: str, cut: Box | None, shape: Sequence[int]) -> None:
     if cut is not None:
         largest = largest_radius(norm, shape) * (cut[1] - cut[0])
         if eps > largest:
@@ -90,7 +138,6 @@ def radius(value: Any, norm: str, cut: Box | None, shape: Sequence[int]) -> floa
                 f"eps must be at most {largest:g}, the {norm} diameter of the box "
                 f"[{cut[0]:g}, {cut[1]:g}], got {eps:g}{likely(eps, largest, cut)}"
             )
-    return eps
 
 
 def likely(eps: float, largest: float, cut: Box = (0.0, 1.0)) -> str:

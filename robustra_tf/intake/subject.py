@@ -56,6 +56,10 @@ class Subject:
         """The graph's."""
         return self.graph.structure
 
+    def check_rival(self) -> None:
+        """Refuses (`ValueError`) a network of one logit: no label has a rival there."""
+        self.structure.check_rival(self.what if self.model is None else self.model.name)
+
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """The logits [n, classes] at inference, of images [n, *shape]; differentiable."""
         return self.graph(x) if self.model is None else logits(self.model, x)
@@ -77,13 +81,14 @@ class Subject:
         return Agreement(found, np.ones(len(x), bool))
 
 
-def take(model: keras.Model | Graph, what: str = "model") -> Subject:
+def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) -> Subject:
     """Takes a network in, and compares it with its graph on random points.
 
     Args:
       model: a built Sequential or functional model of supported layers, image to logits, in float32
         or float64; a `CertifiedModel`, for its network; or a graph.
       what: what errors call it.
+      rival: whether a network of one logit is refused, as where labels are meant.
 
     Raises:
       TypeError: something else.
@@ -92,14 +97,18 @@ def take(model: keras.Model | Graph, what: str = "model") -> Subject:
         fewer than two logits, or computes something else than its layers' weights and settings say.
     """
     if isinstance(model, Graph):
-        model.structure.check_rival(what)
-        return Subject(None, model, what=what)
+        subject = Subject(None, model, what=what)
+        if rival:
+            subject.check_rival()
+        return subject
     # Whose own `call` is another may compute something else.
     while getattr(type(model), "call", None) is Wrapper.call:
         model = model.network
     graph, calls = read(model)
     with tf.init_scope():
         subject = Subject(model, graph, calls, tolerances(graph), what)
+        if rival:
+            subject.check_rival()
         points = _points(subject.structure.input_shape)
         found = subject.compare(points, subject.allowed)
         whole = subject(tf.constant(points)).numpy()[found.comparable]
