@@ -19,10 +19,12 @@ from collections.abc import Mapping, Sequence
 
 from robustra_tf.bounds.cost import window_before
 from robustra_tf.bounds.window import Window
+from robustra_tf.graph.convolutions import Conv2D, DepthwiseConv2D, TurnedConv2D
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Op, Relu, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
-from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+from robustra_tf.graph.selection import Permute, Pick, Take
+from robustra_tf.graph.spatial import Pad2D, Pool2D
 
 #: How often a step takes the forward count of the network that it trains.
 PASSES = 3
@@ -157,10 +159,25 @@ def _(op: Pool2D) -> int:
 
 @taps.of(Conv2D)
 def _(op: Conv2D) -> int:
-    return 2 * math.prod(op.size) * op.shape[-1]
+    return 2 * math.prod(op.taps) * op.shape[-1] // op.groups
 
 
-@taps.of(Input, Relu, Add, Scale, Reshape, Pad2D)
+@taps.of(TurnedConv2D)
+def _(op: TurnedConv2D) -> int:
+    return 2 * math.prod(op.taps) * op.shape[-1]
+
+
+@taps.of(DepthwiseConv2D)
+def _(op: DepthwiseConv2D) -> int:
+    return 2 * math.prod(op.taps)
+
+
+@taps.of(Pick)
+def _(op: Pick) -> int:
+    return 2 if op.minus else 0
+
+
+@taps.of(Input, Relu, Add, Scale, Reshape, Pad2D, Take, Permute)
 def _(op: Op) -> int:
     return 0
 

@@ -23,6 +23,10 @@ def randomise(model: keras.Model, seed: int) -> keras.Model:
             layer.kernel.assign(rng.normal(size=layer.kernel.shape) * 1.5 / np.sqrt(fan_in))
             if layer.use_bias:
                 layer.bias.assign(rng.normal(size=layer.bias.shape) * 0.3)
+        elif not isinstance(layer, layers.Normalization):
+            for weight in layer.trainable_weights:
+                fan_in = max(1, int(np.prod(weight.shape[:-1])))
+                weight.assign(rng.normal(size=weight.shape) * 1.5 / np.sqrt(fan_in))
     return model
 
 

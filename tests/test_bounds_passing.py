@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.bounds.frames import Chosen, Every
-from robustra_tf.bounds.passing import absolute_sum_inside, instead, past_relu, taken
+from robustra_tf.bounds.gradients import instead, taken
+from robustra_tf.bounds.passing import absolute_sum_inside, past_relu
 from robustra_tf.bounds.relu import relax
 from robustra_tf.bounds.rows import WholeRows, WindowRows
 from robustra_tf.bounds.window import Window

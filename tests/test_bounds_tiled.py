@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.bounds import tiled
-from robustra_tf.graph.spatial import Conv2D, Pool2D
+from robustra_tf.graph.convolutions import Conv2D
+from robustra_tf.graph.spatial import Pool2D
 from robustra_tf.graph.spread import Tiling, spread_tiles
 
 LAYERS = [

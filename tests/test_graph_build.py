@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from keras import layers
 
 from robustra_tf import graph
+from robustra_tf.graph.convolutions import Conv2D
 from robustra_tf.graph.graph import Graph, Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape
-from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+from robustra_tf.graph.spatial import Pad2D, Pool2D
 from tests import nets
 
 

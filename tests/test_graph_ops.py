@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from robustra_tf.graph.convolutions import Conv2D, Convolution, DepthwiseConv2D, TurnedConv2D
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
-from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+from robustra_tf.graph.selection import Permute, Pick, Take
+from robustra_tf.graph.spatial import Pad2D, Pool2D
 from robustra_tf.graph.spread import spread
 
 BATCH = 3
@@ -36,9 +38,50 @@ def pad_matrix(op):
     return matrix
 
 
+def dense_kernel(op, kernel):
+    """The taps [kh, kw, channels, filters] of a kernel as Keras keeps it, tap by tap."""
+    kernel = kernel[None] if op.line else kernel
+    channels, filters = op.in_shape[2], op.out_shape[2]
+    found = np.zeros((*op.size, channels, filters))
+    for a, b, c, f in np.ndindex(*kernel.shape[:2], channels, filters):
+        if isinstance(op, DepthwiseConv2D):
+            tap = kernel[a, b, c, f % op.multiplier] * (f // op.multiplier == c)
+        elif isinstance(op, TurnedConv2D):
+            tap = kernel[-1 - a, -1 - b, f, c]
+        else:
+            share = channels // op.groups
+            tap = kernel[a, b, c % share, f] * (c // share == f // (filters // op.groups))
+        found[a * op.dilation[0], b * op.dilation[1], c, f] = tap
+    return found
+
+
+def take_matrix(op):
+    matrix = np.zeros((*op.out_shape, *op.in_shape))
+    for place in np.ndindex(op.out_shape):
+        index = op.indices[place[op.axis]]
+        if index >= 0:
+            matrix[(*place, *place[: op.axis], index, *place[op.axis + 1 :])] = 1.0
+    return matrix
+
+
+def pick_matrix(op):
+    """Of each window, entry by entry."""
+    channels = op.in_shape[2] // op.slots
+    taps = np.zeros((*op.size, op.in_shape[2], op.out_shape[2]))
+    for (place, c), (sign, entries) in itertools.product(
+        np.ndindex(len(op.plus), channels), ((1, op.plus), (-1, op.minus))
+    ):
+        if entries:
+            a, b, slot = np.unravel_index(entries[place], (*op.size, op.slots))
+            taps[a, b, slot * channels + c, place * channels + c] += sign
+    return conv_matrix(op, taps)
+
+
 def scale_and_shift(op, weights):
     if op.kind == "constant":
         return map(np.array, op.constants)
+    if op.kind in ("slope", "complement"):
+        return (weights[0] if op.kind == "slope" else 1 - weights[0]), np.zeros(())
     mean, variance = weights[-2:]
     if op.kind == "standardise":
         deviation = np.maximum(np.sqrt(variance), op.epsilon)
@@ -57,8 +100,14 @@ def oracle(op, weights):
     match op:
         case Dense():
             matrix = weights[0].T
-        case Conv2D():
-            matrix = conv_matrix(op, weights[0])
+        case Conv2D() | DepthwiseConv2D() | TurnedConv2D():
+            matrix = conv_matrix(op, dense_kernel(op, weights[0]))
+        case Take():
+            matrix = take_matrix(op)
+        case Permute():
+            matrix = np.transpose(np.eye(size).reshape(*op.shape, size), (*op.order, len(op.order)))
+        case Pick():
+            matrix = pick_matrix(op)
         case Pool2D():
             taps = np.eye(op.in_shape[2]) / math.prod(op.size)
             matrix = conv_matrix(op, np.broadcast_to(taps, (*op.size, *taps.shape)))
@@ -70,7 +119,7 @@ def oracle(op, weights):
             scale, shift = scale_and_shift(op, weights)
             matrix = np.diag(np.broadcast_to(scale, op.shape).ravel())
             bias = np.broadcast_to(shift, op.shape)
-    if isinstance(op, Dense | Conv2D) and op.use_bias:
+    if isinstance(op, Dense | Convolution) and op.use_bias:
         bias = bias + weights[1]
     return matrix.reshape(size, -1), bias.ravel()
 
@@ -105,15 +154,38 @@ SCALES = [
         for use_centre in (False, True)
     ),
 ]
+MOVES = [
+    Take((4, 2), 0, (1, 2)),
+    Take((3, 2, 2), 1, (-1, 0, -1, 1, -1)),
+    # Entries that are taken several times, or never.
+    Take((3, 3, 2), 0, (0, 0, 2, 2, -1, 2)),
+    Take((2, 3, 4), 2, (3, 1)),
+    Permute((2, 3, 4), (2, 0, 1)),
+    Permute((3, 2), (1, 0)),
+    Pick((5, 4, 2), (3, 1), (2, 1), (0, 2), (1, 2)),
+    Pick((4, 5, 6), (1, 1), (1, 1), (0, 1), slots=3),
+    Pick((4, 5, 4), (2, 2), (1, 2), (7, 0, 3), (2, 5, 3), 2, ((1, 0), (0, 2))),
+]
+OTHER_CONVOLUTIONS = [
+    Conv2D((5, 6, 4), 6, (3, 3), (1, 2), ((1, 0), (0, 1)), dilation=(2, 1), groups=2),
+    Conv2D((1, 6, 2), 3, (1, 5), (1, 1), ((0, 0), (4, 0)), line=True, dilation=(1, 2)),
+    DepthwiseConv2D((4, 5, 3), 2, (2, 3), (1, 2), dilation=(1, 2), use_bias=False),
+    DepthwiseConv2D((1, 5, 2), 1, (1, 2), line=True),
+    TurnedConv2D((4, 5, 2), 3, (2, 3), (1, 1), ((1, 1), (2, 2))),
+]
 OPS = [
     Dense(4, 3),
     Dense(3, 5, use_bias=False),
     *CONVOLUTIONS,
+    *OTHER_CONVOLUTIONS,
+    *MOVES,
     *POOLS,
     Pad2D((3, 2, 2), ((1, 2), (0, 3))),
     Reshape((2, 3, 2), (12,)),
     Reshape((12,), (3, 4)),
     *SCALES,
+    Scale((2, 3), "slope", weight_shape=(1, 3)),
+    Scale((2, 3), "complement", weight_shape=(2, 3)),
 ]
 
 

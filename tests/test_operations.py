@@ -17,7 +17,7 @@ from robustra_tf.bounds.rows import WindowRows
 from robustra_tf.bounds.window import Window
 from robustra_tf.certificates.proofs import described
 from robustra_tf.exact.matrices import affine_map
-from robustra_tf.graph import ops, spatial
+from robustra_tf.graph import convolutions, ops, selection, spatial
 from robustra_tf.graph.graph import Node
 from tests.test_graph_ops import OPS
 
@@ -31,18 +31,24 @@ SAMPLES = {
         ops.Reshape((2, 2, 1), (4,)),
         ops.Add((2, 2, 1)),
         ops.Scale((2, 2, 1), constants=(2.0, 1.0)),
-        spatial.Conv2D((3, 3, 1), 2, (2, 2)),
+        selection.Take((2, 2, 1), 0, (1, -1, 1)),
+        selection.Permute((2, 2, 1), (2, 0, 1)),
+        selection.Pick((3, 3, 2), (2, 1), (1, 1), (0, 2), (1, 3), slots=2),
+        convolutions.Conv2D((3, 3, 1), 2, (2, 2)),
+        convolutions.DepthwiseConv2D((3, 3, 2), 2, (2, 2)),
+        convolutions.TurnedConv2D((3, 3, 1), 2, (2, 2)),
         spatial.Pool2D((3, 3, 1), (2, 2), (1, 1)),
         spatial.Pad2D((2, 2, 1), ((1, 0), (0, 1))),
     )
 }
 
 
+BASES = (ops.AffineOp, spatial.Windowed, convolutions.Convolution)
+
+
 def kinds(base):
     """All classes of operations that can be made."""
-    found = (
-        set() if inspect.isabstract(base) or base in (ops.AffineOp, spatial.Windowed) else {base}
-    )
+    found = set() if inspect.isabstract(base) or base in BASES else {base}
     return found.union(*map(kinds, base.__subclasses__()))
 
 

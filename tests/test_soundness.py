@@ -17,9 +17,9 @@ from robustra_tf.bounds.crown import adaptive, crown_margins
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.graph.convolutions import Conv2D
 from robustra_tf.graph.graph import Network, Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape
-from robustra_tf.graph.spatial import Conv2D
 from robustra_tf.objective.robustra import ball_margins, literal, objective
 from tests import oracle_nets, oracles
 from tests.points import ascend, corners

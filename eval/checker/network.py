@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import operations, windows
+from . import moves, operations, windows
 
 #: A layer is refused above this.
 LARGEST_LAYER = 2**26
@@ -18,12 +18,19 @@ _KINDS = (
     "add",
     "average_pool",
     "batch_norm",
+    "complement",
     "conv",
     "dense",
+    "depthwise_conv",
     "pad",
+    "permute",
+    "pick",
     "reshape",
     "scale",
+    "slope",
     "standardise",
+    "take",
+    "turned_conv",
 )
 
 
@@ -97,17 +104,16 @@ class Network:
         need(kind in _KINDS, self._where, f"one of {', '.join(_KINDS)}", kind)
         if kind == "dense":
             kernel, bias = self._kernel(weights, 2)
+            self._check_bias(bias, kernel)
             fits = shape == kernel.shape[:1]
             need(fits, self._where, f"an input of shape {kernel.shape[:1]}", shape)
             return operations.Dense(kernel, bias)
         if kind in ("batch_norm", "standardise"):
             return self._normalisation(kind, text, shape, weights)
-        if kind == "conv":
-            kernel, bias = self._kernel(weights, 4)
-            image = len(shape) == 3 and shape[2] == kernel.shape[2]
-            need(image, self._where, f"an image of {kernel.shape[2]} channels", shape)
-            window = self._window(text, shape, kernel.shape[:2])
-            return windows.Convolution(shape, kernel, bias, *window)
+        if kind in ("conv", "depthwise_conv", "turned_conv"):
+            return self._convolution(kind, text, shape, weights)
+        if kind in ("slope", "complement"):
+            return self._slope(kind, shape, weights)
         need(not weights, self._where, "no weights", len(weights))
         if kind == "add":
             return operations.Add(shape, arity)
@@ -118,19 +124,81 @@ class Network:
             after = self._shape(text.pop("shape", None))
             need(math.prod(after) == math.prod(shape), self._where, f"the size of {shape}", after)
             return operations.Reshape(shape, after)
+        if kind == "take":
+            axis = self._numbers([text.pop("axis", None)], 0)[0]
+            need(axis < len(shape), self._where, f"an axis of {shape}", axis)
+            indices = self._numbers(text.pop("indices", None), -1)
+            right = len(indices) > 0 and all(i < shape[axis] for i in indices)
+            need(right, self._where, f"indices below {shape[axis]}", indices)
+            return moves.Take(shape, axis, indices)
+        if kind == "permute":
+            order = self._numbers(text.pop("order", None), 0)
+            need(sorted(order) == list(range(len(shape))), self._where, "every axis once", order)
+            return moves.Permute(shape, order)
         need(len(shape) == 3, self._where, "an image", shape)
+        if kind == "pick":
+            return self._pick(text, shape)
         if kind == "pad":
             return windows.Pad(shape, self._padding(text))
         size = self._pair(text.pop("size", None), 1)
         return windows.AveragePool(shape, size, *self._window(text, shape, size))
 
+    def _convolution(self, kind, text, shape, weights) -> operations.Affine:
+        """A dense kernel [kh, kw, channels, filters] of every kind of convolution."""
+        line = len(weights) > 0 and weights[0].ndim == 3
+        kernel, bias = self._kernel([weights[0][None], *weights[1:]] if line else weights, 4)
+        groups = 1
+        need(len(shape) == 3, self._where, "an image", shape)
+        if kind == "turned_conv":
+            kernel = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        elif kind == "depthwise_conv":
+            groups = kernel.shape[2]
+            kernel = kernel.reshape(*kernel.shape[:2], 1, -1)
+        elif "groups" in text:
+            groups = self._numbers([text.pop("groups")], 2)[0]
+            fits = kernel.shape[3] % groups == 0
+            need(fits, self._where, f"filters for {groups} groups", kernel.shape)
+        self._check_bias(bias, kernel)
+        channels = kernel.shape[2] * groups
+        need(shape[2] == channels, self._where, f"an image of {channels} channels", shape)
+        dilation = self._pair(text.pop("dilation", [1, 1]), 1)
+        size = math.prod((k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True))
+        fits = size * channels * kernel.shape[3] <= LARGEST_LAYER
+        need(fits, self._where, f"a kernel of at most {LARGEST_LAYER} numbers", size)
+        full = windows.spread_kernel(windows.grouped_kernel(kernel, groups), dilation)
+        window = self._window(text, shape, full.shape[:2])
+        return windows.Convolution(shape, full, bias, *window, channels // groups)
+
+    def _slope(self, kind, shape, weights) -> operations.Affine:
+        need(len(weights) == 1, self._where, "one weight", len(weights))
+        (slope,) = weights
+        scale = slope if kind == "slope" else 1.0 - slope
+        same = scale.ndim == len(shape)
+        fits = same and all(a in (1, b) for a, b in zip(scale.shape, shape, strict=True))
+        need(fits, self._where, f"a weight for {shape}", slope.shape)
+        zero = np.float64(0.0)
+        return operations.Scale(shape, scale, zero, zero, weights)
+
+    def _pick(self, text, shape) -> operations.Affine:
+        size = self._pair(text.pop("size", None), 1)
+        window = self._window(text, shape, size)
+        slots = self._numbers([text.pop("slots", None)], 1)[0]
+        need(shape[2] % slots == 0, self._where, f"channels for {slots} slots", shape)
+        plus, minus = (self._numbers(text.pop(name, None), 0) for name in ("plus", "minus"))
+        right = len(plus) > 0 and len(minus) in (0, len(plus))
+        need(right, self._where, "entries, and as many others or none", (plus, minus))
+        most = math.prod(size) * slots
+        need(max(plus + minus) < most, self._where, f"entries below {most}", (plus, minus))
+        return moves.Pick(shape, size, *window, slots, plus, minus)
+
     def _kernel(self, weights, rank: int):
         right = 1 <= len(weights) <= 2 and weights[0].ndim == rank and weights[0].size > 0
         need(right, self._where, f"a kernel of {rank} axes, perhaps a bias", len(weights))
-        bias = weights[1] if len(weights) == 2 else None
-        fits = bias is None or bias.shape == weights[0].shape[-1:]
+        return weights[0], weights[1] if len(weights) == 2 else None
+
+    def _check_bias(self, bias, kernel) -> None:
+        fits = bias is None or bias.shape == kernel.shape[-1:]
         need(fits, self._where, "a bias for each filter", None if bias is None else bias.shape)
-        return weights[0], bias
 
     def _normalisation(self, kind, text, shape, weights) -> operations.Affine:
         epsilon, parts = text.pop("epsilon", None), text.pop("parts", None)

@@ -43,7 +43,11 @@ class Windows(Affine):
 class Convolution(Windows):
     """A convolution with kernel [kh, kw, channels, filters]."""
 
-    def __init__(self, shape: Shape, kernel: np.ndarray, bias, strides: Shape, padding):
+    def __init__(
+        self, shape: Shape, kernel: np.ndarray, bias, strides: Shape, padding, channels: int = 0
+    ):
+        """`channels`: how many an output reads, where not all of them."""
+        self.read = channels or shape[2]
         super().__init__(shape, kernel.shape[:2], strides, padding, kernel.shape[3])
         self.kernel, self.bias = kernel, bias
         self.largest = largest(kernel, bias)
@@ -78,7 +82,27 @@ class Convolution(Windows):
     def counts(self):
         """Window and channels; window and filters; the bias and a cast."""
         window = math.prod(self.size)
-        return Counts(window * self.in_shape[2], window * self.out_shape[2], 2)
+        written = self.out_shape[2] * self.read // self.in_shape[2]
+        return Counts(window * self.read, window * written, 2)
+
+
+def spread_kernel(kernel: np.ndarray, dilation: Shape) -> np.ndarray:
+    """A kernel with its taps `dilation` apart, zeros between them."""
+    size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    found = np.zeros((*size, *kernel.shape[2:]))
+    found[:: dilation[0], :: dilation[1]] = kernel
+    return found
+
+
+def grouped_kernel(kernel: np.ndarray, groups: int) -> np.ndarray:
+    """A kernel [kh, kw, channels / groups, filters] as one of all channels."""
+    height, width, channels, filters = kernel.shape
+    found = np.zeros((height, width, channels * groups, filters))
+    share = filters // groups
+    for g in range(groups):
+        own = np.s_[g * share : (g + 1) * share]
+        found[:, :, g * channels : (g + 1) * channels, own] = kernel[..., own]
+    return found
 
 
 class AveragePool(Windows):

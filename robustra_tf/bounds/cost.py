@@ -10,6 +10,7 @@ from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Dense, Op, Relu, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
+from robustra_tf.graph.selection import Permute, Take
 from robustra_tf.graph.spatial import Pad2D, Windowed
 
 #: Copies of a row that are alive at once: coefficients, their absolute values, their product with
@@ -87,14 +88,22 @@ def _(op: Pad2D, window: Window) -> Window:
     return window.before(op.padding, op.shape[:2])
 
 
+@window_before.of(Take)
+def _(op: Take, window: Window) -> Window | None:
+    if op.axis == 2:
+        return window
+    return None if op.start is None else window.before(op.cut, op.shape[:2])
+
+
 @window_before.of(Relu, Add, Scale)
 def _(op: Op, window: Window) -> Window:
     return window
 
 
-@window_before.of(Reshape, Dense)
+@window_before.of(Reshape, Dense, Permute)
 def _(op: Op, window: Window) -> Window | None:
-    return window if op.in_shape == op.out_shape else None
+    same = op.in_shape == op.out_shape and not isinstance(op, Permute)
+    return window if same else None
 
 
 def _held(window: Window | None, shape: tuple[int, ...]) -> int:

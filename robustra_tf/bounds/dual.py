@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.frames import Every, Frame
+from robustra_tf.bounds.gradients import taken
 from robustra_tf.bounds.passing import (
     absolute_sum,
     absolute_sum_inside,
     cleaned,
     pays_as_matrix,
-    taken,
     through,
 )
 from robustra_tf.bounds.relu import Relaxation

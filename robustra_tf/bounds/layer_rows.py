@@ -17,7 +17,7 @@ from robustra_tf.bounds.chunks import map_recomputed
 from robustra_tf.bounds.cost import COPIES, row_cost, slices
 from robustra_tf.bounds.dual import Visit, chosen_rows, support, trace, unit_rows
 from robustra_tf.bounds.frames import Chosen, Every, Frame
-from robustra_tf.bounds.passing import instead
+from robustra_tf.bounds.gradients import instead
 from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, merged
 from robustra_tf.bounds.runs import pays_as_calls

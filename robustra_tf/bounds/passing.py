@@ -17,11 +17,9 @@ from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows, merged, regroup
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
+from robustra_tf.graph.selection import Permute, Take
 from robustra_tf.graph.spatial import Pad2D, Windowed
 from robustra_tf.graph.spread import Tiling, spread
-
-#: The longest table whose gradient is added up by a matrix product.
-SHORT = 128
 
 
 def cleaned(rows: Rows, frame: Frame) -> Rows:
@@ -131,6 +129,17 @@ def _(op: Pad2D, weights, rows: WindowRows, frame: Frame) -> WindowRows:
     return dataclasses.replace(rows, window=window, clean=False)
 
 
+@windows_through.of(Take)
+def _(op: Take, weights, rows: WindowRows, frame: Frame) -> Rows:
+    if op.axis == 2:
+        return rows.with_values(op.returned(rows.values, rows.values.shape.rank - 1))
+    if op.start is None:
+        return through(op, weights, as_whole(rows, frame), frame)
+    # What is cut away has no coefficients, whatever the windows reach of it.
+    rows = cleaned(rows, frame)
+    return dataclasses.replace(rows, window=rows.window.before(op.cut, op.shape[:2]), clean=True)
+
+
 @windows_through.of(Scale)
 def _(op: Scale, weights, rows: WindowRows, frame: Frame) -> WindowRows:
     scale = op.coefficients(weights, rows.values.dtype)[0]
@@ -142,8 +151,8 @@ def _(op: Scale, weights, rows: WindowRows, frame: Frame) -> WindowRows:
     return rows.with_values(rows.values * scale, clean=True)
 
 
-@windows_through.of(Reshape)
-def _(op: Reshape, weights, rows: WindowRows, frame: Frame) -> Rows:
+@windows_through.of(Reshape, Permute)
+def _(op: Reshape | Permute, weights, rows: WindowRows, frame: Frame) -> Rows:
     return through(op, weights, as_whole(rows, frame), frame)
 
 
@@ -213,43 +222,6 @@ def past_relu(
 
     nu, charge = run(rows.values, drop, gain)
     return rows.with_values(nu, clean=True), charge
-
-
-def instead(computed: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
-    """`known`, the value of `computed`, with the gradient of `computed`, which need not be run.
-
-    A compiled function leaves out operations whose value nobody reads.
-    """
-
-    @tf.custom_gradient
-    def run(computed: tf.Tensor) -> Any:
-        return tf.ensure_shape(known, computed.shape), lambda upstream: upstream
-
-    return run(computed)
-
-
-def taken(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """`table[index]` for an `index` [k] in any order.
-
-    Its gradient adds up the parts of each entry by a matrix product where the table is short;
-    TensorFlow's own adds them one after the other.
-    """
-    count = table.shape[0]
-
-    @tf.custom_gradient
-    def run(table: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            flat = tf.reshape(upstream, (-1, math.prod(table.shape[1:])))
-            if count <= SHORT:
-                which = tf.one_hot(index, count, dtype=flat.dtype)
-                sums = tf.matmul(which, flat, transpose_a=True)
-            else:
-                sums = tf.math.unsorted_segment_sum(flat, index, count)
-            return tf.reshape(sums, table.shape)
-
-        return tf.gather(table, index), gradient
-
-    return run(table)
 
 
 def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:

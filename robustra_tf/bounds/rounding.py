@@ -24,10 +24,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from robustra_tf.graph.convolutions import Convolution, DepthwiseConv2D
 from robustra_tf.graph.graph import Node
 from robustra_tf.graph.ops import Add, AffineOp, Dense, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
-from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D, Windowed
+from robustra_tf.graph.selection import Permute, Pick, Take
+from robustra_tf.graph.spatial import Pad2D, Pool2D, Windowed
 
 #: Unit roundoffs.
 UNIT32, UNIT64 = 2.0**-24, 2.0**-53
@@ -124,7 +126,7 @@ def _present(
     op: AffineOp, weights: tuple[tf.Tensor, ...], terms: int, *magnitudes: tf.Tensor
 ) -> tf.Tensor:
     """How many terms of each output may be other than zero; `terms` where nobody counts."""
-    if not isinstance(op, Dense | Windowed) or isinstance(op, Pool2D):
+    if not isinstance(op, Dense | Windowed) or isinstance(op, Pool2D | Pick):
         return tf.constant(float(terms), tf.float64)
     there = tf.cast(magnitudes[0] != 0, tf.float64)
     return op.linear(there, *(tf.cast(w != 0, tf.float64) for w in weights))
@@ -158,10 +160,28 @@ def _(op: Pool2D) -> Counts:
     return Counts(math.prod(op.size), math.prod(op.size), _POOL)
 
 
-@counts.of(Conv2D)
-def _(op: Conv2D) -> Counts:
+@counts.of(Convolution)
+def _(op: Convolution) -> Counts:
     window = math.prod(op.size)
     return Counts(window * op.shape[2], window * op.filters, _DENSE)
+
+
+@counts.of(DepthwiseConv2D)
+def _(op: DepthwiseConv2D) -> Counts:
+    window = math.prod(op.size)
+    return Counts(window, window * op.multiplier, _DENSE)
+
+
+@counts.of(Pick)
+def _(op: Pick) -> Counts:
+    # An entry less another one; coefficients come from every place of every window over an entry.
+    return Counts(2, math.prod(op.size) * len(op.plus), 0)
+
+
+@counts.of(Take)
+def _(op: Take) -> Counts | None:
+    # Moved forward, nothing is rounded; backward, the coefficients of what repeats are added up.
+    return None if op.diagonal else Counts(0, op.repeats, 0)
 
 
 @counts.of(Add)
@@ -174,7 +194,7 @@ def _(op: Scale) -> Counts:
     return Counts(1, 1, _SCALE)
 
 
-@counts.of(Reshape, Pad2D)
+@counts.of(Reshape, Pad2D, Permute)
 def _(op: AffineOp) -> None:
     return None
 
@@ -206,7 +226,7 @@ def _terms(op: AffineOp, weights: tuple[tf.Tensor, ...], *inputs: tf.Tensor) -> 
     mean = centre = tf.zeros((), tf.float64)
     if op.kind == "constant":
         centre = shift
-    else:
+    elif op.kind not in ("slope", "complement"):
         mean, variance = tf.abs(weights[-2]), weights[-1]
         if op.use_centre:
             centre = tf.abs(weights[int(op.use_scale)])

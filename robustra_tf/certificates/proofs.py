@@ -17,10 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from robustra_tf.graph.convolutions import (
+    Conv2D,
+    Convolution,
+    DepthwiseConv2D,
+    TurnedConv2D,
+)
 from robustra_tf.graph.graph import Graph, Node
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
-from robustra_tf.graph.spatial import Conv2D, Pad2D, Pool2D
+from robustra_tf.graph.selection import Permute, Pick, Take
+from robustra_tf.graph.spatial import Pad2D, Pool2D
 from robustra_tf.storage.files import write_atomically
 from robustra_tf.storage.fingerprint import arrays_sha256
 
@@ -137,7 +144,41 @@ def _(op: Pad2D) -> dict[str, Any]:
 
 @described.of(Conv2D)
 def _(op: Conv2D) -> dict[str, Any]:
-    return {"op": "conv", "strides": list(op.strides), "padding": _lists(op.padding)}
+    groups = {} if op.groups == 1 else {"groups": op.groups}
+    return {"op": "conv"} | _convolution(op) | groups
+
+
+@described.of(DepthwiseConv2D)
+def _(op: DepthwiseConv2D) -> dict[str, Any]:
+    return {"op": "depthwise_conv"} | _convolution(op)
+
+
+@described.of(TurnedConv2D)
+def _(op: TurnedConv2D) -> dict[str, Any]:
+    return {"op": "turned_conv"} | _convolution(op)
+
+
+def _convolution(op: Convolution) -> dict[str, Any]:
+    """What every convolution says; taps one after another are not mentioned."""
+    dilation = {} if op.dilation == (1, 1) else {"dilation": list(op.dilation)}
+    return {"strides": list(op.strides), "padding": _lists(op.padding)} | dilation
+
+
+@described.of(Pick)
+def _(op: Pick) -> dict[str, Any]:
+    window = {"size": list(op.size), "strides": list(op.strides), "padding": _lists(op.padding)}
+    taken = {"slots": op.slots, "plus": list(op.plus), "minus": list(op.minus)}
+    return {"op": "pick"} | window | taken
+
+
+@described.of(Take)
+def _(op: Take) -> dict[str, Any]:
+    return {"op": "take", "axis": op.axis, "indices": list(op.indices)}
+
+
+@described.of(Permute)
+def _(op: Permute) -> dict[str, Any]:
+    return {"op": "permute", "order": list(op.order)}
 
 
 @described.of(Pool2D)
@@ -151,6 +192,8 @@ def _(op: Scale) -> dict[str, Any]:
     if op.kind == "constant":
         scale, shift = op.constants
         return {"op": "scale", "scale": _lists(scale), "shift": _lists(shift)}
+    if op.kind in ("slope", "complement"):
+        return {"op": op.kind}
     parts = ["scale"] * op.use_scale + ["centre"] * op.use_centre + ["mean", "variance"]
     return {"op": op.kind, "epsilon": op.epsilon, "parts": parts}
 

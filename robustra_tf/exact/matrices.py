@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from robustra_tf.graph.graph import Graph, Node
 from robustra_tf.graph.ops import Add, AffineOp, Dense, Reshape, Scale
+from robustra_tf.graph.selection import Permute, Take
 from robustra_tf.graph.spatial import Pad2D, Windowed
 
 # Points at which a map is compared with its operation, and how far they may be apart: a share of
@@ -90,6 +91,11 @@ def affine_map(op: AffineOp, weights: Sequence[np.ndarray]) -> AffineMap:
         case Scale():
             scale = op.coefficients(tensors, tf.float64)[0].numpy()
             matrix = sp.diags_array(np.broadcast_to(scale, op.shape).ravel()).tocsr()
+        case Take():
+            matrix = _moved(op)
+        case Permute():
+            places = np.arange(size).reshape(op.shape).transpose(op.order).ravel()
+            matrix = sp.eye_array(size, format="csr")[places]
         case Reshape() | Add():
             matrix = sp.eye_array(size, format="csr")
         case _:
@@ -122,6 +128,16 @@ def _windowed(op: Windowed, kernel: np.ndarray) -> sp.csr_array:
     rows, columns = np.broadcast_to(rows, values.shape), np.broadcast_to(columns, values.shape)
     shape = (int(np.prod(op.out_shape)), int(np.prod(op.in_shape)))
     return sp.coo_array((values.ravel(), (rows.ravel(), columns.ravel())), shape).tocsr()
+
+
+def _moved(op: Take) -> sp.csr_array:
+    """The entries of one axis, of the others as they are; a row of zeros stands for -1."""
+    size = op.shape[op.axis]
+    along = sp.csr_array(sp.vstack([sp.eye_array(size), sp.csr_array((1, size))]))
+    along = along[np.array(op.indices) % (size + 1)]
+    before = sp.eye_array(int(np.prod(op.shape[: op.axis])))
+    after = sp.eye_array(int(np.prod(op.shape[op.axis + 1 :])))
+    return sp.csr_array(sp.kron(sp.kron(before, along), after))
 
 
 def _padding(op: Pad2D) -> sp.csr_array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from typing import Any, NamedTuple
 
 import keras
@@ -142,14 +143,17 @@ class _Walk:
             functional = _functional(layer)
             _check_call(call)
             return self.inline(functional, inputs[0])
-        pieces = convert.convert(layer, [self.nodes[i].op.out_shape for i in inputs])
+        shapes = [self.nodes[i].op.out_shape for i in inputs]
+        lowered = convert.convert(layer, shapes, _operands(call))
         _check_call(call)
-        for piece in pieces:
+        places = list(inputs)
+        for piece in lowered.pieces:
             weights = tuple(self._position(variable) for variable in piece.variables)
-            self.nodes.append(Node(piece.op, inputs, weights, layer.name))
-            inputs = (len(self.nodes) - 1,)
-        self.calls.append((layer, inputs[0]))
-        return inputs[0]
+            read = tuple(places[i] for i in piece.inputs)
+            self.nodes.append(Node(piece.op, read, weights, layer.name))
+            places.append(len(self.nodes) - 1)
+        self.calls.append((layer, places[lowered.output]))
+        return places[lowered.output]
 
     def _position(self, variable: tf.Variable) -> int:
         if id(variable) not in self._positions:
@@ -193,6 +197,15 @@ def _static(model: keras.Model, shape: tuple[int | None, ...]) -> Shape:
             f"{shape}"
         )
     return tuple(shape[1:])
+
+
+def _operands(call: Any) -> list[Any]:
+    """What a layer of several inputs is called with: the number of an input, or a constant."""
+    given = call.arguments.args[0] if call.arguments.args else None
+    if not isinstance(given, list | tuple):
+        return []
+    count = itertools.count()
+    return [next(count) if isinstance(each, keras.KerasTensor) else each for each in given]
 
 
 def _check_call(call: Any) -> None:

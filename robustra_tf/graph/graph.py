@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from robustra_tf.graph.maxima import Maximum, maximum
 from robustra_tf.graph.ops import Add, AffineOp, Input, Op, Relu, Shape
 
 
@@ -106,6 +107,12 @@ class Structure:
             for i in node.inputs:
                 readers[i].append(index)
         return tuple(map(tuple, readers))
+
+    @functools.cached_property
+    def maxima(self) -> dict[int, Maximum]:
+        """The nodes that are the maximum of two numbers, and of which."""
+        found = ((i, maximum(self.nodes, i)) for i in range(len(self.nodes)))
+        return {i: each for i, each in found if each is not None}
 
     @functools.cached_property
     def variable_count(self) -> int:

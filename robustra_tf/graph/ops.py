@@ -204,6 +204,7 @@ class Scale(AffineOp):
     * `"standardise"`: weights mean, variance; `(x - mean) / max(sqrt(variance), epsilon)`.
     * `"batch_norm"`: weights [gamma], [beta], mean, variance as `use_scale` and `use_centre` say;
       `gamma (x - mean) / sqrt(variance + epsilon) + beta`, the inference form.
+    * `"slope"`, `"complement"`: one weight `a`; `a x` and `(1 - a) x`, the two parts of a PReLU.
     """
 
     shape: Shape
@@ -227,6 +228,8 @@ class Scale(AffineOp):
         """As `kind` says, all of `weight_shape`."""
         count = {
             "constant": 0,
+            "slope": 1,
+            "complement": 1,
             "standardise": 2,
             "batch_norm": 2 + self.use_scale + self.use_centre,
         }
@@ -239,6 +242,9 @@ class Scale(AffineOp):
         if self.kind == "constant":
             scale, shift = self.constants
             return tf.constant(scale, dtype), tf.constant(shift, dtype)
+        if self.kind in ("slope", "complement"):
+            slope = weights[0] if self.kind == "slope" else 1.0 - weights[0]
+            return slope, tf.zeros((), dtype)
         mean, variance = weights[-2:]
         if self.kind == "standardise":
             scale = 1.0 / tf.maximum(tf.sqrt(variance), tf.constant(self.epsilon, dtype))

@@ -1,4 +1,4 @@
-"""Convolution, average pooling and zero padding on [h, w, c] images, with their transposes."""
+"""Operations on windows of [h, w, c] images, average pooling and zero padding; transposes too."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class Windowed(AffineOp):
 
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """The convolution without bias."""
-        kernel = self.kernel(weights, x.dtype)
+        return self.convolved(x, self.kernel(weights, x.dtype))
+
+    def convolved(self, x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """The convolution of these windows with other taps."""
         x, strides = padded(x, self.padding), self.strides
         single = [s > 1 and n == 1 for s, n in zip(strides, self.out_shape[:2], strict=True)]
         if any(single):
@@ -64,40 +67,6 @@ class Windowed(AffineOp):
         origin = (self.padding[0][0], self.padding[1][0])
         kernel = self.kernel(weights, y.dtype)
         return spread(y, kernel, self.strides, origin, self.shape[:2])
-
-
-@dataclasses.dataclass(frozen=True)
-class Conv2D(Windowed):
-    """A convolution with weights kernel [kh, kw, channels, filters] and maybe bias [filters]."""
-
-    shape: Shape
-    out_channels: int
-    size: Pair
-    strides: Pair = (1, 1)
-    padding: Padding = NO_PADDING
-    use_bias: bool = True
-
-    @property
-    def filters(self) -> int:
-        """The channels of the output."""
-        return self.out_channels
-
-    @property
-    def weight_shapes(self) -> tuple[Shape, ...]:
-        """Kernel [kh, kw, channels, filters] and bias [filters]."""
-        kernel = (*self.size, self.shape[2], self.out_channels)
-        return (kernel,) + ((self.out_channels,),) * self.use_bias
-
-    coefficients_count = 1
-
-    def kernel(self, weights: tuple[tf.Tensor, ...], dtype: tf.DType) -> tf.Tensor:
-        """The first weight."""
-        return weights[0]
-
-    def forward(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
-        """The convolution with its bias."""
-        y = self.linear(x, *weights)
-        return y + weights[1] if self.use_bias else y
 
 
 @dataclasses.dataclass(frozen=True)

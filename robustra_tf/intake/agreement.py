@@ -18,15 +18,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf.bounds.dual import half_widths
 from robustra_tf.bounds.rounding import LARGEST, deviation
 from robustra_tf.graph.build import Call, outputs
 from robustra_tf.graph.graph import Graph, Node
-from robustra_tf.graph.ops import AffineOp, Input, Relu, Scale
+from robustra_tf.graph.ops import AffineOp, Input, Relu
 
 #: Bytes that a comparison may hold at once, and images at most.
 _MEMORY, _MOST = 2**28, 512
 #: Two computations, and what the tolerance itself loses in float32.
 _TWICE = 2.01
+#: What sums of tolerances may lose.
+_ROUNDED = 1.01
 
 
 class Agreement(NamedTuple):
@@ -171,11 +174,11 @@ def _carried(node: Node, weights: Sequence[tf.Tensor], off: tf.Tensor | float) -
     """What errors of a node's input can become in its output."""
     if isinstance(off, float):
         return off
-    if not isinstance(node.op, Scale):
-        # Within one layer, the only affine operation behind another.
-        raise TypeError(f"{node.name}: expected its input to be a layer's output")
-    scale, _ = node.op.coefficients([weights[i] for i in node.weights], tf.float32)
-    return off * tf.reduce_max(tf.abs(scale))
+    shape = node.op.in_shape
+    each = tf.reshape(off, (-1, *[1] * (len(shape) - 1), off.shape[-1]))
+    entries = tf.broadcast_to(each, (tf.shape(each)[0], *shape))
+    # A sum of positive numbers in float32, which may come out too small.
+    return _channels(half_widths(node, weights, entries)) * _ROUNDED
 
 
 def _difference(what, layer, own, value, off, image: int) -> str:
