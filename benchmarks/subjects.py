@@ -174,7 +174,7 @@ def images(model: str, count: int, data_dir: str | None = None) -> Images:
             data_dir = str(folder / "tfds")
     if dataset == "digits" or data_dir is None:
         return _enlarged_digits(DATASETS[dataset].shape, count)
-    found = load(dataset, "test", min(count, DATASETS[dataset].test), data_dir)
+    found = load(dataset, "test", min(count, DATASETS[dataset].splits["test"]), data_dir)
     return Images(found.images, found.labels, f"{dataset} test")
 
 
@@ -187,7 +187,7 @@ def _lossless(file: Path, count: int) -> Images:
 
 def _enlarged_digits(shape: tuple[int, int, int], count: int) -> Images:
     """Digits of 8x8 pixels, each pixel repeated, with a margin: strokes, unlike noise."""
-    digits = load("digits", "test", min(count, DATASETS["digits"].test))
+    digits = load("digits", "test", min(count, DATASETS["digits"].splits["test"]))
     times = shape[0] // 8
     large = digits.images.repeat(times, 1).repeat(times, 2).repeat(shape[2], 3)
     margin = (shape[0] - 8 * times) // 2

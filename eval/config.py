@@ -12,7 +12,8 @@ from typing import Any
 from robustra_tf import data, vocabulary
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
-from robustra_tf.storage import description
+
+from .subject import PATHS, TRAINED, Examined, Source
 
 # In the order in which they run, whatever order they are asked for in.
 STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
@@ -23,12 +24,10 @@ LOSSES = ("margin", "cross_entropy")
 SOLVERS = ("branch", "highs", "gurobi")
 
 
-_NETWORK, _RESULTS = "Network", "Results"
-_network, _examples, _question, _bounds, _attack, _exact, _results = (
+_RESULTS = "Results"
+_question, _bounds, _attack, _exact, _results = (
     functools.partial(command.setting, topic=topic)
     for topic in (
-        _NETWORK,
-        "Examples",
         "Question",
         "Bounds",
         "Attack (pgd)",
@@ -36,53 +35,18 @@ _network, _examples, _question, _bounds, _attack, _exact, _results = (
         _RESULTS,
     )
 )
-_SOURCE = "either --saved_model or --weights with --model"
-_TRAINED = "what the saved model was trained for"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """The network: a SavedModel that training wrote, or published weights of an architecture."""
-
-    saved_model: Path | None = command.setting(
-        "folder of a SavedModel that training wrote", None, topic=_NETWORK
-    )
-    weights: Path | None = command.setting(
-        "published weights, a .mat file; with --model", None, topic=_NETWORK
-    )
-    model: str | None = _network("architecture of --weights", None, choices=vocabulary.MODELS)
-    normalised: bool = _network("the network in --weights works on normalised inputs", False)
-
-    def __post_init__(self):
-        command.check(self)
-        if (self.saved_model is None) == (self.weights is None):
-            source = "neither" if self.weights is None else "both"
-            raise SettingError("saved_model", _SOURCE, source)
-        if self.weights is not None:
-            settings.one_of("model", self.model, vocabulary.MODEL_INPUTS)
-        elif self.model is not None or self.normalised:
-            flag = "normalised" if self.model is None else "model"
-            raise SettingError(flag, "none with --saved_model, which knows", getattr(self, flag))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Source):
+class Config(Examined):
     """The settings of an evaluation, checked. `stages` always has `clean`, which others need.
 
     `box` is what every attacked pixel keeps to, or None; `eps_sweep` is increasing.
     """
 
-    dataset: str = _examples("data set", choices=data.NAMES, otherwise=_TRAINED)
-    data_dir: str | None = _examples(
-        "TensorFlow Datasets' folder", None, otherwise="TFDS_DATA_DIR, or else its own"
-    )
-    split: str = _examples("split", "test", choices=data.SPLITS)
-    first: int = _examples("position of the first example in the split", 0)
-    limit: int | None = _examples("so many examples from --first on", None, otherwise="all")
-
-    eps: float = _question("radius of the ball, in pixels of [0, 1]", otherwise=_TRAINED)
+    eps: float = _question("radius of the ball, in pixels of [0, 1]", otherwise=TRAINED)
     norm: str = _question(
-        "norm of the ball", "linf", choices=vocabulary.NORMS, otherwise=f"{_TRAINED}, or else linf"
+        "norm of the ball", "linf", choices=vocabulary.NORMS, otherwise=f"{TRAINED}, or else linf"
     )
     box: tuple[float, float] | None = _question(
         "low,high that attacked pixels keep to, or none", otherwise="0,1"
@@ -128,8 +92,6 @@ class Config(Source):
 
 
 FIELDS = command.names(Config)
-# What a saved model is evaluated for by default: what it says that it was trained for.
-_TRAINED_FOR = ("dataset", "eps", "norm")
 
 
 def resolve(given: Mapping[str, Any]) -> Config:
@@ -144,35 +106,27 @@ def resolve(given: Mapping[str, Any]) -> Config:
       FileNotFoundError, ValueError: a saved model that is not there or cannot be read back.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    if ("saved_model" in given) == ("weights" in given):
-        source = "both" if "weights" in given else "neither"
-        raise SettingError("saved_model", _SOURCE, source)
-    trained = _settings_of(given["saved_model"]) if "saved_model" in given else {}
+    given |= {name: Path(given[name]).expanduser() for name in PATHS if name in given}
+    source = Source(**{name: given[name] for name in command.names(Source) if name in given})
+    trained = source.trained_for()
+    if "data" in given:
+        trained["dataset"] = given["data"].name
     values = {"box": "0,1"} | trained | given
     values.setdefault("dtype", "float64" if values.get("sound") else "float32")
-    for name in ("dataset", "eps"):
-        if name not in values:
-            raise SettingError(name, _missing(name), None)
+    if "eps" not in values:
+        raise SettingError(
+            "eps", "a radius in pixels of [0, 1] (only a saved model may know it)", None
+        )
     if "out" not in values:
         raise SettingError("out", "a directory for the results", None)
-    for name in ("saved_model", "weights"):
-        if name in values:
-            values[name] = Path(values[name]).expanduser()
     values["out"] = settings.output_directory("out", values["out"])
     values["box"] = _parse_box(values["box"])
     values["stages"] = _parse_stages(values.get("stages", Config.stages))
     values["eps_sweep"] = _parse_radii("eps_sweep", values.get("eps_sweep", ()))
-    return Config(**values)
-
-
-def _settings_of(directory: str) -> dict[str, Any]:
-    stored = description.read_settings(Path(directory).expanduser())
-    return {name: stored[name] for name in _TRAINED_FOR if stored.get(name) is not None}
-
-
-def _missing(name: str) -> str:
-    allowed = ", ".join(data.NAMES) if name == "dataset" else "a radius in pixels of [0, 1]"
-    return f"{allowed} (only a saved model may know it)"
+    config = Config(**values)
+    split, info = config.checked()
+    _check_examples(config, info)
+    return dataclasses.replace(config, split=split)
 
 
 def _parse_box(text: str) -> tuple[float, float] | None:
@@ -201,20 +155,18 @@ def _parse_radii(flag: str, words: Iterable[str]) -> tuple[float, ...]:
         raise SettingError(flag, "radii in pixels, such as 0.05,0.1", ",".join(words)) from error
 
 
-def _check(config: Config) -> None:
-    info = data.INFO[config.dataset]
+def _check_examples(config: Config, info: data.Info) -> None:
     if config.weights is not None:
         fitting = [name for name, shape in vocabulary.MODEL_INPUTS.items() if shape == info.shape]
         settings.one_of("model", config.model, fitting)
         if not config.weights.is_file():
             raise SettingError("weights", "an existing .mat file", str(config.weights))
-    size = getattr(info, config.split)
-    settings.within("first", config.first, Range(0, size - 1))
-    if config.limit is not None:
-        settings.within("limit", config.limit, Range(1, size - config.first))
     settings.radius("eps", config.eps, config.norm, info.shape)
     for radius in config.eps_sweep:
         settings.radius("eps_sweep", radius, config.norm, info.shape)
+
+
+def _check(config: Config) -> None:
     if config.lp_box and config.box is None:
         raise SettingError("lp_box", "false with --box=none", True)
     if config.lp_box and config.norm != "linf":

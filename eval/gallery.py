@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from robustra_tf.data import Origin
 
 from .cascade import Examples
 from .rows import Row, Status
@@ -50,8 +53,13 @@ def parts(identity: Mapping[str, Any]) -> list[dict[str, Any]]:
 PART = ("first", "limit", "data_sha256")
 
 
-def load(identity: Mapping[str, Any], data_dir: str | None) -> Examples:
+def load(identity: Mapping[str, Any], data_dir: str | None, path: Path | None = None) -> Examples:
     """The examples of an evaluation, read again.
+
+    Args:
+      identity: what was evaluated, as its ledger has it.
+      data_dir: TensorFlow Datasets' folder, for a data set by name.
+      path: of the file or folder, for examples of one's own.
 
     Raises:
       ValueError, OSError: they are not there, or are not those that were evaluated.
@@ -61,11 +69,11 @@ def load(identity: Mapping[str, Any], data_dir: str | None) -> Examples:
 
     from . import inputs
 
+    origin = Origin(identity["dataset"], data_dir, path, identity.get("scale"))
     found = []
     for part in parts(identity):
-        first, limit = part["first"], part["limit"]
-        place = (identity["dataset"], identity["split"], first, limit, data_dir)
-        images, labels = inputs.load_range(*place)
+        first = part["first"]
+        images, labels = inputs.load_range(origin, identity["split"], first, part["limit"])
         if fingerprint.arrays_sha256([images, labels]) != part["data_sha256"]:
             raise ValueError("the images there are not those that were evaluated")
         found.append(Examples(np.arange(first, first + len(images)), images, labels))

@@ -2,65 +2,65 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import keras
 import numpy as np
 
 from robustra_tf import data, export, models, published
+from robustra_tf.cli import settings
 from robustra_tf.intake.subject import take
 from robustra_tf.storage import fingerprint
 
-from .config import Config, Source
+from .subject import Examined, Source
 
 
 def load_network(source: Source) -> keras.Model:
     """The network that a command line names.
 
     Raises:
-      OSError, ValueError: it is not there, cannot be read, has weights that are not finite numbers,
-        or computes something else than they say.
+      FlagError: it is not there, cannot be read, has weights that are not finite numbers, or
+        computes something else than they say.
     """
-    if source.saved_model is not None:
-        model = export.load(source.saved_model)
+    with settings.naming(source.flag):
+        return _network(source)
+
+
+def _network(source: Source) -> keras.Model:
+    if source.weights is None:
+        model = export.load(source.place)
     else:
         model = models.build(source.model, seed=0)
         published.load_mat(model, source.weights, normalised=source.normalised)
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
-            place = source.saved_model or source.weights
-            raise ValueError(f"{place}: weight {weight.path} holds values that are not finite")
+            raise ValueError(
+                f"{source.place}: weight {weight.path} holds values that are not finite"
+            )
     take(model)
     return model
 
 
-def load_examples(config: Config) -> data.Dataset:
-    """The examples that the configuration names; raises as `data.load` does."""
-    return load_range(config.dataset, config.split, config.first, config.limit, config.data_dir)
+def load_examples(examined: Examined, split: str) -> data.Dataset:
+    """The examples that a command line names.
+
+    Raises:
+      FlagError: they are not there or damaged, or have pixels or labels of another kind.
+    """
+    with settings.naming("dataset" if examined.data is None else "data"):
+        return load_range(examined.origin, split, examined.first, examined.limit)
 
 
-def load_range(
-    dataset: str, split: str, first: int, limit: int | None, data_dir: str | None
-) -> data.Dataset:
-    """The examples from `first` on, `limit` of them or all; raises as `data.load` does."""
-    last = None if limit is None else first + limit
-    images, labels = data.load(dataset, split, last, data_dir)
+def load_range(origin: data.Origin, split: str, first: int, limit: int | None) -> data.Dataset:
+    """The examples from `first` on, `limit` of them or all; raises as `Origin.load` does."""
+    images, labels = origin.load(split, None if limit is None else first + limit)
     return data.Dataset(images[first:], labels[first:])
 
 
-def split_sha256(dataset: str, split: str, data_dir: str | None) -> str:
-    """Hash of a whole split, whichever part of it is evaluated; raises as `data.load` does.
+def split_sha256(origin: data.Origin, split: str) -> str:
+    """Hash of a whole split, whichever part of it is evaluated; raises as `Origin.load` does.
 
     Of the files as they lie, so that no image need be decoded; of the arrays where there are none.
     """
-    folder = data.find(dataset, data_dir)
-    if folder is None:
-        return fingerprint.arrays_sha256(data.load(dataset, split))
-    digest = hashlib.sha256()
-    for path in [folder / "dataset_info.json", *sorted(folder.glob(f"{dataset}-{split}.*"))]:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return origin.sha256(split) or fingerprint.arrays_sha256(origin.load(split))
 
 
 def check_examples(examples: data.Dataset, model: keras.Model, where: str) -> None:
@@ -82,8 +82,9 @@ def check_examples(examples: data.Dataset, model: keras.Model, where: str) -> No
     if len(labels) != len(images):
         raise ValueError(f"{where}: {len(images)} images, but {len(labels)} labels")
     if images.shape[1:] != shape:
+        axis = "; x[..., None] has the axis of channels" * (images.shape[1:] == shape[:-1])
         raise ValueError(
-            f"{where}: images of shape {images.shape[1:]}, but {model.name!r} takes {shape}"
+            f"{where}: images of shape {images.shape[1:]}, but {model.name!r} takes {shape}{axis}"
         )
     # Written so that a pixel that is not a number is found too.
     wrong = ~((images >= 0) & (images <= 1)).reshape(len(images), -1).all(axis=1)

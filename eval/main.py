@@ -2,7 +2,8 @@
 
 `python -m eval.main --saved_model=DIR --stages=clean,pgd,lp --out=DIR`, or `robustra eval`. Flags
 become one frozen `Config`; everything is checked before TensorFlow is imported. A network is a
-SavedModel that training wrote, or published weights (`--weights=FILE.mat --model=NAME`).
+SavedModel that training wrote, a Keras model (`--model_file=NET.keras`), or published weights
+(`--weights=FILE.mat --model=NAME`); examples are a data set by name, or `--data=FILE.npz`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 
 from absl import app, flags, logging
 
-from robustra_tf import data
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.cli import command
 from robustra_tf.cli.program import Program
@@ -36,7 +36,6 @@ def main(argv) -> int:
         config = configs.resolve({name: FLAGS[name].value for name in configs.FIELDS})
         if not (config.resume or config.overwrite):
             results.require_free(config.out)
-        data.find(config.dataset, config.data_dir)
     except (ValueError, OSError) as error:
         return PROGRAM.refuse(error)
     # The first is read by TensorFlow at its import, the second by TensorFlow Datasets.
@@ -44,8 +43,7 @@ def main(argv) -> int:
     logging.set_verbosity(logging.WARNING)
     with Stop(PROGRAM.say) as stop:
         stop.nothing_to_lose("nothing was decided yet")
-        source = config.saved_model or config.weights
-        PROGRAM.say(f"{source} on {config.dataset} {config.split}; starting TensorFlow")
+        PROGRAM.say(f"{config.place} on {config.dataset} {config.split}; starting TensorFlow")
         return _evaluate(config, stop)
 
 

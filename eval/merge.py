@@ -155,6 +155,9 @@ class Merge:
     data_dir: str | None = command.setting(
         "TensorFlow Datasets' folder, for the report's images", None
     )
+    data: Path | None = command.setting(
+        "the file or folder that was evaluated on, for the same", None
+    )
 
 
 def main() -> None:
@@ -164,7 +167,7 @@ def main() -> None:
     try:
         figures = merge(given.out, given.parts, given.overwrite)
         print(results.table(figures))
-        print(page.write(given.out, data_dir=given.data_dir))
+        print(page.write(given.out, data_dir=given.data_dir, data=given.data))
     except (ValueError, OSError) as error:
         sys.exit(PROGRAM.refuse(error))
 

@@ -1,8 +1,8 @@
 """Prints a network's hash, as certificates name it.
 
 `python -m eval.network --saved_model=DIR`, or `robustra hash`. The network is a SavedModel that
-training wrote, or published weights with their architecture. The certificates of another network
-are then refused:
+training wrote, a Keras model (`--model_file`), or published weights with their architecture. The
+certificates of another network are then refused:
 
     python -m eval.check CERT --network_sha256=$(python -m eval.network --saved_model=DIR)
 """
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.cli.program import Program
 
-from .config import Source
+from .subject import Source
 
 PROGRAM = Program("eval.network")
 

@@ -9,7 +9,7 @@ write the page at their end; the command writes it anew, for other options:
 
 * `--run=WORKDIR`: the training run, where it does not lie beside the SavedModel;
 * `--motivation=CSV`: a run whose networks attack each other, columns `plots.MOTIVATION`;
-* `--data_dir=DIR`: where the images are read from again.
+* `--data_dir=DIR`, or `--data=FILE`: where the images are read from again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ def build(
     run: Path | None = None,
     motivation: Path | None = None,
     data_dir: str | None = None,
+    data: Path | None = None,
 ) -> Path:
     """Writes `report.html` and `figures/*.png` for the finished evaluation in a directory.
 
@@ -70,6 +71,7 @@ def build(
       run: the workdir of the training run; looked for beside the SavedModel by default.
       motivation: a CSV for Figure 1.
       data_dir: TensorFlow Datasets' folder.
+      data: the file or folder of the images, where it was one.
 
     Returns:
       The page's path.
@@ -99,7 +101,7 @@ def build(
         **_training(found, run),
         **_stages(found, stored),
         **_sweep(out, stored, found),
-        **_gallery(out, stored, examples, data_dir),
+        **_gallery(out, stored, lambda: examples or gallery.load(stored.identity, data_dir, data)),
         "motivation": None,
     }
     if attacked is not None:
@@ -182,18 +184,17 @@ def _sweep(out: Path, stored: Stored, found: Mapping[str, Any]) -> dict[str, Any
     return {"sweep": points, "sweep_figure": picture}
 
 
-def _gallery(
-    out: Path, stored: Stored, examples: Examples | None, data_dir: str | None
-) -> dict[str, Any]:
-    """Verified, falsified and undecided images."""
+def _gallery(out: Path, stored: Stored, load: Callable[[], Examples]) -> dict[str, Any]:
+    """Verified, falsified and undecided images, where `load` gives them."""
     rows, identity = list(stored.rows.values()), stored.identity
     content: dict[str, Any] = {"gallery_note": None, "scale": None, "falsified_figure": None}
     chosen = {
         "verified": gallery.verified(rows, figures.COLUMNS),
         "undecided": gallery.undecided(rows, figures.COLUMNS),
     }
+    examples = None
     try:
-        examples = examples or gallery.load(identity, data_dir)
+        examples = load()
     except (ValueError, OSError) as error:
         content["gallery_note"] = f"Only adversarial examples are shown: {error}"
     for name, picked in chosen.items():
@@ -252,6 +253,7 @@ class Report:
     )
     motivation: Path | None = command.setting("CSV of train.motivation, for Figure 1", None)
     data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
+    data: Path | None = command.setting("the file or folder that was evaluated on", None)
 
 
 def main() -> None:
@@ -259,7 +261,7 @@ def main() -> None:
     given = PROGRAM.read(Report, __doc__)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        page = build(given.out, None, given.run, given.motivation, given.data_dir)
+        page = build(given.out, None, given.run, given.motivation, given.data_dir, given.data)
         print(f"report in {page}")
     except (ValueError, OSError) as error:
         sys.exit(PROGRAM.refuse(error))

@@ -27,7 +27,8 @@ from .witnesses import Witnesses
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how
 # many processes, and the radii of a sweep, which have ledgers of their own.
 _PLACES = (
-    *("saved_model", "weights", "data_dir", "out", "resume", "overwrite", "workers", "eps_sweep"),
+    *("saved_model", "model_file", "weights", "data", "data_dir", "out", "resume", "overwrite"),
+    *("workers", "eps_sweep"),
 )
 
 
@@ -49,8 +50,8 @@ def prepare(config: Config) -> Evaluation:
         process; the text says what.
     """
     model = inputs.load_network(config)
-    dataset = inputs.load_examples(config)
-    inputs.check_examples(dataset, model, f"{config.dataset} {config.split}")
+    dataset = inputs.load_examples(config, config.split)
+    inputs.check_examples(dataset, model, config.where)
     images, labels = dataset
     identity = _identity(config, model, images, labels)
     config.out.mkdir(exist_ok=True)
@@ -88,7 +89,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
         progress.close()
         ledger.close()
     ledger.finish()
-    source = str((config.saved_model or config.weights).resolve())
+    source = str(config.place.resolve())
     figures = results.results(identity, model.name, source, ledger.rows.values(), ledger.seconds)
     path = results.write(figures, config.out)
     print(f"{results.table(figures)}\nresults in {path}", flush=True)
@@ -149,7 +150,7 @@ def _identity(
         "network_sha256": _network_sha256(model),
         "weights_sha256": fingerprint.weights_sha256(model),
         "data_sha256": fingerprint.arrays_sha256([images, labels]),
-        "split_sha256": inputs.split_sha256(config.dataset, config.split, config.data_dir),
+        "split_sha256": inputs.split_sha256(config.origin, config.split),
         **{
             name: str(value) if isinstance(value, Path) else value
             for name, value in options.items()

@@ -41,7 +41,7 @@ from robustra_tf.bounds.balls import Box, ball, inside
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.intake.subject import take
-from robustra_tf.storage import description
+from robustra_tf.storage import description, keras_files
 
 #: Of the images that a saved model certifies.
 BOX: Box = (0.0, 1.0)
@@ -175,17 +175,18 @@ def save(
 
 
 def load(directory: str | os.PathLike) -> keras.Model:
-    """The Keras model that `save` wrote: the same layers, the same weights.
+    """The Keras model that `save` wrote, or Keras itself: the same layers, the same weights.
 
     Args:
-      directory: of the SavedModel.
+      directory: of the SavedModel; or a `.keras` or `.h5` file of a whole model, of which no code
+        is run: custom classes and Lambda layers are refused.
 
     Returns:
       A built `keras.Model`, image [batch, ...] in, logits [batch, classes] out.
 
     Raises:
-      FileNotFoundError: the directory, or a part of what `save` writes, is not there.
-      NotADirectoryError: it is a file, such as a .keras one.
+      FileNotFoundError: the directory or file, or a part of what `save` writes, is not there.
+      NotADirectoryError: it is a file of another kind.
       ValueError: a part of it cannot be read, holds a layer that is not supported, or does not fit
         the rest; the text names the directory and what is wrong.
 
@@ -193,8 +194,13 @@ def load(directory: str | os.PathLike) -> keras.Model:
       >>> directory = rt.export.save(model, "saved", certifies=False)
       >>> print(rt.export.load(directory)(x).numpy().round(2))
       [[0.8 0.2]]
+      >>> model.save("net.keras")
+      >>> print(rt.export.load("net.keras")(x).numpy().round(2))
+      [[0.8 0.2]]
     """
     directory = Path(directory)
+    if directory.suffix in keras_files.SUFFIXES and not directory.is_dir():
+        return keras_files.load(directory)
     architecture = description.read_architecture(directory)
     reader, shapes = _stored(directory)
     # In a graph weights are symbols: their shapes are known before any of them takes memory.
@@ -206,7 +212,7 @@ def load(directory: str | os.PathLike) -> keras.Model:
             weight.assign(reader.get_tensor(_key(index)))
         except _READ_ERRORS as error:
             raise ValueError(f"{directory}: weight {weight.path} is damaged: {error}") from error
-    _derive(model)
+    keras_files.finish(model)
     description.check_whole(directory)
     return model
 
@@ -280,12 +286,3 @@ def _compare(model: keras.Model, shapes: Mapping[str, list[int]], directory: Pat
                 f"{directory}: weight {weight.path} has shape {list(weight.shape)} by the "
                 f"architecture, {shapes.get(_key(index))} in its checkpoint"
             )
-
-
-def _derive(model: keras.Model) -> None:
-    """Lets adapted Normalization layers derive what they multiply by from their new weights."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _derive(layer)
-        elif isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
-            layer.finalize_state()

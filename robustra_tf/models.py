@@ -15,11 +15,10 @@ import keras
 import numpy as np
 from keras import initializers, layers
 
-from robustra_tf.vocabulary import INITS
+from robustra_tf.vocabulary import CLASSES, INITS
 
 CIFAR10_MEAN = (0.485, 0.456, 0.406)
 CIFAR10_STD = 0.225
-CLASSES = 10
 
 
 class _Conv(NamedTuple):

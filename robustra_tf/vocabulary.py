@@ -27,8 +27,8 @@ MODEL_INPUTS = {
     "cifar10_large": (32, 32, 3),
     "cifar10_resnet": (32, 32, 3),
 }
-#: The names of the models.
-MODELS = tuple(MODEL_INPUTS)
+#: The names of the models, and how many classes each tells apart.
+MODELS, CLASSES = tuple(MODEL_INPUTS), 10
 
 
 def largest_radius(norm: str, shape: Sequence[int]) -> float:

@@ -212,7 +212,7 @@ def poisoned() -> None:
     from robustra_tf import data
 
     tiny()
-    load = data.load
+    load = data.Origin.load
 
     def damaged(*args):
         images, labels = load(*args)
@@ -220,7 +220,7 @@ def poisoned() -> None:
         images[41, 3, 3] = np.nan
         return data.Dataset(images, labels)
 
-    data.load = damaged
+    data.Origin.load = damaged
 
 
 def fatal() -> None:

@@ -36,7 +36,7 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("--eps=nan", ["--eps", "at least 0 and at most 1", "nan"]),
         ("--eps=big", ["--eps", "big"]),
         ("--eps=0.1 --eps_start=0.2", ["--eps_start", "at most 0.1", "0.2"]),
-        ("--dataset=imagenet", ["--dataset", *data.NAMES, "imagenet"]),
+        ("--dataset=imagenet", ["--dataset", "imagenet", "there are digits"]),
         ("--model=vgg", ["--model", *models.NAMES, "vgg"]),
         (
             "--dataset=mnist --model=cifar10_small",
@@ -120,7 +120,7 @@ def test_each_preset_is_a_valid_configuration_with_the_papers_settings(dataset):
     config = resolve({"dataset": dataset})
     assert (config.method, config.batch_size) == ("robustra", 50)
     assert vocabulary.MODEL_INPUTS[config.model] == data.INFO[dataset].shape
-    assert config.limit_train == data.INFO[dataset].train
+    assert config.limit_train == data.INFO[dataset].splits["train"]
     if dataset == "digits":
         return
     assert (config.epochs, config.eps_warmup_epochs, config.lr) == (100, 20, 1e-3)

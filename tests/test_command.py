@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from eval import certify, curves, merge, network, report
+from eval import attack, certify, curves, merge, network, report, subject
 from eval import config as eval_config
 from robustra_tf.cli import command
 from robustra_tf.cli.settings import Range, SettingError
@@ -23,8 +23,9 @@ COMMANDS = {
     "eval.merge": (merge.Merge,),
     "eval.curves": (curves.Curves,),
     "eval.report": (report.Report,),
-    "eval.network": (eval_config.Source,),
+    "eval.network": (subject.Source,),
     "eval.certify": (certify.Certify,),
+    "eval.attack": (attack.Attacked,),
 }
 
 
@@ -134,13 +135,17 @@ def test_the_page_of_help_has_topics_units_ranges_and_defaults():
     )
 
 
+def declared_as_operands(kind):
+    return [field for field in dataclasses.fields(kind) if field.metadata["setting"].operands]
+
+
 @pytest.mark.parametrize("program", COMMANDS)
 def test_help_fits_a_terminal_and_names_every_flag(program):
     page = command.usage(program, importlib.import_module(program).__doc__, *COMMANDS[program])
     assert max(map(len, page.splitlines())) <= 80
     named = re.findall(r"^  (?:--(?:\[no\])?(\w+)|[A-Z.a-z]+ )", page, re.MULTILINE)
     declared = [name for kind in COMMANDS[program] for name in command.names(kind)]
-    operands = {"parts", "runs", "images"} & set(declared)
+    operands = {f.name for kind in COMMANDS[program] for f in declared_as_operands(kind)}
     assert sorted(filter(None, named)) == sorted(set(declared) - operands)
     assert len(named) == len(declared)
 
@@ -191,4 +196,4 @@ def test_a_network_needs_a_source():
         {"saved_model": Path("s"), "model": "digits_small"},
     ):
         with pytest.raises(SettingError, match=r"--(saved_model|model): expected"):
-            eval_config.Source(**given)
+            subject.Source(**given)

@@ -15,7 +15,7 @@ def digits():
 def test_digits_have_the_shape_range_and_types_that_are_promised(digits, split):
     images, labels = digits[split]
     info = data.INFO["digits"]
-    assert images.shape == (getattr(info, split), *info.shape)
+    assert images.shape == (info.splits[split], *info.shape)
     assert (images.dtype, labels.dtype) == (np.float32, np.int32)
     assert (images.min(), images.max()) == (0.0, 1.0)
     assert set(labels) == set(range(info.classes))
@@ -42,7 +42,7 @@ def test_a_limit_takes_the_first_examples(digits):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fashion", "test"), "name: expected one of digits, mnist, cifar10, got 'fashion'"),
+        (("../mnist", "test"), "name: expected that of a data set, such as mnist, got '../mnist'"),
         (("digits", "valid"), "split: expected one of train, test, got 'valid'"),
         (("digits", "test", 0), "limit: expected None or at least 1, got 0"),
     ],
@@ -63,6 +63,7 @@ def test_a_missing_folder_is_one_line_with_the_folder_and_the_remedy(
     assert str(tmp_path / "mnist") in message
     assert "--data_dir" in message
     assert "tensorflow_datasets" in message
+    assert "(there are digits)" in message
     assert "\n" not in message
 
 

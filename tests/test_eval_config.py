@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from eval import config
-from robustra_tf.cli.settings import SettingError
+from robustra_tf.cli.settings import FlagError
 
 
 @pytest.fixture
@@ -43,8 +43,12 @@ def test_stages_run_in_their_order_and_begin_with_clean(given):
         ({"eps": 1.1}, "--eps: expected at least 0 and at most 1"),
         ({"eps": float("nan")}, "--eps: expected"),
         ({"eps": None}, "--eps: expected a radius"),
-        ({"dataset": None}, "--dataset: expected digits, mnist, cifar10"),
-        ({"dataset": "svhn"}, "--dataset: expected one of digits, mnist, cifar10, got 'svhn'"),
+        ({"dataset": None}, "--dataset: expected --data, or --dataset"),
+        ({"data_dir": "/nowhere", "dataset": "svhn"}, "--dataset: svhn: no prepared dataset in"),
+        ({"dataset": "../digits"}, "--dataset: name: expected that of a data set"),
+        ({"data": "x.npz"}, "--dataset: expected one of --dataset and --data, got 'digits'"),
+        ({"scale": 255.0}, "--scale: expected none but with --data"),
+        ({"data": "x.npz", "dataset": None, "scale": 0.0}, "--scale: expected above 0"),
         ({"model": None}, "--model: expected one of"),
         ({"model": "vgg"}, "--model: expected one of"),
         ({"model": "mnist_small"}, "--model: expected one of digits_small, got"),
@@ -72,15 +76,16 @@ def test_stages_run_in_their_order_and_begin_with_clean(given):
         ({"attack_restarts": 0}, "--attack_restarts: expected"),
         ({"seed": -1}, "--seed: expected"),
         ({"weights": "/nowhere/w.mat"}, "--weights: expected an existing .mat file"),
-        ({"weights": None}, "--saved_model: expected either --saved_model or --weights"),
-        ({"saved_model": "somewhere"}, "--saved_model: expected either"),
+        ({"weights": None}, "--saved_model: expected one of --saved_model, --model_file and"),
+        ({"saved_model": "somewhere"}, "--saved_model: expected one of"),
+        ({"model_file": "net.keras"}, "got 'model_file, weights'"),
         ({"out": None}, "--out: expected a directory"),
         ({"out": "/nowhere/there/out"}, "--out: expected a directory whose parent exists"),
         ({"out": __file__}, "--out: expected a directory, not a file"),
     ],
 )
 def test_a_setting_out_of_range_is_named_in_one_line(given, change, message):
-    with pytest.raises(SettingError, match=message) as raised:
+    with pytest.raises(FlagError, match=message) as raised:
         config.resolve(given | change)
     assert "\n" not in str(raised.value)
 
@@ -90,13 +95,13 @@ def test_the_folder_of_a_run_names_the_networks_in_it(given, tmp_path):
         (tmp_path / "run" / name).mkdir(parents=True)
         (tmp_path / "run" / name / "saved_model.pb").touch()
     given |= {"weights": None, "model": None, "saved_model": str(tmp_path / "run")}
-    with pytest.raises(FileNotFoundError, match=r"run: not a SavedModel .*run/f and .*run/g are"):
+    with pytest.raises(FlagError, match=r"run: not a SavedModel .*run/f and .*run/g are"):
         config.resolve(given)
 
 
 def test_a_saved_model_that_is_not_there_is_named(given, tmp_path):
     given |= {"weights": None, "model": None, "saved_model": str(tmp_path / "nowhere")}
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such SavedModel"):
+    with pytest.raises(FlagError, match="nowhere: there is no such SavedModel"):
         config.resolve(given)
 
 
@@ -109,7 +114,10 @@ def test_the_program_refuses_in_one_line_before_importing_tensorflow(given, tmp_
         "runpy.run_module('eval.main', run_name='__main__', alter_sys=True)"
     )
     lines = {
-        ("--saved_model: expected either --saved_model or --weights with --model, got 'neither'"): [
+        (
+            "--saved_model: expected one of --saved_model, --model_file and --weights with "
+            "--model, got 'none'"
+        ): [
             "--eps=2",
             "--dataset=digits",
         ],

@@ -229,7 +229,7 @@ def test_defaults_are_the_papers_lambda_and_the_presets():
     for dataset in data.NAMES:
         given = resolve({"dataset": dataset})
         assert given.alignment == 0.1
-        assert given.limit_train == data.INFO[dataset].train
+        assert given.limit_train == data.INFO[dataset].splits["train"]
     assert resolve({"dataset": "cifar10"}).optimizer == "sgd"
     with pytest.raises(TypeError, match="epsilon"):
         resolve({"epsilon": 0.1})

@@ -35,9 +35,10 @@ LABEL = {
 }
 
 
-def dataset(root, examples, image=IMAGE):
-    """A prepared MNIST of the given (encoded image, label) for its test split; its folder."""
-    folder = root / "mnist" / "3.0.1"
+def dataset(root, examples, image=IMAGE, name="mnist"):
+    """A prepared data set of the given (encoded image, label) for its test split; its folder."""
+    folder = root / name / "3.0.1"
+    name = name.partition("/")[0]
     folder.mkdir(parents=True)
     features = {
         "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
@@ -48,7 +49,7 @@ def dataset(root, examples, image=IMAGE):
     split = {"filepathTemplate": shard, "name": "test", "numBytes": "1"}
     about = {
         "fileFormat": "tfrecord",
-        "name": "mnist",
+        "name": name,
         "splits": [split | {"shardLengths": [str(len(examples))]}],
         "supervisedKeys": {
             "tuple": {"items": [{"featureKey": "image"}, {"featureKey": "label"}]},
@@ -56,7 +57,7 @@ def dataset(root, examples, image=IMAGE):
         "version": "3.0.1",
     }
     (folder / "dataset_info.json").write_text(json.dumps(about))
-    with tf.io.TFRecordWriter(str(folder / "mnist-test.tfrecord-00000-of-00001")) as writer:
+    with tf.io.TFRecordWriter(str(folder / f"{name}-test.tfrecord-00000-of-00001")) as writer:
         for encoded, label in examples:
             feature = {
                 "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded])),

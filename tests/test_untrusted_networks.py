@@ -119,7 +119,7 @@ def test_the_malformed_matlab_files_are_near_a_good_one(tmp_path):
     np.testing.assert_allclose(model.layers[1].kernel, fields()["0/weight"], rtol=1e-6)
 
 
-# Saved models and .keras files
+# Saved models
 
 
 @pytest.fixture(scope="module")
@@ -182,14 +182,3 @@ def test_the_graph_of_a_saved_model_is_never_run(changed, tmp_path):
     model(np.zeros((1, 5), np.float32))
     (copy / "saved_model.pb").write_bytes(b"neither a graph")
     export.load(copy)
-
-
-def test_a_keras_file_is_no_saved_model_and_its_code_is_not_run(tmp_path):
-    source = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
-    code = keras.Sequential([keras.Input((3,)), layers.Lambda(lambda x: eval(source) or x, (3,))])
-    path = tmp_path / "net.keras"
-    if (tmp_path / "ran").exists():  # building traces it
-        (tmp_path / "ran").rmdir()
-    code.save(path)
-    with pytest.raises(NotADirectoryError, match=r"net\.keras: expected a SavedModel directory"):
-        export.load(path)

@@ -11,11 +11,12 @@ from typing import Any
 from robustra_tf import vocabulary
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
-from robustra_tf.data import INFO as DATASETS
-from robustra_tf.training.methods import METHODS
+from robustra_tf.data import Info
+from robustra_tf.training.methods import METHODS, Method
 from robustra_tf.vocabulary import INITS, INNER, NORMS, PROJECTED_NORMS
 
 from . import devices, presets
+from .material import Material, check_material, fitting, parts
 
 RAMPS = ("epoch", "step")
 LR_SCHEDULES = ("halving", "cosine")
@@ -41,15 +42,11 @@ _PRESET = "by data set and method"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Material):
     """The settings of a run, checked."""
 
     preset: str | None = _task(
         "a recipe by name, whose settings stand where no flag is given (--list_presets)", None
-    )
-    dataset: str = _task("data set", presets.DEFAULT_DATASET, choices=tuple(DATASETS))
-    model: str = _task(
-        "architecture", choices=vocabulary.MODELS, otherwise="the data set's small one"
     )
     method: str = _task("method of training", "robustra", choices=tuple(METHODS))
     pair: bool = _task("wong, natural: train f and g, or f alone (--nopair)", True)
@@ -127,9 +124,6 @@ class Config:
         "evaluate on so many test examples an epoch (0: none)",
         otherwise="by data set",
     )
-    data_dir: str | None = _data(
-        "TensorFlow Datasets' folder", None, otherwise="TFDS_DATA_DIR, or else its own"
-    )
 
     workdir: str = _run("folder of the run", otherwise="runs/PRESET or runs/DATASET-METHOD")
     seed: int = _run("of the weights and of the order of the data", 0, range=Range(0, 2**31 - 1))
@@ -163,7 +157,10 @@ class Config:
 
 # Where a run is kept, read from and computed, and how often it is saved, says nothing of what it
 # computes.
-PLACES = ("workdir", "data_dir", "devices", "split_gpu_mb", "checkpoint_minutes")
+PLACES = (
+    *("workdir", "data", "data_dir", "model_file"),
+    *("devices", "split_gpu_mb", "checkpoint_minutes"),
+)
 
 FIELDS = command.names(Config)
 
@@ -179,16 +176,34 @@ def resolve(given: Mapping[str, Any]) -> Config:
       TypeError: a name that is no field.
     """
     given = recipe(given) | {name: value for name, value in given.items() if value is not None}
-    dataset = settings.one_of("dataset", given.get("dataset", presets.DEFAULT_DATASET), DATASETS)
-    values = presets.OF_DATASET[dataset] | {"limit_train": DATASETS[dataset].train}
-    method = METHODS.get(given.get("method"))
+    if "data" in given:
+        if "dataset" in given:
+            raise SettingError("dataset", "one of --dataset and --data", given["dataset"])
+        given["dataset"] = Path(given["data"]).name
+    material = Material(**{n: given[n] for n in command.names(Material) if n in given})
+    info = material.info()
+    values = _usual(material, info, METHODS.get(given.get("method"))) | given
+    if "eps" not in values:
+        known = ", ".join(presets.OF_DATASET)
+        raise SettingError("eps", f"a radius in pixels of [0, 1] ({known} have a usual one)", None)
+    # A small radius of the user's own must not fall below the preset's start.
+    if "eps_start" not in given:
+        values["eps_start"] = min(values["eps_start"], values["eps"])
+    values.setdefault("workdir", str(default_workdir(given)))
+    return Config(**values)
+
+
+def _usual(material: Material, info: Info, method: Method | None) -> dict[str, Any]:
+    """What stands where nothing is given, by the examples and the method."""
+    trained, tested = parts(info)
+    values = presets.of_data(material.dataset, fitting(info))
     if method is not None and method.bound == "interval":
         values |= presets.BY_INTERVALS
-    # A small radius of the user's own must not fall below the preset's start.
-    if "eps" in given and "eps_start" not in given:
-        values["eps_start"] = min(values["eps_start"], given["eps"])
-    values["workdir"] = str(default_workdir(given))
-    return Config(**(values | given))
+    if material.model_file is not None:
+        values = {name: value for name, value in values.items() if name not in ("model", "init")}
+    most = info.splits.get(tested, 0)
+    limits = {"limit_train": info.splits[trained], "limit_test": min(values["limit_test"], most)}
+    return values | limits
 
 
 def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,11 +216,8 @@ def default_workdir(given: Mapping[str, Any]) -> Path:
     """Where a run is kept that names no workdir: runs/PRESET, or else runs/DATASET-METHOD."""
     if given.get("preset") is not None:
         return Path("runs") / given["preset"]
-    names = (
-        given.get("dataset") or presets.DEFAULT_DATASET,
-        given.get("method") or Config.method,
-    )
-    return Path("runs") / "-".join(names)
+    name = Path(given.get("data") or given.get("dataset") or presets.DEFAULT_DATASET)
+    return Path("runs") / f"{name.stem}-{given.get('method') or Config.method}"
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
@@ -218,10 +230,11 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
 
 
 def _check(config: Config) -> None:
-    info = DATASETS[config.dataset]
-    fitting = [name for name, shape in vocabulary.MODEL_INPUTS.items() if shape == info.shape]
-    if config.model not in fitting:
-        raise SettingError("model", f"one for {config.dataset}: {', '.join(fitting)}", config.model)
+    info = config.info()
+    check_material(config, info)
+    for name, usual in (("init", Config.init), ("batch_norm", False)):
+        if config.model_file is not None and (value := getattr(config, name)) != usual:
+            raise SettingError(name, "none with --model_file, whose layers say it", value)
     method = METHODS[config.method]
     if method.needs_reference and not config.pair:
         expected = f"true with --method={config.method}, each other's reference"
@@ -239,8 +252,9 @@ def _check(config: Config) -> None:
         if (value := getattr(config, name)) and config.norm != "linf":
             raise SettingError(name, f"0 with --norm={config.norm}", value)
     settings.within("shift", config.shift, Range(0, info.shape[0] - 1, "pixels"))
-    settings.within("limit_train", config.limit_train, Range(1, info.train))
-    settings.within("limit_test", config.limit_test, Range(0, info.test))
+    trained, tested = parts(info)
+    settings.within("limit_train", config.limit_train, Range(1, info.splits[trained]))
+    settings.within("limit_test", config.limit_test, Range(0, info.splits.get(tested, 0)))
 
 
 def _check_projection(config: Config) -> None:

@@ -56,7 +56,7 @@ def main(argv) -> int:
         except _Finished as finished:
             PROGRAM.say(str(finished))
             return Exit.DONE
-        except (settings.SettingError, DataNotFoundError, BackendError) as error:
+        except (settings.FlagError, DataNotFoundError, BackendError) as error:
             return PROGRAM.refuse(error)
         except OSError as error:
             PROGRAM.say(str(error))
@@ -86,6 +86,10 @@ def _require(opening: workdir.Opening) -> None:
     require_tensorflow_backend()
     if config.devices:
         devices.require(config.devices, config.split_gpu_mb)
+    if config.model_file or config.data:
+        from . import run
+
+        run.check(config)
 
 
 def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
@@ -102,7 +106,7 @@ def _train(config: configs.Config, folder: workdir.Workdir, stop: Stop) -> Exit:
     except NotFiniteError as error:
         PROGRAM.say(str(error))
         return Exit.NOT_FINITE
-    except (CheckpointError, DataNotFoundError) as error:
+    except (CheckpointError, DataNotFoundError, settings.FlagError) as error:
         return PROGRAM.refuse(error)
     except OSError as error:  # Such as a full disk, or one that cannot be written.
         anew = "goes on from the last checkpoint" if found(folder.checkpoints) else "begins anew"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from robustra_tf.data import INFO as DATASETS
@@ -35,7 +36,7 @@ OF_DATASET: dict[str, dict[str, Any]] = {
         "epochs": 14,
         "lr": 4e-3,  # few and small epochs: an example of about two minutes, not the paper's
         "optimizer": "adam",
-        "limit_test": DATASETS["digits"].test,
+        "limit_test": DATASETS["digits"].splits["test"],
     },
     "mnist": _PAPER | {"model": "mnist_small", "eps": 0.1, "limit_test": 1000},
     "cifar10": _PAPER
@@ -53,6 +54,19 @@ OF_DATASET: dict[str, dict[str, Any]] = {
         "limit_test": 1000,
     },
 }
+
+
+def of_data(dataset: str, models: Sequence[str]) -> dict[str, Any]:
+    """The settings of a data set; of one that has none of its own the paper's, without a radius.
+
+    Args:
+      dataset: its name.
+      models: the architectures for its images, the smallest first.
+    """
+    other = _PAPER | {"model": models[0] if models else None, "limit_test": 1000}
+    return dict(OF_DATASET.get(dataset, other))
+
+
 #: What the methods on intervals take instead where nothing is given (Shi et al. 2021).
 BY_INTERVALS = {
     "ramp": "step",

@@ -6,21 +6,23 @@ import functools
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf import data, export, models
+from robustra_tf import data, export
 from robustra_tf.cli.stopping import NEVER, Stop
 from robustra_tf.training.mutual import Learner
 from robustra_tf.training.plan import TrainingPlan
 from robustra_tf.training.run import Run, make_learners
 from robustra_tf.training.saving import Saver
 
-from . import devices
+from . import architectures, devices
 from .config import FIELDS, Config
 from .environment import make_deterministic
+from .material import parts
 from .workdir import Workdir
 
 
@@ -43,11 +45,7 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     keras.utils.set_random_seed(config.seed)
     if config.deterministic:
         make_deterministic()
-    train = data.load(config.dataset, "train", config.limit_train, config.data_dir)
-    test = None
-    if config.limit_test:
-        test = data.load(config.dataset, "test", config.limit_test, config.data_dir)
-
+    train, test = load(config)
     networks, plan = make_networks(config), training_plan(config)
     saver = Saver(workdir, networks, plan, stop=stop, minutes=config.checkpoint_minutes)
     for line in saver.warnings:
@@ -59,6 +57,26 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     _export(config, workdir, networks)
     print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}")
     print(f"curves: tensorboard --logdir={workdir.events('')}", flush=True)
+
+
+def check(config: Config) -> None:
+    """Refuses (`FlagError`) a file of a network or of examples that a run cannot be made of."""
+    if config.model_file is not None:
+        architectures.read(config)
+    if config.data is not None:
+        load(config)
+
+
+def load(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
+    """The examples that are trained on, and those that networks are tested on, if any.
+
+    Raises:
+      DataNotFoundError: the data set is not there.
+      FlagError: its files are damaged, or of another kind.
+    """
+    trained, tested = parts(config.info())
+    train = config.load(trained, config.limit_train)
+    return train, config.load(tested, config.limit_test) if config.limit_test else None
 
 
 def _export(config: Config, workdir: Workdir, networks: Sequence[Learner]) -> None:
@@ -83,7 +101,7 @@ def training_plan(config: Config) -> TrainingPlan:
 
 
 def make_networks(config: Config) -> tuple[Learner, ...]:
-    """Networks with independent random weights; for `robustra`, each is the other's reference.
+    """Networks as they begin; for `robustra`, each is the other's reference.
 
     In the parallel schedule each is on its own device, with a copy of its reference.
     """
@@ -93,16 +111,17 @@ def make_networks(config: Config) -> tuple[Learner, ...]:
     built: dict[str, keras.Model] = {}
     for name, seed, place in zip(names, seeds, places, strict=True):
         with tf.device(place):
-            built[name] = models.build(config.model, int(seed), config.init, config.batch_norm)
+            built[name] = architectures.make(config, name, int(seed))
     return make_learners(built, plan)
 
 
 def _heading(config: Config, networks: Sequence[Learner], saver: Saver) -> str:
     """What is trained, on what, and where it is resumed: lines that fit a narrow terminal."""
     what, each = ("pair of", " each") if len(networks) > 1 else ("network", "")
+    name, size = config.model or Path(config.model_file).name, networks[0].model.count_params()
     lines = [
-        f"{config.method} {what} {config.model}, {networks[0].model.count_params():,} "
-        f"parameters{each}",
+        f"{config.method} {what} {name}, {size:,} parameters{each}",
+        *architectures.origins(config),
         f"{config.limit_train:,} examples of {config.dataset}, {config.norm} radius "
         f"{config.eps:g} in pixels",
     ]

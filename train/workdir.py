@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from robustra_tf.cli import settings
 from robustra_tf.cli.settings import SettingError
-from robustra_tf.data import find as find_data
 from robustra_tf.storage.description import read_settings
 from robustra_tf.storage.files import InUseError, hold, write_atomically
 from robustra_tf.storage.reading import read_json
@@ -72,13 +71,13 @@ def open_run(
             raise SettingError("workdir", wanted, str(root))
         _hold(root)
         config, prolonged = _stored(workdir, given)
-        find_data(config.dataset, config.data_dir)
+        config.origin.require()
         ready(Opening(config, workdir, stored=True))
         if prolonged:
             _write(config, workdir)
         return config, workdir
     config = configs.resolve(given)
-    find_data(config.dataset, config.data_dir)
+    config.origin.require()
     ready(Opening(config, workdir, stored=False))
     try:
         root.mkdir(parents=not chosen, exist_ok=True)

@@ -16,6 +16,7 @@ from robustra_tf.attacks.replay import replay, settle
 from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
+from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 
@@ -114,13 +115,18 @@ class Attack:
 
     @full_precision()
     def __call__(
-        self, x: np.ndarray, y: np.ndarray, eps: float, indices: np.ndarray | None = None
+        self,
+        x: np.ndarray | tf.data.Dataset | keras.utils.PyDataset,
+        y: np.ndarray | None,
+        eps: float,
+        indices: np.ndarray | None = None,
     ) -> AttackResult:
         """Attacks images.
 
         Args:
-          x: float32 [n, *shape], in the box; NumPy, tensors or lists, as `y` too.
-          y: labels int [n].
+          x: float32 [n, *shape], in the box; NumPy, tensors or lists, as `y` too; or a
+            `tf.data.Dataset` or `keras.utils.PyDataset` of images and labels.
+          y: labels int [n]; None where `x` has them.
           eps: radius in pixels, at least 0.
           indices: int [n], what the random starts depend on beside the seed; positions by default.
 
@@ -131,6 +137,7 @@ class Attack:
         structure = self._network.structure
         shape, (classes,) = structure.input_shape, structure.output_shape
         eps = checks.radius(eps, self.norm, self.box, shape)
+        x, y = arrays(x, y, shape)
         x = np.ascontiguousarray(checks.images(x, shape, self.box, "float32"))
         y = checks.labels(y, len(x), classes)
         indices = np.arange(len(x)) if indices is None else np.asarray(indices)

@@ -18,6 +18,7 @@ from robustra_tf.certificates.work import Found, Work, batches
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
+from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 from robustra_tf.property import Property, Query, asked, chosen
@@ -27,7 +28,7 @@ from robustra_tf.vocabulary import INNER, NORMS
 @full_precision()
 def certify(  # noqa: PLR0913, the door to all certificates
     model: keras.Model | Graph,
-    x: np.ndarray | Property,
+    x: np.ndarray | tf.data.Dataset | keras.utils.PyDataset | Property,
     y: np.ndarray | Output | None = None,
     eps: float | np.ndarray | None = None,
     *,
@@ -53,7 +54,8 @@ def certify(  # noqa: PLR0913, the door to all certificates
       model: a Keras model, image to logits, of supported layers; or its graph. It is run on the
         images and compared with the graph that bounds are computed of. Of one logit, for outputs.
       x: images [n, *shape] in pixels, within `box` where one is given; NumPy, tensors or lists,
-        as `y` too. Or a `Property`, which has all that follows up to `box`.
+        as `y` too; or a `tf.data.Dataset` or `keras.utils.PyDataset` of images and labels, without
+        `y`. Or a `Property`, which has all that follows up to `box`.
       y: labels [n], integers; or what must not be reached: `binary`, `below`, ...
       eps: radius in pixels, at least 0; or an array that broadcasts to the images, such as
         [n, 1, 1, 1] for radii by image; for `l2` and `l1` one for each image.
@@ -100,6 +102,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
     batch_size = checks.whole("batch_size", batch_size)
     if sound:
         check_sound(network.model, network.graph, method, dtype, inner)
+    x, y = arrays(x, y, network.structure.input_shape)
     query = asked(network, x, y, eps, norm, box, dtype)
     if save is not None:
         if query.given is not None or np.ndim(query.eps):

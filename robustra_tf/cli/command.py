@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from robustra_tf.cli import settings
-from robustra_tf.cli.settings import Range, SettingError
+from robustra_tf.cli.settings import FlagError, Range
 
 Settings = TypeVar("Settings")
 
@@ -145,7 +145,7 @@ def read(
 ) -> Settings:
     """A command's settings from its arguments.
 
-    What cannot be read and what the dataclass refuses (`SettingError`) end the process with one
+    What cannot be read and what the dataclass refuses (`FlagError`) end the process with one
     line and the code 2.
 
     Args:
@@ -161,8 +161,11 @@ def read(
         base, several = _type(hints[field.name])
         common = {"default": field.default, "dest": field.name}
         if declaration.operands:
-            nargs = "+" if several else None
-            parser.add_argument(field.name, nargs=nargs, type=base, metavar=declaration.operands)
+            needed = field.default is dataclasses.MISSING
+            nargs = "+" if several else None if needed else "?"
+            default = {} if needed else {"default": field.default}
+            name = {"metavar": declaration.operands, "nargs": nargs, **default}
+            parser.add_argument(field.name, type=base, **name)
         elif base is bool:
             parser.add_argument(f"--{field.name}", action="store_true", **common)
             parser.add_argument(f"--no{field.name}", action="store_false", **common)
@@ -173,7 +176,7 @@ def read(
     given = vars(parser.parse_args(arguments))
     try:
         return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
-    except SettingError as error:
+    except FlagError as error:
         parser.error(str(error))
 
 
@@ -197,7 +200,9 @@ def usage(program: str, description: str, *kinds: type) -> str:
         for field, declaration in _declared(kind):
             left = declaration.operands or _flag(field.name, hints[field.name], declaration)
             if declaration.operands:
-                operands.append(f" {left}{'...' * _type(hints[field.name])[1]}")
+                operand = f"{left}{'...' * _type(hints[field.name])[1]}"
+                needed = field.default is dataclasses.MISSING
+                operands.append(f" {operand}" if needed else f" [{operand}]")
             entry = _entry(left, _told(field, declaration))
             topics.setdefault(declaration.topic, []).append(entry)
     first = " ".join(description.split("\n\n")[0].split())

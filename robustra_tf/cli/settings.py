@@ -6,21 +6,41 @@ so that every setting can be checked before the seconds of that import are spent
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from robustra_tf.vocabulary import largest_radius
 
 
-class SettingError(ValueError):
+class FlagError(ValueError):
+    """What a flag names cannot be used; its text is one line that begins with the flag."""
+
+
+class SettingError(FlagError):
     """A setting outside its allowed values; its text is one line that names the flag."""
 
     def __init__(self, flag: str, expected: str, got: object):
         super().__init__(f"--{flag}: expected {expected}, got {got!r}")
         self.flag = flag
+
+
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """What reading the file or folder of a flag raises, as one line that begins with the flag.
+
+    Raises:
+      FlagError: a `ValueError` or `OSError` was raised.
+    """
+    try:
+        yield
+    except FlagError:
+        raise
+    except (ValueError, OSError) as error:
+        raise FlagError(f"--{flag}: {' '.join(str(error).split())}") from error
 
 
 def one_of(flag: str, value: str, allowed: Iterable[str]) -> str:

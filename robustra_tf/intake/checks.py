@@ -162,9 +162,10 @@ def images(x: Any, shape: Sequence[int], cut: Box | None, kind: str) -> np.ndarr
     if not np.isfinite(x).all():
         raise ValueError("x must be finite, got NaN or infinity")
     if cut is not None and x.size and not (x.min() >= cut[0] and x.max() <= cut[1]):
+        factor = ": divide them by 255?" if cut == (0, 1) and 0 <= x.min() <= x.max() <= 255 else ""
         raise ValueError(
             f"x must lie in the box [{cut[0]:g}, {cut[1]:g}], got values in "
-            f"[{x.min():g}, {x.max():g}]"
+            f"[{x.min():g}, {x.max():g}]{factor}"
         )
     return x
 

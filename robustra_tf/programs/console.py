@@ -30,7 +30,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train.main:start", "train a pair of networks, or one"),
     "eval": Command("eval.main:start", "clean, attacked and certified error on a test set"),
-    "certify": Command("eval.certify:main", "certificates for the images of a file"),
+    "certify": Command("eval.certify:main", "certificates for images of a file or a data set"),
+    "attack": Command("eval.attack:main", "adversarial examples for such images"),
     "check": Command("eval.check:main", "derive a certificate's file anew, by NumPy alone"),
     "hash": Command("eval.network:main", "a network's hash, as certificates name it"),
     "merge": Command("eval.merge:main", "one evaluation of parts of a test set"),

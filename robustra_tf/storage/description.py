@@ -241,8 +241,8 @@ def check_supported(architecture: dict[str, Any], where: str) -> None:
 def _read(directory: Path) -> dict[str, Any]:
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(
-            f"{directory}: expected a SavedModel directory, got a file: read it with keras (for "
-            ".keras and .h5 keras.saving.load_model) and write it with robustra_tf.export.save"
+            f"{directory}: expected a SavedModel directory, got a file (.keras and .h5 files are "
+            "read by robustra_tf.export.load and --model_file)"
         )
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: there is no such SavedModel directory")
@@ -253,8 +253,8 @@ def _read(directory: Path) -> dict[str, Any]:
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(
-            f"{directory}: the SavedModel has no {FILE}, which robustra_tf.export.save writes; a "
-            "model saved otherwise cannot be read back"
+            f"{directory}: the SavedModel has no {FILE}, which robustra_tf.export.save writes: its "
+            "layers cannot be read back; save the model as .keras (model.save('net.keras'))"
         )
     description = read_json(path)
     if not isinstance(description, dict) or description.get("format") != FORMAT:

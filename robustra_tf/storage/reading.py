@@ -6,12 +6,13 @@ Readers here run nothing that a file holds and know how much they will allocate 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +42,24 @@ class Field(NamedTuple):
 
     Attributes:
       kinds: NumPy's letters of the allowed types: `U` text, `iu` integers, `f` floats.
-      rank: the number of axes.
+      rank: the number of axes; None for any but none.
     """
 
     kinds: str
-    rank: int
+    rank: int | None
+
+    def fits(self, dtype: np.dtype, shape: tuple[int, ...]) -> bool:
+        """Whether an array of this type and shape is one."""
+        axes = len(shape) > 0 if self.rank is None else len(shape) == self.rank
+        return dtype.kind in self.kinds and axes
+
+
+class Header(NamedTuple):
+    """What an array of an archive says that it is."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    bytes: int
 
 
 def read_arrays(path: Path, fields: Mapping[str, Field], most: int) -> dict[str, np.ndarray]:
@@ -57,13 +71,28 @@ def read_arrays(path: Path, fields: Mapping[str, Field], most: int) -> dict[str,
     Raises:
       ValueError: names the file, and the field where one is to blame.
     """
+    with _archive(path) as archive:
+        left, found = most, {}
+        for name, field in fields.items():
+            found[name] = _member(archive, name, field, left)
+            left -= found[name].nbytes
+        return found
+
+
+def read_headers(path: Path) -> dict[str, Header]:
+    """What the arrays of an `.npz` archive say that they are, by name; raises as `read_arrays`."""
+    with _archive(path) as archive:
+        names = [entry.filename for entry in archive.infolist()]
+        return {
+            name.removesuffix(".npy"): _header(archive, archive.getinfo(name))[0] for name in names
+        }
+
+
+@contextlib.contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            left, found = most, {}
-            for name, field in fields.items():
-                found[name] = _member(archive, name, field, left)
-                left -= found[name].nbytes
-            return found
+            yield archive
     except MemoryError:
         raise
     except Exception as error:  # Whatever a damaged archive leads to.
@@ -77,27 +106,35 @@ def _member(archive: zipfile.ZipFile, name: str, field: Field, most: int) -> np.
     (entry,) = entries
     if entry.file_size > most:
         raise ValueError(f"field {name!r}: {entry.file_size} bytes, expected at most {most}")
-    with archive.open(entry) as file:
-        try:
-            readers = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }
-            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"field {name!r}: no array: {error}") from error
-        if dtype.kind not in field.kinds or len(shape) != field.rank:
-            raise ValueError(
-                f"field {name!r}: expected {field.rank} axes of a type in {field.kinds!r}, got "
-                f"{dtype} of shape {shape}"
-            )
-        if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
-            raise ValueError(f"field {name!r}: {dtype} of shape {shape} does not fit its bytes")
+    (shape, dtype, size), start = _header(archive, entry)
+    if not field.fits(dtype, shape):
+        pickled = " (pickled objects are never read)" * dtype.hasobject
+        raise ValueError(
+            f"field {name!r}: expected {field.rank or 'some'} axes of a type in {field.kinds!r}, "
+            f"got {dtype} of shape {shape}{pickled}"
+        )
+    if size != entry.file_size - start:
+        raise ValueError(f"field {name!r}: {dtype} of shape {shape} does not fit its bytes")
     with archive.open(entry) as file:
         try:
             return np.lib.format.read_array(file, allow_pickle=False)
         except Exception as error:  # What decompressing raises is not one kind.
             raise ValueError(f"field {name!r}: {error}") from error
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Header, int]:
+    """What an array says that it is, and where its content begins."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    with archive.open(entry) as file:
+        try:
+            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+        except (ValueError, KeyError) as error:
+            name = entry.filename.removesuffix(".npy")
+            raise ValueError(f"field {name!r}: no array: {error}") from error
+        return Header(shape, dtype, math.prod(shape) * dtype.itemsize), file.tell()
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from robustra_tf.batches import TrainingBatches
 from robustra_tf.certificates.certify import certify
 from robustra_tf.data import Dataset
+from robustra_tf.intake.examples import Labelled, labelled
 from robustra_tf.storage.files import hold
 from robustra_tf.training import optimizers
 from robustra_tf.training.history import History, Row
@@ -35,10 +36,10 @@ _TESTED_TOGETHER, _BATCH = 500, 20
 def train_pair(
     f: keras.Model,
     g: keras.Model,
-    train: Dataset,
+    train: Labelled,
     plan: TrainingPlan,
     *,
-    test: Dataset | None = None,
+    test: Labelled | None = None,
     workdir: str | Path | None = None,
     progress: bool = False,
 ) -> History:
@@ -47,9 +48,10 @@ def train_pair(
     Args:
       f, g: Keras models of supported layers, image to logits, of one input and one output shape;
         with the parallel schedule, made on the devices of the plan.
-      train: images [n, *shape] in pixels of [0, 1], and their labels [n].
+      train: images [n, *shape] in pixels of [0, 1], and their labels [n]; or a `tf.data.Dataset` or
+        `keras.utils.PyDataset` of both.
       plan: how they are trained.
-      test: examples that both are certified on after each epoch, if any.
+      test: examples, as `train`, that both are certified on after each epoch, if any.
       workdir: a folder for checkpoints, TensorBoard's files and `history.csv`; a run that has been
         interrupted there goes on. Nothing is written where it is None.
       progress: shows a bar for each epoch and prints a line.
@@ -75,11 +77,11 @@ def train_pair(
 
 def train(
     model: keras.Model,
-    train: Dataset,
+    train: Labelled,
     plan: TrainingPlan,
     *,
     reference: keras.Model | None = None,
-    test: Dataset | None = None,
+    test: Labelled | None = None,
     workdir: str | Path | None = None,
     progress: bool = False,
 ) -> History:
@@ -102,6 +104,11 @@ def train(
 
 
 def _finished(learners, train, plan, test, workdir, progress) -> History:
+    model = learners[0].model
+    shape, classes = model.input_shape[1:], model.output_shape[-1]
+    train = Dataset(*labelled("train", train, shape, classes))
+    if test is not None:
+        test = Dataset(*labelled("test", test, shape, classes))
     saver = None
     if workdir is not None:
         folder = Workdir(Path(workdir).expanduser())

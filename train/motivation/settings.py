@@ -24,8 +24,10 @@ _attacks = functools.partial(command.setting, topic="Attacks")
 class Settings:
     """The settings of a run, checked; the radius is of the attacks alone."""
 
-    dataset: str = _as_training("dataset")
-    model: str = _as_training("model", text="architecture of both networks")
+    dataset: str = _as_training("dataset", text="data set", choices=tuple(DATASETS))
+    model: str = _as_training(
+        "model", text="architecture of both networks", default=dataclasses.MISSING
+    )
     alignment: float = command.setting(
         "lambda, the weight of |cos| in f's loss", 0.1, topic="What is trained", range=Range(0)
     )
@@ -56,8 +58,8 @@ class Settings:
         settings.one_of("model", self.model, fitting)
         settings.radius("eps", self.eps, self.norm, info.shape)
         settings.within("shift", self.shift, Range(0, info.shape[0] - 1, "pixels"))
-        settings.within("limit_train", self.limit_train, Range(1, info.train))
-        settings.within("limit_test", self.limit_test, Range(1, info.test))
+        settings.within("limit_train", self.limit_train, Range(1, info.splits["train"]))
+        settings.within("limit_test", self.limit_test, Range(1, info.splits["test"]))
 
 
 FIELDS = command.names(Settings)
@@ -79,6 +81,6 @@ def resolve(given: Mapping[str, Any]) -> Settings:
     dataset = settings.one_of("dataset", given.get("dataset", presets.DEFAULT_DATASET), DATASETS)
     wanted = set(FIELDS) - _NOT_FROM_PRESETS
     values = {k: v for k, v in presets.OF_DATASET[dataset].items() if k in wanted}
-    values["limit_train"] = DATASETS[dataset].train
+    values["limit_train"] = DATASETS[dataset].splits["train"]
     values["workdir"] = str(Path("runs") / f"{dataset}-motivation")
     return Settings(**(values | given))
