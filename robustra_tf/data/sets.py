@@ -31,8 +31,8 @@ def load(
     """The first `limit` examples of a split, in an order that never changes.
 
     Args:
-      name: `digits`, or a data set of images with a prepared folder, such as `mnist`, `cifar10`,
-        `fashion_mnist` or `svhn_cropped`.
+      name: "digits", or a data set of images with a prepared folder, such as "mnist", "cifar10",
+        "fashion_mnist" or "svhn_cropped".
       split: "train", "test" or another one that it has.
       limit: how many examples at most; None means all.
       data_dir: TensorFlow Datasets' folder; None means TFDS_DATA_DIR, or else its default,

@@ -1,4 +1,4 @@
-"""Where arrays are taken, `tf.data.Dataset` and Keras's `PyDataset` are too: arrays of both."""
+"""Where arrays are taken, data sets of TensorFlow and of Keras are too: both become arrays here."""
 
 from __future__ import annotations
 
