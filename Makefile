@@ -31,7 +31,8 @@ test: lint
 fuzz: $(VENV)/.dev
 	ROBUSTRA_FUZZ_GRAPHS=$(FUZZ_GRAPHS) ROBUSTRA_FUZZ_VERDICTS=$(FUZZ_VERDICTS) \
 		ROBUSTRA_FUZZ_FILES=$(FUZZ_FILES) ROBUSTRA_FUZZ_TEXTS=$(FUZZ_TEXTS) \
-		$(PYTEST) --dist load tests/test_fuzz.py tests/test_verdicts.py tests/test_vnnlib.py
+		$(PYTEST) --dist load tests/test_fuzz.py tests/test_verdicts.py tests/test_vnnlib.py \
+		tests/test_onnx_writing.py
 
 mutate: $(VENV)/.dev
 	$(BIN)/python -m mutation.main --count=$(MUTANTS) --seed=$(MUTATION_SEED)

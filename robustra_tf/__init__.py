@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names, for type checkers and editors
-    from robustra_tf import attacks, batches, data, export, metrics, models, published
+    from robustra_tf import attacks, batches, data, export, metrics, models, onnx, published
     from robustra_tf.attacks import Attack, attack
     from robustra_tf.bounds.options import BoundOptions
     from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
@@ -68,6 +68,7 @@ _HOMES = {
     "margin_bounds": "robustra_tf.certificates.certify",
     "metrics": None,
     "models": None,
+    "onnx": None,
     "published": None,
     "targeted": "robustra_tf.outputs",
     "train": "robustra_tf.training.run",
@@ -109,6 +110,7 @@ __all__ = [
     "margin_bounds",
     "metrics",
     "models",
+    "onnx",
     "published",
     "targeted",
     "train",

@@ -21,6 +21,7 @@ FOREIGN = {
     "tf": "tensorflow",
     "keras": "keras",
     "np": "numpy",
+    "onnx": "onnx",
     "absl": "absl.flags",
     "time": "time",
 }

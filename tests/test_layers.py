@@ -37,6 +37,7 @@ IMPORTS = {
     "intake": {"bounds", "graph", "vocabulary"},
     "metrics": {"counting"},
     "models": {"vocabulary"},
+    "onnx": {"intake", "storage"},
     "objective": {"bounds", "counting", "graph", "intake"},
     "outputs": {"conditions", "intake"},
     "programs": {"__version__"},
