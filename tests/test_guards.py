@@ -133,6 +133,8 @@ def finite(values):
     return all(np.isfinite(np.asarray(value)).all() for value in tf.nest.flatten(values))
 
 
+# Not measured: three quarters of it is tracing, a third slower under coverage's own tracer.
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("name", "batch"),
     [*((name, "constant images") for name in NETWORKS), ("ordinary", "images"), *ONE_IMAGE],
@@ -143,7 +145,8 @@ def test_bounds_are_defined_and_have_finite_gradients(name, batch):
     exact = oracle_nets.of_graph(graph.structure, graph.weights())
     logits = exact.logits(x)
     clean = logits - logits[np.arange(len(x)), y][:, None]
-    for norm, box, eps in BALLS:
+    # One image, which is traced anew, in the one norm whose radius has the batch's shape too.
+    for norm, box, eps in BALLS if len(x) > 1 else [one for one in BALLS if one[0] == "linf"]:
         region = ball(tf.constant(x), tf.constant(eps), norm, box)
         # Half widths written out: with a box and without one it is the same function.
         radius = region.half_widths if norm == "linf" else region.radius

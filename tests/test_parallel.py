@@ -157,13 +157,13 @@ def test_the_pair_is_measured_by_both_schedules(found):
 
 
 @pytest.mark.slow
-def test_a_device_that_is_not_there_is_refused_by_name(tmp_path):
-    flags = ("--schedule=parallel", "--devices=CPU:0,GPU:7", f"--workdir={tmp_path / 'run'}")
-    done = _python("-m", "train.main", *flags, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
+def test_a_device_that_is_not_there_is_refused_by_name(nursery, tmp_path):
+    flags = {"schedule": "parallel", "devices": "CPU:0,GPU:7", "workdir": tmp_path / "run"}
+    life = nursery.run("train", "plain", **flags)
+    assert (life.wait(), life.printed()) == (2, "")
     expected = "train.main: --devices: expected devices that are there (CPU:0), got 'GPU:7'"
-    assert done.stderr.splitlines()[-1] == expected
-    assert "Traceback" not in done.stderr
+    assert life.told().splitlines()[-1] == expected
+    assert "Traceback" not in life.told()
     assert list(tmp_path.iterdir()) == []
 
 
