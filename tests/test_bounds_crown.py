@@ -14,7 +14,7 @@ from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Network
-from tests import nets, oracle_nets, oracles
+from tests import nets, oracle_intervals, oracle_nets, oracles
 from tests.oracle_lp import Programme
 from tests.oracles import assert_close
 
@@ -181,6 +181,8 @@ def test_interval_margins_are_the_formula(case):
     bounds, upper = interval_margins(*case.network, case.y)
     net = oracle_nets.of_model(case.model)
     for k, x in enumerate(case.images):
-        expected = oracles.interval_margins(net, x, int(case.y[k]), case.eps, case.norm, case.box)
+        expected = oracle_intervals.interval_margins(
+            net, x, int(case.y[k]), case.eps, case.norm, case.box
+        )
         assert_close(upper[k], expected, 1e-10)
     assert sorted(bounds) == sorted(case.structure.relus)

@@ -13,7 +13,7 @@ from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Network
-from tests import nets, oracle_nets, oracles
+from tests import nets, oracle_intervals, oracle_nets, oracles
 from tests.oracles import assert_close
 
 COUNT = 3
@@ -161,7 +161,7 @@ def test_intervals_are_the_formula(case, norm, box):
     network = case.graph.network(tf.float64)
     bounds, logits = propagate(network, case.ball(norm, box, tf.float64))
     for k, x in enumerate(case.x):
-        expected = oracles.intervals(case.net, x, EPS[norm], norm, box)
+        expected = oracle_intervals.intervals(case.net, x, EPS[norm], norm, box)
         for index, (lower, upper) in bounds.items():
             low, up = expected[case.structure.nodes[index].inputs[0]]
             assert_close(lower[k], low, 1e-11)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import robustra_tf as rt
 from robustra_tf.certificates.certificate import Certificate
 from robustra_tf.graph import build
-from tests import nets, oracle_nets, oracles
+from tests import nets, oracle_intervals, oracle_nets, oracles
 from tests.oracles import assert_close
 
 COUNT, EPS = 7, 0.06
@@ -114,7 +114,10 @@ def test_layer_bounds_are_the_oracle(case):
     assert [low.shape for low, _ in found] == [(COUNT, 4, 4, 3), (COUNT, 2, 2, 4), (COUNT, 6)]
     relus = [net.nodes[k][1][0] for k in net.relus]
     for k in range(COUNT):
-        expected, cheap = oracles.enclose(net, x[k], EPS), oracles.intervals(net, x[k], EPS)
+        expected, cheap = (
+            oracles.enclose(net, x[k], EPS),
+            oracle_intervals.intervals(net, x[k], EPS),
+        )
         for layer, (lower, upper) in enumerate(found):
             assert_close(lower[k], expected.lower[layer], 1e-10)
             assert_close(upper[k], expected.upper[layer], 1e-10)
@@ -126,7 +129,7 @@ def test_interval_margins_are_the_oracle(case):
     model, net, x, y = case
     found = rt.certify(model, x, y, 0.01, box=None, method="interval", dtype="float64")
     for k in range(COUNT):
-        expected = -oracles.interval_margins(net, x[k], y[k], 0.01)
+        expected = -oracle_intervals.interval_margins(net, x[k], y[k], 0.01)
         assert_close(found.margin_lower[k], expected, 1e-10)
 
 

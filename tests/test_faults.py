@@ -13,7 +13,7 @@ from robustra_tf import data, export
 from robustra_tf.batches import TrainingBatches
 from robustra_tf.cli.stopping import Exit
 from robustra_tf.training import checkpoint
-from tests.nursery import outcome, variables
+from tests.outcomes import outcome, variables
 from train.workdir import Workdir
 
 # A process imports TensorFlow; some twenty short runs begin in it, each of which traces a step.

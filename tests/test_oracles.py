@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from tests import oracle_nets, oracles
+from tests import oracle_intervals, oracle_nets, oracles
 from tests.oracle_lp import Programme
 from tests.oracles import assert_close
 
@@ -114,7 +114,7 @@ def test_intervals_hold_sampled_points(rng):
     net = oracle_nets.random_net(rng, residual=True)
     x = rng.uniform(size=4)
     values = net.values(x + rng.uniform(-0.2, 0.2, size=(500, 4)))
-    for value, (lower, upper) in zip(values, oracles.intervals(net, x, 0.2), strict=True):
+    for value, (lower, upper) in zip(values, oracle_intervals.intervals(net, x, 0.2), strict=True):
         assert (value >= lower - 1e-12).all()
         assert (value <= upper + 1e-12).all()
 

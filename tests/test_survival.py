@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.nursery import Nursery, about, scalars, variables
+from tests.nursery import Nursery
+from tests.outcomes import about, scalars, variables
 from train.workdir import Workdir
 
-# Two processes import TensorFlow; some thirty short runs begin in them, each of which traces a step.
+# Two processes import TensorFlow; some thirty short runs begin there, each of which traces a step.
 pytestmark = pytest.mark.slow
 
 PAIR = {"alternating": {}, "parallel": {"schedule": "parallel", "devices": "CPU:0,CPU:1"}}
@@ -20,7 +21,7 @@ CASES = {
     "alternating": (PAIR["alternating"] | {"epochs": 12}, 10),
     "parallel": (PAIR["parallel"] | {"epochs": 18}, 10),
     # Attacks begin at random; running statistics are no trained weights.
-    "attacks": ({"method": "mtl_ibp", "share": 0.5, "epochs": 8, "batch_norm": True}, 4),
+    "attacks": ({"method": "mtl_ibp", "share": 0.5, "epochs": 12, "batch_norm": True}, 4),
 }
 
 
