@@ -1,7 +1,6 @@
 """Whole evaluations of a small network on the embedded digits."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from robustra_tf import data, export
 from robustra_tf.certificates.certify import certify
 from robustra_tf.cli.settings import SettingError
 from tests.evaluations import COUNT, RADIUS, digits_network, evaluate, resolve, rows, save
+
+pytestmark = pytest.mark.usefixtures("without_pages")
 
 
 @pytest.fixture(scope="module")
@@ -241,21 +242,16 @@ def test_results_are_replaced_only_if_it_is_meant_and_then_as_a_whole(finished, 
         resolve(saved, out, resume=True, overwrite=True)
 
 
-# A process of its own imports TensorFlow: some ten seconds.
-@pytest.mark.slow
-def test_the_program_evaluates_a_saved_model_and_prints_a_table(saved, tmp_path, finished):
-    command = [sys.executable, "-m", "eval.main", f"--saved_model={saved}", f"--limit={COUNT}"]
-    command += ["--stages=clean,lp", f"--out={tmp_path / 'out'}"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=120, env=environment
-    )
+def test_the_program_evaluates_a_saved_model_and_prints_a_table(nursery, saved, tmp_path, finished):
+    flags = {"saved_model": saved, "limit": COUNT, "stages": "clean,lp", "out": tmp_path / "out"}
+    life = nursery.run("eval", "plain", **flags)
+    assert life.wait() == 0, life.said()
     figures = json.loads((tmp_path / "out" / "results.json").read_text())
     # The radius and the dataset are those that the model was saved with.
     assert (figures["dataset"], figures["eps"]) == ("digits", RADIUS)
     assert figures["lp_error"] == finished[0]["lp_error"]
-    assert results.table(figures) in done.stdout
-    assert f"verified={round((1 - figures['lp_error']) * COUNT)}" in done.stderr
+    assert results.table(figures) in life.printed()
+    assert f"verified={round((1 - figures['lp_error']) * COUNT)}" in life.told()
     assert Ledger(tmp_path / "out", _identity(tmp_path / "out"), resume=True).rows.keys() == set(
         range(COUNT)
     )

@@ -127,7 +127,8 @@ def test_a_saved_model_certifies_where_this_package_is_not_installed(saved, tmp_
         "out = loaded.signatures['certify'](image=x, eps=tf.constant(0.02))\n"
         f"np.savez({str(tmp_path / 'out.npz')!r}, **{{k: v.numpy() for k, v in out.items()}})\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    left_out = ("PYTHONPATH", "COVERAGE_PROCESS_CONFIG")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     command = [sys.executable, "-c", program]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=120)
     answer = np.load(tmp_path / "out.npz")

@@ -186,7 +186,9 @@ def installed(wheel, tmp_path_factory):
     pip += ["--disable-pip-version-check", "--no-index", "--no-deps", str(wheel)]
     subprocess.run(pip, check=True, capture_output=True, timeout=120)
     (own / "needs.pth").write_text("\n".join(needs))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    # What is installed there is another copy, whose coverage is not asked for.
+    left_out = ("PYTHONPATH", "COVERAGE_PROCESS_CONFIG")
+    environment = {k: v for k, v in os.environ.items() if k not in left_out}
     environment |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def run(program, *arguments):
