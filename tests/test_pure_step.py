@@ -82,7 +82,7 @@ def runs(request):
     }
 
 
-# Slow: XLA compiles a step of each, some seconds. Not measured: coverage slows the tracing.
+# Slow: XLA compiles a step of each, some seconds.
 @pytest.mark.slow
 @pytest.mark.no_cover
 @pytest.mark.parametrize("name", OTHERS)

@@ -195,6 +195,7 @@ class Subject:
         assert logits[self.label] - logits[predicted] <= FLOAT32 * self.rounding, context
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("block", range(BLOCKS))
 @MANY
 @given(data=st.data(), seed=random_models.SEEDS, inputs=INPUTS)
