@@ -16,6 +16,7 @@ from robustra_tf.cli.settings import SettingError
 from tests import evaluations
 from tests.oracle_nets import of_model
 
+pytestmark = pytest.mark.usefixtures("without_pages")
 ALL = ["clean", "pgd", "lp", "milp"]
 # So large that the stages before leave something to decide.
 EPS = 0.06
