@@ -3,17 +3,15 @@
 import random
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.nursery import Nursery
 from tests.outcomes import about, scalars, variables
 from train.workdir import Workdir
 
-# Two processes import TensorFlow; some thirty short runs begin there, each of which traces a step.
+# A process imports TensorFlow; some thirty short runs begin in it, each of which traces a step.
 pytestmark = pytest.mark.slow
 
 PAIR = {"alternating": {}, "parallel": {"schedule": "parallel", "devices": "CPU:0,CPU:1"}}
@@ -85,28 +83,14 @@ def whole(nursery, root, flags):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(nursery, tmp_path_factory):
     """By case: the folders of the uninterrupted and of the killed run, and the deaths."""
-    root = tmp_path_factory.mktemp("runs")
-    nurseries = [Nursery(), Nursery()]
-
-    def both(case, nursery):
-        flags, kills = CASES[case]
+    root, found = tmp_path_factory.mktemp("runs"), {}
+    for case, (flags, kills) in CASES.items():
         folders = [Workdir(root / f"{case}-{kind}") for kind in ("whole", "killed")]
         whole(nursery, folders[0].root, flags)
-        return *folders, killed(nursery, folders[1].root, flags, kills)
-
-    def several(nursery, cases):
-        return {case: both(case, nursery) for case in cases}
-
-    try:
-        with ThreadPoolExecutor(2) as pool:
-            shares = [("alternating", "attacks"), ("parallel",)]
-            found = list(pool.map(several, nurseries, shares))
-    finally:
-        for nursery in nurseries:
-            nursery.close()
-    return found[0] | found[1]
+        found[case] = *folders, killed(nursery, folders[1].root, flags, kills)
+    return found
 
 
 @pytest.fixture(params=CASES)
