@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 
 from robustra_tf import data, models, vocabulary
 from robustra_tf.cli import settings
 from robustra_tf.training.methods import METHODS
 from train import config as configs
-from train import presets, workdir
+from train import main, presets, workdir
 from train.config import resolve
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -82,14 +83,39 @@ def _run(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPr
         ("digits", ["digits", "--name=value"]),
     ],
 )
-def test_a_bad_flag_is_one_line_that_names_it_and_what_is_allowed(tmp_path, arguments, parts):
-    done = _run(*arguments.split(), cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    for part in parts:
-        assert part in done.stderr
+def test_a_bad_flag_is_one_line_that_names_it_and_what_is_allowed(
+    tmp_path, monkeypatch, capsys, arguments, parts
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(main, "FLAGS", flags.FlagValues())
+    main._define()
+    line = ["train.main", *arguments.split()]
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(main.main(main.PROGRAM.parse(main.FLAGS, main.COMMAND, main.__doc__, line)))
+    told = capsys.readouterr()
+    _check_refused(ended.value.code, told.out, told.err, parts)
     assert list(tmp_path.iterdir()) == []  # a refused command leaves nothing behind
+
+
+def _check_refused(code, out, errors, parts):
+    assert (code, out) == (2, "")
+    assert errors.count("\n") == 1
+    for part in parts:
+        assert part in errors
+
+
+@pytest.mark.parametrize(
+    ("argument", "parts"),
+    [
+        ("--eps=-0.1", ["train.main: --eps", "at least 0 and at most 1", "-0.1"]),
+        ("--epsilon=0.1", ["train.main: ", "epsilon"]),
+        ("digits", ["train.main: ", "digits", "--name=value"]),
+    ],
+)
+def test_a_process_of_its_own_says_so_and_ends(tmp_path, argument, parts):
+    done = _run(argument, cwd=tmp_path)
+    _check_refused(done.returncode, done.stdout, done.stderr, parts)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_flags_are_checked_without_tensorflow(tmp_path):
