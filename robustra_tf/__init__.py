@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf.outputs import above, below, binary, classified, targeted, unreachable
     from robustra_tf.property import Property
     from robustra_tf.storage import description
-    from robustra_tf.training.keras_fit import CertifiedModel, EpsilonSchedule
+    from robustra_tf.training.epsilon_schedule import EpsilonSchedule
+    from robustra_tf.training.keras_fit import CertifiedModel
     from robustra_tf.training.options import StepOptions
     from robustra_tf.training.plan import TrainingPlan
     from robustra_tf.training.pure_step import PureStep
@@ -43,7 +44,7 @@ _HOMES = {
     "Certificate": "robustra_tf.certificates.certificate",
     "CertifiedModel": "robustra_tf.training.keras_fit",
     "DualObjective": "robustra_tf.objective.robustra",
-    "EpsilonSchedule": "robustra_tf.training.keras_fit",
+    "EpsilonSchedule": "robustra_tf.training.epsilon_schedule",
     "LossOptions": "robustra_tf.objective.batch",
     "Output": "robustra_tf.conditions",
     "Property": "robustra_tf.property",

@@ -109,7 +109,7 @@ def test_what_is_known_before_a_step_is_refused_without_one(learner):
         (x, Y.astype("float32"), "y must be integer labels, got float32"),
         (x, Y + 0.7, "y must be integer labels, got float"),
         (x, Y > 0, "y must be integer labels, got bool"),
-        (x, np.eye(nets.CLASSES, dtype=int)[Y], r"y must (be one|have a) .*label"),
+        (x, np.eye(4, dtype=int)[Y], r"y must (be one|have a) .*label"),
         (x[:, :2], Y, r"x must have shape \[n, 3, 3, 1\], got .*2,? 3,? 1"),
         (x[..., 0], Y, r"x must have shape \[n, 3, 3, 1\], got .*3,? 3[\])]"),
     ):

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
       progress: how far the radius has come on its ramp, 0 to 1, a scalar tensor.
       draw: of the attacks' random starts, uniform in [0, 1), [n, *shape]; None where none attacks.
       seed: of random vectors, integers [2].
+      importance: of every example, a factor of its loss, [n]; None for 1.
     """
 
     x: tf.Tensor
@@ -30,11 +31,13 @@ class Batch(NamedTuple):
     progress: tf.Tensor | float = 1.0
     draw: tf.Tensor | None = None
     seed: Seed = (0, 0)
+    importance: tf.Tensor | None = None
 
     def take(self, index: tf.Tensor) -> Batch:
         """The examples at `index` [k]."""
-        draw = None if self.draw is None else tf.gather(self.draw, index)
-        return self._replace(x=tf.gather(self.x, index), y=tf.gather(self.y, index), draw=draw)
+        parts = {"x": self.x, "y": self.y, "draw": self.draw, "importance": self.importance}
+        known = {name: tf.gather(part, index) for name, part in parts.items() if part is not None}
+        return self._replace(**known)
 
 
 @dataclasses.dataclass(frozen=True)

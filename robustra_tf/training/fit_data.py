@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -24,8 +24,24 @@ _BEGIN, _END = "<refused>", "</refused>"
 _LABELS = ([], [1], [None])
 
 
-def batch(data: Any, structure: Structure, box: Box) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images, float32 [n, *input_shape], and labels, int32 [n], checked.
+class Examples(NamedTuple):
+    """A batch of `fit` or `evaluate`, checked.
+
+    Attributes:
+      x: images, float32 [n, *input_shape].
+      y: labels, int32 [n].
+      given: labels as they came, for Keras's metrics.
+      importance: weights of the examples, float32 [n], or None.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    given: tf.Tensor
+    importance: tf.Tensor | None
+
+
+def batch(data: Any, structure: Structure, box: Box) -> Examples:
+    """The examples of a batch, checked.
 
     Args:
       data: what Keras gives a step.
@@ -33,37 +49,69 @@ def batch(data: Any, structure: Structure, box: Box) -> tuple[tf.Tensor, tf.Tens
       box: that all pixels keep to.
 
     Raises:
-      ValueError: images or labels missing, of another kind or another shape, or weights of
-        examples. Of values, `tf.errors.InvalidArgumentError` as `refusing` reads it: pixels outside
-        the box or not finite, labels that are no class.
+      ValueError: images or labels missing, of another kind or another shape, or weights that are
+        not one number for each example. Of values, `tf.errors.InvalidArgumentError` as `refusing`
+        reads it: pixels outside the box or not finite, labels that are no class, rows that are not
+        one-hot, weights that are negative or not finite.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    low, high = box
-    if sample_weight is not None:
-        raise ValueError("sample_weight must be None, and class_weight: losses are plain means")
-    if not (tf.is_tensor(x) and x.dtype.is_floating):
-        raise ValueError(f"x must be one tensor of floating-point pixels in [{low:g}, {high:g}]")
-    # Steps for data of several shapes are traced for shapes, or ranks, that are not known.
-    if not (tf.is_tensor(y) and (y.shape.rank is None or y.shape[1:].as_list() in _LABELS)):
-        raise ValueError("y must be one integer label per image, of shape [n] or [n, 1]")
-    if not y.dtype.is_integer:
-        raise ValueError(f"y must be integer labels, got {y.dtype.name}")
-    shape, classes = structure.input_shape, structure.output_shape[0]
-    expected = f"x must have shape [n, {', '.join(map(str, shape))}], got "
-    if not x.shape.is_compatible_with((None, *shape)):
-        raise ValueError(f"{expected}{x.shape}")
-    x, y = tf.cast(x, tf.float32), tf.cast(tf.reshape(y, (-1,)), tf.int32)
-    size = tf.shape(x)
-    known = tf.equal(tf.size(size), 1 + len(shape))
-    fits = tf.cond(known, lambda: tf.reduce_all(size[1:] == [*shape]), lambda: False)
-    with tf.control_dependencies([_require(fits, f"{expected}{{}}", size)]):
-        x = tf.ensure_shape(tf.identity(x), (None, *shape))
+    x, given, weight = keras.utils.unpack_x_y_sample_weight(data)
+    classes = structure.output_shape[0]
+    x = _images(x, structure.input_shape, box)
+    y, known = _labels(given, classes)
     checks = [
+        *known,
         _require(
             tf.equal(tf.shape(x)[0], tf.size(y)),
             "y must have a label for each image, got {} images and {} labels",
             *(tf.shape(x)[0], tf.size(y)),
         ),
+        *_pixels(x, box),
+        _require(
+            tf.reduce_all(tf.logical_and(y >= 0, y < classes)),
+            f"y must lie in 0..{classes - 1}, got {{}}..{{}}",
+            *(tf.reduce_min(y), tf.reduce_max(y)),
+        ),
+    ]
+    if weight is not None:
+        weight = _weights(weight)
+        checks += [
+            _require(
+                tf.equal(tf.size(weight), tf.size(y)),
+                "sample_weight must be one for each image, got {} images and {} weights",
+                *(tf.size(y), tf.size(weight)),
+            ),
+            _require(
+                tf.reduce_all(tf.logical_and(weight >= 0, tf.math.is_finite(weight))),
+                "sample_weight must be finite and at least 0, got values in [{}, {}] or NaN",
+                *(tf.reduce_min(weight), tf.reduce_max(weight)),
+            ),
+        ]
+    # Nothing that uses them may run before: an update could not be taken back.
+    with tf.control_dependencies(checks):
+        weight = weight if weight is None else tf.identity(weight)
+        return Examples(tf.identity(x), tf.identity(y), tf.identity(given), weight)
+
+
+def _images(x: Any, shape: tuple[int, ...], box: Box) -> tf.Tensor:
+    """Images float32 [n, *shape], whose sizes the step checks where they are not known before."""
+    low, high = box
+    if not (tf.is_tensor(x) and x.dtype.is_floating):
+        raise ValueError(f"x must be one tensor of floating-point pixels in [{low:g}, {high:g}]")
+    expected = f"x must have shape [n, {', '.join(map(str, shape))}], got "
+    if not x.shape.is_compatible_with((None, *shape)):
+        raise ValueError(f"{expected}{x.shape}")
+    x = tf.cast(x, tf.float32)
+    size = tf.shape(x)
+    known = tf.equal(tf.size(size), 1 + len(shape))
+    fits = tf.cond(known, lambda: tf.reduce_all(size[1:] == [*shape]), lambda: False)
+    with tf.control_dependencies([_require(fits, f"{expected}{{}}", size)]):
+        return tf.ensure_shape(tf.identity(x), (None, *shape))
+
+
+def _pixels(x: tf.Tensor, box: Box) -> list[tf.Tensor]:
+    """The checks of pixels."""
+    low, high = box
+    return [
         _require(tf.reduce_all(tf.math.is_finite(x)), "x must be finite, got NaN or infinity"),
         _require(
             tf.reduce_all(inside(x, box)),
@@ -71,15 +119,49 @@ def batch(data: Any, structure: Structure, box: Box) -> tuple[tf.Tensor, tf.Tens
             "neither standardised nor in 0..255",
             *(tf.reduce_min(x), tf.reduce_max(x)),
         ),
-        _require(
-            tf.reduce_all(tf.logical_and(y >= 0, y < classes)),
-            f"y must lie in 0..{classes - 1}, got {{}}..{{}}",
-            *(tf.reduce_min(y), tf.reduce_max(y)),
-        ),
     ]
-    # Nothing that uses them may run before: an update could not be taken back.
-    with tf.control_dependencies(checks):
-        return tf.identity(x), tf.identity(y)
+
+
+def _labels(y: Any, classes: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """Labels int32 [n], of integers or of one-hot rows, and the checks of these."""
+    # Steps for data of several shapes are traced for shapes, or ranks, that are not known.
+    axes = None
+    if tf.is_tensor(y):
+        axes = None if y.shape.rank is None else y.shape[1:].as_list()
+    if axes == [classes] and (y.dtype.is_floating or y.dtype.is_integer):
+        return tf.argmax(y, 1, output_type=tf.int32), [_one_hot(y)]
+    if not (tf.is_tensor(y) and (axes is None or axes in _LABELS)):
+        raise ValueError(
+            "y must be one integer label per image, of shape [n] or [n, 1], or one-hot rows "
+            f"[n, {classes}], got {getattr(y, 'shape', None)}"
+        )
+    if not y.dtype.is_integer:
+        raise ValueError(f"y must be integer labels, got {y.dtype.name}")
+    return tf.cast(tf.reshape(y, (-1,)), tf.int32), []
+
+
+def _one_hot(y: tf.Tensor) -> tf.Tensor:
+    """The check that every row has a single 1 and is 0 elsewhere."""
+    single = tf.equal(tf.math.count_nonzero(y, 1), 1)
+    wrong = tf.logical_not(tf.logical_and(single, tf.reduce_any(tf.equal(y, 1), 1)))
+    first = tf.argmax(tf.cast(wrong, tf.int32))
+    return _require(
+        tf.logical_not(tf.reduce_any(wrong)),
+        "y must be one-hot rows, a single 1 and 0 elsewhere, got the row {}",
+        # Of no examples there is none to show.
+        tf.gather(tf.pad(y, ((0, 1), (0, 0))), first),
+    )
+
+
+def _weights(weight: Any) -> tf.Tensor:
+    """Weights of examples, float32 [n]."""
+    real = tf.is_tensor(weight) and (weight.dtype.is_floating or weight.dtype.is_integer)
+    if not real or not (weight.shape.rank is None or weight.shape[1:].as_list() in _LABELS):
+        raise ValueError(
+            "sample_weight must be one number for each image, of shape [n], got "
+            f"{getattr(weight, 'shape', None)}"
+        )
+    return tf.cast(tf.reshape(weight, (-1,)), tf.float32)
 
 
 def refusing(function: Callable) -> Callable:

@@ -119,6 +119,22 @@ class StepGradient:
             return found._replace(loss=found.loss + terms.penalty(network, batch.x))
         return found
 
+    def step(self, batch: Batch, with_logits: bool = False) -> tuple[Step, tf.Tensor | None]:
+        """The step of a batch with the present weights; and the logits, as training has them."""
+        network, reference = self.networks()
+        logits = None
+        if with_logits:
+            logits = normalised(network, running(self.model, self.graph), batch.x)(batch.x)
+        return self(network, reference, batch), logits
+
+    def evaluation(
+        self, batch: Batch, with_logits: bool = False
+    ) -> tuple[Evaluation, tf.Tensor | None]:
+        """`evaluated` with the present weights; and the logits."""
+        network, reference = self.networks()
+        logits = network(batch.x) if with_logits else None
+        return self.evaluated(network, reference, batch), logits
+
     @property
     def places(self) -> list[int]:
         """Of the weights that are trained at present, among the graph's variables, in order."""

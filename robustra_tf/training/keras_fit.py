@@ -1,4 +1,4 @@
-"""Certified training by Keras's own `fit`: a model that brings the loss, and the radius's ramp."""
+"""Certified training by Keras's own `fit`: a model that brings the loss."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import tensorflow as tf
 from robustra_tf import counting
 from robustra_tf.intake import checks
 from robustra_tf.intake.precision import full_precision
-from robustra_tf.intake.subject import Wrapper
+from robustra_tf.objective.batch import Batch
 from robustra_tf.objective.interval_losses import BOX
 from robustra_tf.training import fit_data
 from robustra_tf.training.gradient import StepGradient
+from robustra_tf.training.keras_saving import SavedWhole
 from robustra_tf.training.options import StepOptions
-from robustra_tf.training.schedules import epsilon_within
 from robustra_tf.vocabulary import largest_radius
 
 #: What `compile` takes of Keras's that a method brings itself.
-_BROUGHT = ("loss", "loss_weights", "metrics", "weighted_metrics")
+_BROUGHT = ("loss", "loss_weights")
+#: What a step reports, by names that no further metric may have.
+_REPORTED = ("loss", "accuracy", "certified_accuracy")
 
 
-class CertifiedModel(Wrapper):
+@keras.saving.register_keras_serializable(package="robustra_tf")
+class CertifiedModel(SavedWhole):
     """A network that `fit` trains by a certified method and `evaluate` certifies.
 
     `fit` minimises the mean over the batch of the method's loss at the present `radius`, the same
@@ -39,15 +42,20 @@ class CertifiedModel(Wrapper):
     statistics of the batch along `fit` and moves its running ones, unless the layer's `trainable`
     is False.
 
-    Images are floating-point pixels in [0, 1]; labels are integers, [n] or [n, 1]. `fit` and
-    `evaluate` refuse what is not, at the batch that has it: standardised or 0..255 pixels, NaN,
-    images of another size, labels that are no class. A step whose loss or gradient is no finite
-    number changes neither weights nor optimizer nor running statistics; the loss of its epoch is
-    then NaN in the history (`keras.callbacks.TerminateOnNaN` ends training there).
+    Keras's weights of examples and of classes weight the losses, whose sum is divided by the number
+    of examples, as Keras does it; the two accuracies count every example once. Further metrics
+    compare labels and logits. Images are floating-point pixels in [0, 1]; labels are integers, [n]
+    or [n, 1], or one-hot rows. `fit` and `evaluate` refuse what is not, at the batch that has it:
+    standardised or 0..255 pixels, NaN, images of another size, labels that are no class, rows that
+    are not one-hot, negative weights. A step whose loss or gradient is no finite number changes
+    neither weights nor optimizer nor running statistics; the loss of its epoch is then NaN in the
+    history (`keras.callbacks.TerminateOnNaN` ends training there).
 
-    The network itself is `network`, an ordinary Keras model that learns in place: save that one.
-    Weights (`save_weights`, `ModelCheckpoint(save_weights_only=True)`) are the network's and the
-    present radius; a reference belongs to whoever made it and is not among them.
+    The network itself is `network`, an ordinary Keras model that learns in place. `save` keeps the
+    whole: network, reference, method, radius and optimizer, for `keras.models.load_model`, which
+    knows this class once it was named; what it loads evaluates the same and trains on. Weights
+    (`save_weights`, `ModelCheckpoint(save_weights_only=True)`) are the network's, the reference's
+    and the present radius.
 
     Attributes:
       network: the Keras model.
@@ -87,7 +95,9 @@ class CertifiedModel(Wrapper):
         super().__init__(name=name)
         if (radius := checks.number(eps)) is None:
             raise ValueError(f"eps must be one number of pixels, got {eps!r}")
-        # A graph hides the reference from Keras: its weights are neither trained nor saved here.
+        # A function hides the reference from Keras, which would train and average it.
+        self._reference = lambda: reference
+        self._options = options
         self._gradient = StepGradient(model, reference, method, options.with_losses(eps_end=radius))
         structure = self._gradient.graph.structure
         largest = largest_radius(options.bounds.norm, structure.input_shape)
@@ -104,30 +114,51 @@ class CertifiedModel(Wrapper):
             initializer=keras.initializers.Constant(radius),
             trainable=False,
         )
-        names = ("loss", "accuracy", "certified_accuracy")
-        self._means = [keras.metrics.Mean(name=name) for name in names]
+        self._means = [keras.metrics.Mean(name=name) for name in _REPORTED]
+        self._compile_jit(False)
         self.built = True
 
     def compile(self, optimizer="rmsprop", **kwargs: Any) -> None:
-        """Sets the optimizer; the loss and the metrics are the method's.
+        """Sets the optimizer and further metrics; the loss is the method's.
 
         Args:
           optimizer: a Keras optimizer, or its name; its own options clip and decay.
-          **kwargs: `run_eagerly` and `steps_per_execution`, as Keras takes them.
+          **kwargs: as Keras takes them: `metrics` and `weighted_metrics`, of labels and logits;
+            `run_eagerly`; `steps_per_execution`; `jit_compile=True`, for the methods by intervals
+            and `natural`, whose shapes are static.
 
         Raises:
-          ValueError: a loss, metrics, `jit_compile=True` or an optimizer that scales the loss.
+          ValueError: a loss, a metric of a name that is reported already, `jit_compile=True` of a
+            method whose shapes depend on data, or an optimizer that scales the loss.
         """
         for name in _BROUGHT:
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name} must be left out: method {self.method!r} brings its own")
-        if kwargs.setdefault("jit_compile", False) is True:
-            raise ValueError("jit_compile must be False: how many rows are bounded depends on data")
+        for name in ("metrics", "weighted_metrics"):
+            _check_names(name, kwargs.get(name))
+        jit = kwargs.pop("jit_compile", False) is True
+        if jit and self._gradient.problem.method.bound == "dual":
+            raise ValueError(
+                f"jit_compile must be False for method {self.method!r}: how many rows are bounded "
+                "depends on data"
+            )
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             raise ValueError("optimizer must not scale the loss: bounds are computed in float32")
+        # Checks of data cannot be compiled: what is, is called by the step.
+        self._compile_jit(jit)
         super().compile(optimizer, **kwargs | {"jit_compile": False, "auto_scale_loss": False})
         # Its variables made within the first step would have that traced twice.
         self.optimizer.build(self.network.trainable_variables)
+
+    def _compile_jit(self, jit: bool) -> None:
+        """Makes the functions that a step calls."""
+        self._jit = jit
+        self._stepped, self._evaluated = self._gradient.step, self._gradient.evaluation
+        if jit:
+            compiled = {"jit_compile": True, "autograph": False, "reduce_retracing": True}
+            self._stepped, self._evaluated = (
+                tf.function(work, **compiled) for work in (self._stepped, self._evaluated)
+            )
 
     def make_train_function(self, force: bool = False) -> None:
         """What Keras calls for a step of `fit`, with refusals of data as `ValueError`."""
@@ -145,14 +176,15 @@ class CertifiedModel(Wrapper):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """What an epoch averages."""
-        return list(self._means)
+        """What an epoch averages: the method's own, then those that `compile` was given."""
+        others = [metric for metric in super().metrics if metric.name not in _REPORTED]
+        return [*self._means, *others]
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One optimizer step at the present radius; what Keras compiles and calls."""
-        x, y = fit_data.batch(data, self._gradient.graph.structure, BOX)
-        batch = self._gradient.problem.batch(x, y, tf.convert_to_tensor(self.radius), _drawn())
-        step = self._gradient(*self._gradient.networks(), batch)
+        given = fit_data.batch(data, self._gradient.graph.structure, BOX)
+        batch = self._batch(given, tf.convert_to_tensor(self.radius))
+        step, logits = self._stepped(batch, self._measures)
 
         def update() -> bool:
             self.optimizer.apply(step.gradients, self.network.trainable_variables)
@@ -166,101 +198,55 @@ class CertifiedModel(Wrapper):
         # Robustra's own error is over the reference's space, no bound over the ball.
         if error := self._gradient.problem.method.certifies:
             values.append(1.0 - step.metrics[error])
-        return self._averaged(values, tf.shape(x)[0])
+        return self._averaged(values, given, logits, tf.shape(batch.x)[0])
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """The losses and the certified examples of a batch at the full radius."""
-        x, y = fit_data.batch(data, self._gradient.graph.structure, BOX)
-        batch = self._gradient.problem.batch(x, y, tf.constant(self.eps, tf.float32), _drawn())
-        found = self._gradient.evaluated(*self._gradient.networks(), batch)
-        proven = tf.cast(counting.certified_tensor(-found.upper, y), tf.float32)
+        given = fit_data.batch(data, self._gradient.graph.structure, BOX)
+        batch = self._batch(given, tf.constant(self.eps, tf.float32))
+        found, logits = self._evaluated(batch, self._measures)
+        proven = tf.cast(counting.certified_tensor(-found.upper, batch.y), tf.float32)
         right = 1.0 - found.clean_error
-        return self._averaged([found.loss, right, proven * right])
+        return self._averaged([found.loss, right, proven * right], given, logits)
+
+    def _batch(self, given: fit_data.Examples, eps: tf.Tensor) -> Batch:
+        drawn = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+        return self._gradient.problem.batch(given.x, given.y, eps, drawn, given.importance)
+
+    @property
+    def _measures(self) -> bool:
+        """Whether there are metrics of labels and logits."""
+        return any(metric not in self._means for metric in self.metrics)
 
     @full_precision()
     def evaluate(self, *args: Any, **kwargs: Any):
         """As Keras's own, in full float32."""
         return super().evaluate(*args, **kwargs)
 
-    def get_config(self) -> dict[str, Any]:
-        """Refused: a saved model would need this class, and a reference, to be read again.
-
-        Raises:
-          NotImplementedError: always; says what to save instead.
-        """
-        raise NotImplementedError(
-            f"{self.name!r} is not saved whole: save its .network, an ordinary Keras model, or its "
-            "weights by save_weights (in ModelCheckpoint: save_weights_only=True)"
-        )
-
     def _averaged(
-        self, values: list[tf.Tensor], count: tf.Tensor | None = None
+        self,
+        values: list[tf.Tensor],
+        given: fit_data.Examples,
+        logits: tf.Tensor | None,
+        count: tf.Tensor | None = None,
     ) -> dict[str, tf.Tensor]:
         """Adds to the means: numbers per example, or means over `count` examples."""
         means = self._means[: len(values)]
         for mean, value in zip(means, values, strict=True):
             mean.update_state(value, count)
-        return {mean.name: mean.result() for mean in means}
+        found = {mean.name: mean.result() for mean in means}
+        if logits is None:
+            return found
+        further = self.compute_metrics(given.x, given.given, logits, given.importance)
+        return found | {name: value for name, value in further.items() if name not in _REPORTED}
 
 
-class EpsilonSchedule(keras.callbacks.Callback):
-    """Raises a `CertifiedModel`'s radius step by step: linearly from `start` to its `eps`.
-
-    After `e` epochs, whole or not, the radius is `start + (eps - start) e / warmup_epochs`, then
-    `eps` (Gowal et al. 2018, section 4). `logs["eps"]` of an epoch is that of its last step;
-    callbacks that stand before this one in the list do not see it.
-
-    Args:
-      warmup_epochs: epochs of the ramp, at least 0.
-      start: radius in pixels at the first step, from 0 to the model's `eps`.
-
-    Raises:
-      ValueError: an argument out of its range; when `fit` begins, a model that is no
-        `CertifiedModel`, a start above its `eps`, or an unknown number of steps.
-
-    Example:
-      >>> certified = rt.CertifiedModel(model, method="ibp", eps=0.1)
-      >>> certified.compile("sgd")
-      >>> ramp = rt.EpsilonSchedule(warmup_epochs=2)
-      >>> history = certified.fit(x, y, epochs=3, callbacks=[ramp], verbose=0).history
-      >>> [round(eps, 2) for eps in history["eps"]]
-      [0.0, 0.05, 0.1]
-    """
-
-    def __init__(self, warmup_epochs: float, start: float = 0.0):
-        super().__init__()
-        if not warmup_epochs >= 0:
-            raise ValueError(f"warmup_epochs must be at least 0, got {warmup_epochs!r}")
-        if not start >= 0:
-            raise ValueError(f"start must be at least 0, in pixels, got {start!r}")
-        self.warmup_epochs, self.start = warmup_epochs, start
-        self._epoch = 0
-
-    def on_train_begin(self, logs: dict | None = None) -> None:
-        """Checks that there is a radius to raise."""
-        if not isinstance(self.model, CertifiedModel):
-            raise ValueError(f"model must be a CertifiedModel, got {type(self.model).__name__}")
-        if self.start > self.model.eps:
-            raise ValueError(f"start must be at most eps {self.model.eps:g}, got {self.start:g}")
-        if not self.params.get("steps"):
-            raise ValueError("steps_per_epoch must be given to fit: the data do not say it")
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Remembers the epoch."""
-        self._epoch = epoch
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Sets the radius of the step."""
-        done = self._epoch + batch / self.params["steps"]
-        end = self.model.eps
-        self.model.radius.assign(epsilon_within(done, self.start, end, self.warmup_epochs))
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Puts the radius in pixels into the epoch's logs."""
-        if logs is not None:
-            logs["eps"] = float(self.model.radius)
-
-
-def _drawn() -> tf.Tensor:
-    """Another seed at every call, by TensorFlow's generator."""
-    return tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
+def _check_names(argument: str, metrics: Any) -> None:
+    """Refuses (`ValueError`) metrics of names that are reported already."""
+    for metric in keras.tree.flatten(metrics):
+        name = metric if isinstance(metric, str) else getattr(metric, "name", None)
+        if name in (*_REPORTED, "acc"):
+            raise ValueError(
+                f"{argument} must be called otherwise than {', '.join(_REPORTED)}, which are "
+                f"reported already, got {name!r}"
+            )

@@ -96,20 +96,27 @@ class Problem:
         estimated = self.bounds.projection and name in CLAIMS
         return f"{name}{'_estimate' if estimated else ''}{slash}{layer}"
 
-    def batch(self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: Seed = (0, 0)) -> Batch:
+    def batch(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        eps: tf.Tensor,
+        seed: Seed = (0, 0),
+        importance: tf.Tensor | None = None,
+    ) -> Batch:
         """A batch with what its losses need beside the images.
 
         Random starts are drawn for all of it: an example's does not depend on its piece.
 
         Args:
-          x, y, eps: as `Batch` has them.
+          x, y, eps, importance: as `Batch` has them.
           seed: integers [2]; equal seeds give equal random starts and vectors.
         """
         seed = tf.cast(seed, tf.int32)
         draw = None
         if self.attacks:
             draw = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype)
-        return Batch(x, y, eps, self.losses.progress(eps), draw, seed)
+        return Batch(x, y, eps, self.losses.progress(eps), draw, seed, importance)
 
     def dual(self, network: Network, batch: Batch, which: int) -> Dual:
         """The dual on a batch of network 0, the trained one, or 1, the reference.
@@ -140,6 +147,8 @@ def solve(problem: Problem, network: Network, reference: Dual | None, batch: Bat
         found = found._replace(measured={"robust_error": robust_error(found.upper, batch.y)})
     else:
         found = _dual_loss(problem, network, reference, batch)
+    if batch.importance is not None:
+        found = found._replace(each=batch.importance * found.each)
     measured |= found.measured
     if certifies := problem.method.certifies:
         measured[certifies] = tf.logical_or(measured[certifies], measured["clean_error"])
