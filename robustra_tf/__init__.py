@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf.bounds.options import BoundOptions
     from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
     from robustra_tf.certificates.certify import certify, layer_bounds, margin_bounds
+    from robustra_tf.certificates.radii import Radii
+    from robustra_tf.certificates.radius import certified_radius
     from robustra_tf.conditions import Output
     from robustra_tf.exact import Verifier
     from robustra_tf.objective.batch import LossOptions
@@ -50,6 +52,7 @@ _HOMES = {
     "Property": "robustra_tf.property",
     "PropertyCertificate": "robustra_tf.certificates.certificate",
     "PureStep": "robustra_tf.training.pure_step",
+    "Radii": "robustra_tf.certificates.radii",
     "StepOptions": "robustra_tf.training.options",
     "TrainStep": "robustra_tf.training.step",
     "TrainingPlan": "robustra_tf.training.plan",
@@ -60,6 +63,7 @@ _HOMES = {
     "batches": None,
     "below": "robustra_tf.outputs",
     "binary": "robustra_tf.outputs",
+    "certified_radius": "robustra_tf.certificates.radius",
     "certify": "robustra_tf.certificates.certify",
     "classified": "robustra_tf.outputs",
     "data": None,
@@ -92,6 +96,7 @@ __all__ = [
     "Property",
     "PropertyCertificate",
     "PureStep",
+    "Radii",
     "StepOptions",
     "TrainStep",
     "TrainingPlan",
@@ -102,6 +107,7 @@ __all__ = [
     "batches",
     "below",
     "binary",
+    "certified_radius",
     "certify",
     "classified",
     "data",

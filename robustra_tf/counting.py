@@ -64,6 +64,21 @@ def certified(lower: np.ndarray, y: np.ndarray, classes: np.ndarray | None = Non
     return found if classes is None else found & (np.asarray(classes) == y)
 
 
+def least_margin(lower: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The least of lower bounds of `f_y - f_t` over all rivals `t`, [n].
+
+    Above 0 where `certified`, predictions apart, says so; -inf where a bound is no finite number,
+    or where there is no rival.
+
+    Args:
+      lower: [n, classes].
+      y: labels, integers [n].
+    """
+    own = np.arange(lower.shape[1]) == y[:, None]
+    proven = np.where(np.isfinite(lower), lower, -np.inf)
+    return np.where(own, np.inf, proven).min(1, initial=np.inf if lower.shape[1] > 1 else -np.inf)
+
+
 def predicted_tensor(logits: tf.Tensor) -> tf.Tensor:
     """`predicted` of a tensor [n, classes], int32 [n]."""
     found = tf.argmax(logits, -1, output_type=tf.int32)

@@ -17,10 +17,12 @@ IMPORTS = {
     "batches": {"data"},
     "bounds": {"graph", "vocabulary"},
     "certificates": {
+        "attacks",
         "bounds",
         "cli",
         "conditions",
         "counting",
+        "exact",
         "graph",
         "intake",
         "property",

@@ -127,7 +127,7 @@ class Attack:
           x: float32 [n, *shape], in the box; NumPy, tensors or lists, as `y` too; or a
             `tf.data.Dataset` or `keras.utils.PyDataset` of images and labels.
           y: labels int [n]; None where `x` has them.
-          eps: radius in pixels, at least 0.
+          eps: radius in pixels, at least 0, or one for each image, [n, 1, ...].
           indices: int [n], what the random starts depend on beside the seed; positions by default.
 
         Raises:
@@ -136,13 +136,14 @@ class Attack:
         """
         structure = self._network.structure
         shape, (classes,) = structure.input_shape, structure.output_shape
-        eps = checks.radius(eps, self.norm, self.box, shape)
         x, y = arrays(x, y, shape)
         x = np.ascontiguousarray(checks.images(x, shape, self.box, "float32"))
         y = checks.labels(y, len(x), classes)
         indices = np.arange(len(x)) if indices is None else np.asarray(indices)
         if indices.shape != y.shape:
             raise ValueError(f"indices must be one for each of the {len(x)} images, got {indices}")
+        eps = checks.radius(eps, self.norm, self.box, shape, len(x))
+        eps = np.broadcast_to(eps, (len(x), *[1] * len(shape)))
         self._network.compare(x)
         climb = self._compiled(x.shape[1:])
         best, margin = x.copy(), np.full(len(x), -np.inf, np.float32)
@@ -151,12 +152,12 @@ class Attack:
             left = np.flatnonzero(margin <= 0) if self.early_stop else np.arange(len(x))
             for first in range(0, len(left), self.batch_size):
                 chosen = left[first : first + self.batch_size]
-                starts = self._starts(x[chosen], indices[chosen], restart, eps)
+                starts = self._starts(x[chosen], indices[chosen], restart, eps[chosen])
                 point, value = climb(
                     tf.constant(x[chosen]),
                     tf.constant(y[chosen]),
                     tf.constant(starts),
-                    tf.constant(eps, tf.float32),
+                    tf.constant(eps[chosen].reshape(-1, 1), tf.float32),
                 )
                 better = value.numpy() > margin[chosen]
                 best[chosen[better]] = point.numpy()[better]
@@ -171,17 +172,19 @@ class Attack:
         """`_ascend` for images of one shape, traced once for batches of every size."""
         if shape not in self._traced:
             images = tf.TensorSpec((None, *shape), tf.float32)
-            labels, eps = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((), tf.float32)
+            labels, eps = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, 1), tf.float32)
             self._traced[shape] = tf.function(
                 self._ascend, input_signature=(images, labels, images, eps), autograph=False
             )
         return self._traced[shape]
 
-    def _starts(self, x: np.ndarray, indices: np.ndarray, restart: int, eps: float) -> np.ndarray:
+    def _starts(
+        self, x: np.ndarray, indices: np.ndarray, restart: int, eps: np.ndarray
+    ) -> np.ndarray:
         if restart == 0:
             return np.zeros_like(x)
         shape = x.shape[1:]
-        return np.float32(eps) * np.stack(
+        return eps.astype(np.float32) * np.stack(
             [
                 geometry.random_start(shape, self.norm, (self.seed, restart, int(index)))
                 for index in indices

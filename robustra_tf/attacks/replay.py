@@ -54,7 +54,7 @@ def replay(  # noqa: PLR0913, public
       x: images float32 [n, *shape], in pixels.
       candidates: float32 [n, *shape].
       y: labels int [n].
-      eps: radius in pixels.
+      eps: radius in pixels, or one for each image, [n] or [n, 1, ...].
       norm: "linf", "l2" or "l1".
       box: (lo, hi) of every pixel, or None.
       batch_size: candidates a forward pass.
@@ -111,7 +111,7 @@ def contained(
     Args:
       x: images [n, *shape].
       candidates: [n, *shape].
-      eps, norm, box: the set.
+      eps, norm, box: the set; `eps` a number, or one for each image, [n] or [n, 1, ...].
 
     Returns:
       Boolean [n], computed in float64 without any tolerance.
@@ -125,12 +125,16 @@ def contained(
             f"candidates: expected the images' shape {x.shape}, got {candidates.shape}"
         )
     points = _flat(candidates.astype(np.float64))
-    distance = _length(points - _flat(x.astype(np.float64)), norm)
     # Not a number is nowhere: comparisons with it are false.
-    inside = distance <= eps
+    inside = distances(x, candidates, norm) <= np.reshape(eps, -1)
     if box is not None:
         inside &= ((points >= box[0]) & (points <= box[1])).all(axis=1)
     return inside
+
+
+def distances(x: np.ndarray, candidates: np.ndarray, norm: str) -> np.ndarray:
+    """`||candidate - x||` of each image, float64 [n]."""
+    return _length(_flat(candidates.astype(np.float64) - x.astype(np.float64)), norm)
 
 
 def settle(
@@ -141,7 +145,7 @@ def settle(
     Args:
       x: images float32 [n, *shape] that lie in the box.
       candidates: float32 [n, *shape], up to rounding inside already.
-      eps, norm, box: the set.
+      eps, norm, box: the set; `eps` a number, or one for each image, [n, 1, ...].
 
     Returns:
       float32 [n, *shape].

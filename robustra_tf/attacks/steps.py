@@ -18,7 +18,7 @@ def project(delta: tf.Tensor, eps: tf.Tensor, norm: str) -> tf.Tensor:
 
     Args:
       delta: [n, d].
-      eps: scalar radius in pixels.
+      eps: radius in pixels, a scalar or [n, 1].
       norm: "linf", "l2" or "l1".
 
     Returns:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
+from robustra_tf.certificates import tables
 from robustra_tf.conditions import by_group
 from robustra_tf.property import Property, shown
 
@@ -85,6 +87,35 @@ class Certificate:
         own = np.arange(self.margin_lower.shape[1]) == self.labels[:, None]
         proven = np.where(np.isfinite(self.margin_lower), self.margin_lower, -np.inf)
         return np.where(own, np.inf, proven)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """What is known image by image, as columns of equal length."""
+        return {
+            "index": np.arange(len(self.labels)),
+            "label": self.labels,
+            "predicted": self.predicted,
+            "certified": self.certified,
+            "worst_target": self.worst_target,
+            "worst_margin": self.worst_margin,
+        }
+
+    def to_pandas(self) -> Any:
+        """`columns` as a DataFrame of pandas, a row for each image.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        return tables.to_pandas(self.columns())
+
+    def by_class(self) -> dict[str, np.ndarray]:
+        """For each class that occurs: images, shares correct and certified, the median margin."""
+        right, certified, margin = self.predicted == self.labels, self.certified, self.worst_margin
+        measures = {
+            "correct": lambda place: right[place].mean(),
+            "certified": lambda place: certified[place].mean(),
+            "median_margin": lambda place: np.median(margin[place]),
+        }
+        return tables.by_class(self.labels, measures)
 
     def summary(self) -> str:
         """What was proven, as lines to print: of how many images, and how clearly."""

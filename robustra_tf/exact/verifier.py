@@ -96,12 +96,13 @@ class Verifier:
         self._time_limit = seconds
 
     @full_precision()
-    def verify(self, x: np.ndarray, y: int) -> Verdict:
+    def verify(self, x: np.ndarray, y: int, eps: float | None = None) -> Verdict:
         """Decides one image.
 
         Args:
           x: [*input_shape], in pixels, inside the box.
           y: its label.
+          eps: another radius than the verifier's.
 
         Raises:
           ValueError: an image of another shape, outside the box or not finite, a label that is no
@@ -112,7 +113,7 @@ class Verifier:
         image, label = self._checked(x, y)
         found = self._network.compare(image[None], self._network.allowed)
         if found.comparable.all():
-            verdict = decide(Case(self._task, image, label, start + self._time_limit))
+            verdict = decide(Case(self._at(eps), image, label, start + self._time_limit))
         else:
             verdict = unknown(
                 "float32 may overflow on the image: nothing is known of the model then"
@@ -120,6 +121,14 @@ class Verifier:
                 else "logits that are not finite numbers"
             )
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
+
+    def _at(self, eps: float | None) -> Task:
+        """The task at another radius."""
+        inputs = self._task.inputs
+        if eps is None:
+            return self._task
+        radius = checks.radius(eps, inputs.norm, inputs.box, self._network.structure.input_shape)
+        return self._task._replace(inputs=inputs._replace(eps=radius))
 
     def _checked(self, x: np.ndarray, y: int) -> tuple[np.ndarray, int]:
         shape, (classes,) = (

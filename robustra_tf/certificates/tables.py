@@ -1,0 +1,52 @@
+"""What is known image by image and class by class, as tables."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+#: Columns of equal length by their names.
+Columns = Mapping[str, np.ndarray]
+
+
+def to_pandas(columns: Columns) -> Any:
+    """The columns as a DataFrame of pandas.
+
+    Raises:
+      ImportError: pandas is not installed.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ImportError:
+        raise ImportError("to_pandas: needs pandas, which pip install pandas brings") from None
+    return pandas.DataFrame(dict(columns))
+
+
+def to_csv(columns: Columns) -> str:
+    """The columns as CSV, their names in the first row."""
+    rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([tuple(columns), *rows])
+    return text.getvalue()
+
+
+def by_class(
+    labels: np.ndarray, measures: Mapping[str, Callable[[np.ndarray], float]]
+) -> dict[str, np.ndarray]:
+    """Measures of the images of each class that occurs, as columns: `label`, `images` and theirs.
+
+    Args:
+      labels: integers [n].
+      measures: each a function of the places of a class's images, integers [k].
+    """
+    classes = np.unique(labels)
+    places = [np.flatnonzero(labels == label) for label in classes]
+    found = {"label": classes, "images": np.array([len(place) for place in places], int)}
+    return found | {
+        name: np.array([measure(place) for place in places]) for name, measure in measures.items()
+    }
