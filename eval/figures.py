@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +23,23 @@ _COLORS = {
 }
 #: Images a row of a gallery.
 COLUMNS = 6
+
+
+#: Of figures on a dark page: its ground, and what is drawn on it.
+_GROUND, _INK, _FAINT = "#15181c", "#d8dbe0", "#7d838c"
+_DARK = {
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), _GROUND),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), _INK),
+    **dict.fromkeys(("xtick.color", "ytick.color", "xtick.labelcolor", "ytick.labelcolor"), _INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "legend.edgecolor"), _FAINT),
+}
+
+
+@contextlib.contextmanager
+def on_page(dark: bool) -> Iterator[None]:
+    """What is drawn within has the colours of a dark page, or of a light one."""
+    with matplotlib.rc_context(_DARK if dark else {}):
+        yield
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -77,6 +96,64 @@ def sweep(points: Sequence[Point]) -> Figure:
     axes.set(xlim=(0, None), ylim=(0, 103))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
+    return figure
+
+
+def radius_curve(
+    radius: np.ndarray, certified: np.ndarray, attacked: np.ndarray, norm: str
+) -> Figure:
+    """Accuracy against the radius; the true robust accuracy lies in the shaded band.
+
+    Args:
+      radius: in pixels, increasing, [k].
+      certified, attacked: shares of the images, [k].
+      norm: of the balls.
+    """
+    figure = _figure(7, 4.2)
+    axes = figure.subplots()
+    upper, lower = 100 * attacked, 100 * certified
+    # An attack that succeeded at a radius counts from there on, a certificate up to its own.
+    axes.step(radius, upper, "--", where="post", color="C3", label="not attacked, an upper bound")
+    axes.step(radius, lower, "-", where="pre", color="C0", label="certified, a lower bound")
+    ends = np.repeat(radius, 2)
+    axes.fill_between(
+        ends[1:-1],
+        np.repeat(lower[1:], 2),
+        np.repeat(upper[:-1], 2),
+        color="C0",
+        alpha=0.15,
+        linewidth=0,
+    )
+    axes.set(xlabel=f"{norm} radius in pixels of [0, 1]", ylabel="accuracy in %")
+    axes.set(xlim=(0, None), ylim=(0, 103))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return figure
+
+
+def sorted_margins(margins: np.ndarray, certified: np.ndarray) -> Figure:
+    """The lower bounds of the margins [n] in their order, those above 0 apart from the others.
+
+    What is not a finite number is left out; what is far below 0 is drawn at the lower edge.
+    """
+    figure = _figure(7, 3.2)
+    axes = figure.subplots()
+    order = np.argsort(margins, kind="stable")
+    # A few bounds far below would leave no room for those that matter.
+    top = margins[np.isfinite(margins)].max(initial=0.0)
+    lowest = -2 * top if top > 0 else -np.inf
+    share = 100 * (np.arange(len(order)) + 0.5) / max(len(order), 1)
+    for kept, color, label in ((~certified, "C1", "not certified"), (certified, "C2", "certified")):
+        here = kept[order] & np.isfinite(margins[order])
+        if here.any():
+            shown = np.maximum(margins[order][here], lowest)
+            axes.plot(share[here], shown, ".", color=color, label=label)
+    axes.axhline(0, color="0.5", linewidth=1)
+    axes.set(xlabel="images in %, hardest first", ylabel="lower bound of the margin")
+    axes.set(xlim=(0, 100))
+    axes.grid(alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=9)
     return figure
 
 

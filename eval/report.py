@@ -52,7 +52,25 @@ class Picture(NamedTuple):
     @property
     def uri(self) -> str:
         """The picture as a data URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+        return as_uri(self.png)
+
+
+def as_uri(png: bytes) -> str:
+    """A PNG as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def environment() -> jinja2.Environment:
+    """What templates of pages are read by."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["percent"] = lambda share: f"{100 * share:.2f}%"
+    return made
 
 
 def build(
@@ -106,18 +124,10 @@ def build(
     }
     if attacked is not None:
         drawn = plots.motivation(attacked)
-        content["motivation"] = _picture("motivation", "PGD and transfer errors by epoch", drawn)
+        content["motivation"] = picture("motivation", "PGD and transfer errors by epoch", drawn)
     _save([value for value in content.values() if isinstance(value, Picture)], out / FOLDER)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: f"{100 * share:.2f}%"
     path = out / NAME
-    write_atomically(path, environment.get_template(NAME).render(content))
+    write_atomically(path, environment().get_template(NAME).render(content))
     return path
 
 
@@ -148,10 +158,10 @@ def _training(found: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
     content |= {"training": history.method, "training_note": None}
     if history.has(("robust_error", *curves.CERTIFIED, "clean_error", "test_clean_error")):
         alt = "Robust and clean error of f and g by epoch"
-        content["errors_figure"] = _picture("training_errors", alt, curves.errors(history))
+        content["errors_figure"] = picture("training_errors", alt, curves.errors(history))
     if history.has(("t0", *curves.TIGHTNESS)):
         alt = "Threshold t0 and shares of loose, tight and infeasible constraints by epoch"
-        content["reference_figure"] = _picture("reference", alt, curves.reference(history))
+        content["reference_figure"] = picture("reference", alt, curves.reference(history))
     return content
 
 
@@ -166,7 +176,7 @@ def _stages(found: Mapping[str, Any], stored: Stored) -> dict[str, Any]:
         left -= decided.total()
     drawn = figures.stages(counts, found["seconds"])
     alt = "Examples that each stage decided, and its seconds"
-    return {"stages": table, "left": left, "stages_figure": _picture("stages", alt, drawn)}
+    return {"stages": table, "left": left, "stages_figure": picture("stages", alt, drawn)}
 
 
 def _sweep(out: Path, stored: Stored, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,8 +190,8 @@ def _sweep(out: Path, stored: Stored, found: Mapping[str, Any]) -> dict[str, Any
         errors = {name: found[name] for name in names}
         own = sweep.Point(eps=found["eps"], n=found["n"], seconds=spent, **errors)
         points = sorted([*points, own])
-    picture = _picture("sweep", "Certified and PGD error against epsilon", figures.sweep(points))
-    return {"sweep": points, "sweep_figure": picture}
+    drawn = picture("sweep", "Certified and PGD error against epsilon", figures.sweep(points))
+    return {"sweep": points, "sweep_figure": drawn}
 
 
 def _gallery(out: Path, stored: Stored, load: Callable[[], Examples]) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def _gallery(out: Path, stored: Stored, load: Callable[[], Examples]) -> dict[st
         drawn = None
         if picked and examples is not None:
             pictures = gallery.pictures(examples, picked)
-            drawn = _picture(name, f"Images that are {name}", figures.images(picked, pictures))
+            drawn = picture(name, f"Images that are {name}", figures.images(picked, pictures))
         content[f"{name}_figure"] = drawn
     shown = gallery.falsified(witnesses.read(out, identity), stored.rows, figures.COLUMNS)
     content["shown"] = len(shown)
@@ -210,11 +220,12 @@ def _gallery(out: Path, stored: Stored, load: Callable[[], Examples]) -> dict[st
         scale = figures.perturbation_scale(shown, identity["eps"], identity["norm"])
         drawn = figures.falsified(shown, scale)
         alt = "Images, perturbations and the adversarial examples they give"
-        content |= {"scale": scale, "falsified_figure": _picture("falsified", alt, drawn)}
+        content |= {"scale": scale, "falsified_figure": picture("falsified", alt, drawn)}
     return content
 
 
-def _picture(name: str, alt: str, figure: Figure) -> Picture:
+def picture(name: str, alt: str, figure: Figure) -> Picture:
+    """A figure as a picture of a page."""
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return Picture(name, alt, png.getvalue())

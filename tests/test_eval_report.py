@@ -24,7 +24,7 @@ from tests.evaluations import (
     write_run,
 )
 
-VOID = {"meta", "img", "br", "link", "hr", "input"}
+VOID = {"meta", "img", "br", "link", "hr", "input", "source"}
 
 
 @pytest.fixture(scope="module")
