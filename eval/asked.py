@@ -8,7 +8,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from robustra_tf.backend import BackendError, require_tensorflow_backend
 from robustra_tf.cli import command, settings
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked(Examined):
     """A network, images, which may stand without a flag, and a ball about each."""
+
+    needs_eps: ClassVar[bool] = True
 
     data: Path | None = command.same(
         Examined,
@@ -49,9 +51,10 @@ class Asked(Examined):
         given = dataclasses.replace(self, **missing)
         split, info = given.checked()
         norm = given.norm or "linf"
-        if given.eps is None:
+        if given.eps is not None:
+            settings.radius("eps", given.eps, norm, info.shape)
+        elif self.needs_eps:
             raise SettingError("eps", "a radius in pixels of [0, 1]", None)
-        settings.radius("eps", given.eps, norm, info.shape)
         return dataclasses.replace(given, split=split, norm=norm)
 
 

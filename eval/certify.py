@@ -4,7 +4,7 @@
 an `.npz` file with `x`, images [n, height, width, channels] in [0, 1], and `y`, the label of each,
 or a folder of images by class; or `--dataset` names a data set. A SavedModel that training wrote
 knows the radius that it was trained for. Printed is what is proven; `--out` keeps it image by
-image, `--save` as a certificate that `eval.check` derives anew.
+image, `--save` as a certificate that `eval.check` derives anew, `--report` writes a page of it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 from robustra_tf.cli import command
 from robustra_tf.cli.program import Program
-from robustra_tf.cli.settings import Range
+from robustra_tf.cli.settings import Range, SettingError
 from robustra_tf.data import Dataset
 from robustra_tf.storage.files import write_atomically
 from robustra_tf.vocabulary import BOUNDS
 
+from . import page
 from .asked import Asked, answer, as_csv
 from .config import Config
 
@@ -51,6 +52,15 @@ class Certify(Asked):
     out: Path | None = command.setting(
         "what is proven image by image, a CSV", None, topic="Results"
     )
+    report: Path | None = command.setting(
+        "a page of it, the hardest images first, an HTML file", None, topic="Results"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.report is not None and (missing := page.missing()):
+            wanted = f"{missing} installed, which pip install 'robustra-tf[report]' does"
+            raise SettingError("report", wanted, str(self.report))
 
 
 def table(certificate: Certificate, first: int = 0) -> str:
@@ -89,6 +99,10 @@ def _certify(given: Certify, model: keras.Model, examples: Dataset) -> str:
     )
     if given.out is not None:
         write_atomically(given.out, table(certificate, given.first))
+    if given.report is not None:
+        from . import proven
+
+        proven.build(given.report, certificate, examples.images, (given.place, given.origin.name))
     return certificate.summary()
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 NAME, FOLDER = "report.html", "figures"
 #: What the extra `report` of the package installs, an evaluation itself does not need.
 _DRAWN_WITH = ("jinja2", "matplotlib")
+
+
+def missing() -> str | None:
+    """What pages are drawn with and is not installed, if anything."""
+    lacking = (name for name in _DRAWN_WITH if importlib.util.find_spec(name) is None)
+    return next(lacking, None)
 
 
 def write(out: Path, **options: Any) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from eval import attack, certify, curves, merge, network, report, subject
+from eval import attack, certify, curves, merge, network, radius, report, subject
 from eval import config as eval_config
 from robustra_tf.cli import command
 from robustra_tf.cli.settings import Range, SettingError
@@ -26,6 +26,7 @@ COMMANDS = {
     "eval.network": (subject.Source,),
     "eval.certify": (certify.Certify,),
     "eval.attack": (attack.Attacked,),
+    "eval.radius": (radius.Radius,),
 }
 
 

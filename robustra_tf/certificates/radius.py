@@ -22,6 +22,7 @@ from robustra_tf.exact.verifier import NORMS as DECIDED
 from robustra_tf.exact.verifier import Verifier
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
+from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 from robustra_tf.vocabulary import largest_radius
@@ -31,7 +32,7 @@ from robustra_tf.vocabulary import largest_radius
 def certified_radius(  # noqa: PLR0913, the door to all radii
     model: keras.Model | Graph,
     x: np.ndarray,
-    y: np.ndarray,
+    y: np.ndarray | None = None,
     *,
     norm: str = "linf",
     box: Box | None = (0.0, 1.0),
@@ -98,6 +99,7 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
         check_sound(network.model, network.graph, method, dtype, inner)
     if complete:
         _check_complete(norm, sound)
+    x, y = arrays(x, y, structure.input_shape)
     x = checks.images(x, structure.input_shape, box, dtype)
     y = checks.labels(y, len(x), structure.output_shape[0])
     found = network.compare(x, network.allowed)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,14 +23,6 @@ def to_pandas(columns: Columns) -> Any:
     except ImportError:
         raise ImportError("to_pandas: needs pandas, which pip install pandas brings") from None
     return pandas.DataFrame(dict(columns))
-
-
-def to_csv(columns: Columns) -> str:
-    """The columns as CSV, their names in the first row."""
-    rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([tuple(columns), *rows])
-    return text.getvalue()
 
 
 def by_class(

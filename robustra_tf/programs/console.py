@@ -32,6 +32,7 @@ COMMANDS = {
     "eval": Command("eval.main:start", "clean, attacked and certified error on a test set"),
     "certify": Command("eval.certify:main", "certificates for images of a file or a data set"),
     "attack": Command("eval.attack:main", "adversarial examples for such images"),
+    "radius": Command("eval.radius:main", "how far each image can move: certified and attacked"),
     "check": Command("eval.check:main", "derive a certificate's file anew, by NumPy alone"),
     "hash": Command("eval.network:main", "a network's hash, as certificates name it"),
     "merge": Command("eval.merge:main", "one evaluation of parts of a test set"),
