@@ -43,7 +43,8 @@ IMPORTS = {
     "objective": {"bounds", "counting", "graph", "intake"},
     "outputs": {"conditions", "intake"},
     "programs": {"__version__"},
-    "property": {"conditions", "graph", "intake", "outputs", "vocabulary"},
+    "property": {"conditions", "graph", "intake", "outputs", "property_files", "vocabulary"},
+    "property_files": {"conditions", "outputs", "vnnlib"},
     "published": set(),
     "storage": set(),
     "training": {

@@ -5,8 +5,8 @@ outputs lie in one of the polyhedra of that box. Version 1.0 is read by a parser
 the package `vnnlib`.
 """
 
-from robustra_tf.vnnlib.cases import Case, Specification
+from robustra_tf.vnnlib.cases import Case, Polyhedron, Specification, grouped
 from robustra_tf.vnnlib.reading import parse, read
 from robustra_tf.vnnlib.writing import text, write
 
-__all__ = ["Case", "Specification", "parse", "read", "text", "write"]
+__all__ = ["Case", "Polyhedron", "Specification", "grouped", "parse", "read", "text", "write"]

@@ -138,3 +138,17 @@ def _polyhedron(rows: Sequence[Condition], outputs: int) -> Polyhedron:
             matrix[row, index] = value
         bounds[row] = -condition.linear.constant
     return matrix, bounds
+
+
+def grouped(
+    given: Specification,
+) -> list[tuple[np.ndarray, np.ndarray, tuple[Polyhedron, ...]]]:
+    """Cases of the same polyhedra together: their ends [n, inputs], and the polyhedra."""
+    found: dict[tuple, list[Case]] = {}
+    for case in given.cases:
+        key = tuple(part.tobytes() for polyhedron in case.polyhedra for part in polyhedron)
+        found.setdefault(key, []).append(case)
+    return [
+        (np.stack([c.lower for c in cases]), np.stack([c.upper for c in cases]), cases[0].polyhedra)
+        for cases in found.values()
+    ]
