@@ -150,6 +150,10 @@ REWRITTEN = {
         {"edit": lambda config: config.update(class_name="Mine")},
         "expected a Sequential or functional model, got 'Mine'",
     ),
+    "what fit trains": (
+        {"edit": lambda config: config.update(class_name="CertifiedModel")},
+        "got 'CertifiedModel': save its network",
+    ),
     "no model": ({"edit": lambda config: config.clear()}, "functional model, got None"),
     "huge layers": ({"edit": huge}, "bytes of weights, the file"),
     "an unknown setting": (

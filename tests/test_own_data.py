@@ -90,6 +90,11 @@ def test_a_scale_that_is_not_the_images_is_refused(archive, x, scale, message):
     refused(lambda: data.read(path, scale=scale), path, message)
 
 
+def test_black_images_have_any_scale(archive):
+    found = data.read(archive(x=np.zeros((6, *SHAPE)), y=LABELS), scale=255)
+    np.testing.assert_array_equal(found.images, np.zeros((6, *SHAPE)))
+
+
 def test_pickles_in_an_archive_are_not_read(archive, tmp_path):
     path = archive(x=np.array([[Payload(tmp_path)]] * 6, object), y=LABELS)
     refused(lambda: data.read(path), path, "pickled objects are never read")

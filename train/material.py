@@ -113,7 +113,8 @@ def check_material(material: Material, info: Info) -> None:
         raise SettingError("start", "none but with --model_file", material.start)
     names = fitting(info)
     if material.model not in names:
-        there = ", ".join(names) or f"there is none for images of {info.shape}: --model_file"
+        way = "x[..., None]" if (*info.shape, 1) in MODEL_INPUTS.values() else "--model_file"
+        there = ", ".join(names) or f"there is none for images of {info.shape}: {way}"
         raise SettingError("model", f"one for {material.dataset}: {there}", material.model)
     if info.classes > CLASSES:
         wanted = f"a --model_file of {info.classes} classes for {material.dataset}"

@@ -150,6 +150,6 @@ def _checked(path: Path, found: Dataset, scale: float | None) -> Dataset:
         return Dataset(images.astype(np.float32), labels.astype(np.int32))
     if least < 0 or largest > scale:
         raise ValueError(f"{path}: x: expected values from 0 to {scale:g} (--scale), got {pixels}")
-    if images.dtype.kind == "f" and largest <= 1 < scale:
+    if largest <= 1 < scale and (images % 1).any():
         raise ValueError(f"{path}: x: expected no --scale for values in [0, 1], got {scale:g}")
     return Dataset(to_unit(images, scale), labels.astype(np.int32))

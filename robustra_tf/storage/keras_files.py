@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".keras", ".h5")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+#: What is said of a model that is neither, by its class.
+_INSTEAD = {"CertifiedModel": "save its network, by certified.network.save('net.keras')"}
 #: What Keras's older files leave out of each object: where its class lives.
 _HOMES = {"Sequential": "keras", "Functional": "keras.src.models.functional"}
 _HOMES |= dict.fromkeys(description.LAYERS, "keras.layers")
@@ -48,10 +50,8 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
             architecture = _located(architecture)
         kind = architecture.get("class_name") if isinstance(architecture, dict) else None
         if kind not in description.MODELS:
-            raise ValueError(
-                f"expected a Sequential or functional model, got {kind!r}: build it as "
-                "keras.Model(inputs, outputs) and save that"
-            )
+            way = _INSTEAD.get(kind, "build it as keras.Model(inputs, outputs) and save that")
+            raise ValueError(f"expected a Sequential or functional model, got {kind!r}: {way}")
     description.check_supported(architecture, str(path))
     return architecture
 
