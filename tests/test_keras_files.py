@@ -189,6 +189,14 @@ def test_a_cut_file_is_refused_in_one_line(files, tmp_path, suffix, kept):
     assert "\n" not in refused(lambda: export.load(path), path)
 
 
+def test_a_changed_byte_is_found(files, tmp_path):
+    content = bytearray((files[1] / "net.keras").read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "net.keras"
+    path.write_bytes(content)
+    refused(lambda: export.load(path), path, "damaged", "CRC")
+
+
 def test_weights_alone_are_no_model(files, tmp_path):
     path = tmp_path / "net.weights.h5"
     files[0].save_weights(path)
