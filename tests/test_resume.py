@@ -169,7 +169,7 @@ def test_the_saved_networks_are_those_of_the_last_checkpoint(runs):
 
 def test_a_killed_run_goes_on_where_its_checkpoint_was(runs):
     lines = runs["broken"][1].splitlines()
-    assert "resumed" in lines[0]
+    assert "resumed after epoch 1, pass 3, step 0" in lines
     passes = [line.split("  ")[0] for line in lines if line.startswith("epoch ")]
     # The pass that was not saved is done again, and no earlier one.
     assert passes == ["epoch 2/3 g", "epoch 3/3 f", "epoch 3/3 g"]
