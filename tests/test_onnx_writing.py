@@ -116,6 +116,15 @@ def test_normalisation_is_kept_as_differences_and_quotients_or_folded(tmp_path, 
     assert types(proto) == ["Flatten", "Gemm"]
 
 
+def test_zeros_around_an_image_are_normalised_with_it(tmp_path, rng):
+    model = keras.Sequential([keras.Input((2, 3, 2)), layers.ZeroPadding2D(((1, 0), (0, 2)))])
+    for layer in (layers.Rescaling(2.0, [1.0, -1.0]), layers.Flatten(), layers.Dense(2)):
+        model.add(layer)
+    for fold in (False, True):
+        proto = check_round_trip(model, tmp_path / "n.onnx", rng, fold=fold)
+        assert ("Sub" in types(proto)) != fold
+
+
 def test_a_certified_model_is_written_as_its_network(tmp_path):
     model = keras.Sequential(
         [keras.Input((2,)), layers.Dense(3, activation="relu"), layers.Dense(2)]

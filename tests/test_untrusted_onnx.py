@@ -68,7 +68,19 @@ def foreign(proto):
     proto.graph.node[0].domain = "com.example"
 
 
+def many_axes():
+    """An exchange of thirteen axes: its kind is not looked for among 13! orders."""
+    given = [
+        node("Reshape", "xs", "z"),
+        node("Transpose", "z", "t", perm=[0, *range(13, 0, -1)]),
+        node("Reshape", "tf"),
+    ]
+    weights = {"s": np.array([1, *[2] * 13]), "f": np.array([1, -1])}
+    return only(*given, shape=(1, 2**13), weights=weights)
+
+
 MALFORMED = {
+    "axes": (many_axes(), "numbers in a value, got 67108864"),
     "empty": (b"", "net.onnx"),
     "text": (b"no network at all", "damaged, no ONNX"),
     "cut": (changed(lambda p: None)[:-40], "net.onnx"),

@@ -155,18 +155,16 @@ def folds(layer: Any, scale: np.ndarray, shift: np.ndarray) -> bool:
     return image and alike and (layer.padding == "valid" or not shift.any())
 
 
-def normalisation(layer: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray] | None:
-    """`s` and `t` [*shape] of a layer that is `s x + t` by constants; None of any other one."""
+def normalisation(layer: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """`s` and `t` [*shape] of a Rescaling or Normalization, `s x + t`."""
     if isinstance(layer, layers.Rescaling):
         found = layer.scale, layer.offset
-    elif isinstance(layer, layers.Normalization):
+    else:
         if layer.invert:
             raise refused(layer, "expected invert False, got True")
         mean, variance = (np.asarray(v, np.float64)[0] for v in (layer.mean, layer.variance))
         scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
         found = scale, -mean * scale
-    else:
-        return None
     return tuple(np.broadcast_to(np.asarray(each, np.float64), shape) for each in found)
 
 

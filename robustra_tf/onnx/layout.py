@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 Shape = tuple[int, ...]
+#: Axes of more than one entry whose orders are tried.
+MOST_AXES = 6
 
 
 class Turn(NamedTuple):
@@ -29,17 +32,27 @@ def turn(wanted: np.ndarray, shape: Shape) -> Turn | None:
       wanted: positions in the array, as many as it has.
       shape: of the array.
     """
-    flat, target = wanted.ravel(), _long(wanted.shape)
-    for order in itertools.permutations(range(len(target))):
-        # As what is wanted has its axes, taken back.
-        before = tuple(target[order.index(axis)] for axis in range(len(target)))
-        if np.array_equal(positions(before).transpose(order).ravel(), flat):
-            return Turn(before, order)
-    before = _long(shape)
-    for order in itertools.permutations(range(len(before))):
-        if np.array_equal(positions(before).transpose(order).ravel(), flat):
+    flat, target, own = wanted.ravel(), _long(wanted.shape), _long(shape)
+    natural = np.arange(flat.size)
+    for before, order in itertools.chain(_turns_to(target), _turns_of(own)):
+        found = natural.reshape(before).transpose(order)
+        # Few orders begin alike: the rest is compared of those only.
+        if np.array_equal(found.flat[:64], flat[:64]) and np.array_equal(found.ravel(), flat):
             return Turn(before, order)
     return None
+
+
+def _turns_of(before: Shape) -> Iterator[tuple[Shape, tuple[int, ...]]]:
+    """All orders of an array's axes; none where they would be too many."""
+    if len(before) <= MOST_AXES:
+        for order in itertools.permutations(range(len(before))):
+            yield before, order
+
+
+def _turns_to(after: Shape) -> Iterator[tuple[Shape, tuple[int, ...]]]:
+    """All that end in an array's axes."""
+    for _, order in _turns_of(after):
+        yield tuple(after[order.index(axis)] for axis in range(len(after))), order
 
 
 def _long(shape: Shape) -> Shape:

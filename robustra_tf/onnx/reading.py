@@ -59,8 +59,10 @@ def load(path: str | os.PathLike[str]) -> keras.Model:
     try:
         network = _Network(proto)
         _compare(network)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # whatever Keras and TensorFlow say of odd shapes
+        raise ValueError(f"{path}: {' '.join(str(error).split())[:600]}") from error
     return network.model
 
 

@@ -117,10 +117,10 @@ class _Walk:
             return self.inline(_functional(layer), inputs[0])
         if not isinstance(layer, layers.Layer):
             raise refused(layer, "it is an operation on tensors, not a layer")
-        constants = normalisation(layer, inputs[0].index.shape)
-        if constants is None:
+        if not isinstance(layer, layers.Rescaling | layers.Normalization):
             return write(self.draft, layer, inputs)
         value = self.draft.padded(inputs[0])
+        constants = normalisation(layer, value.index.shape)
         if self._fold and _taken_in(readers, output, constants):
             return dataclasses.replace(value, scale=constants)
         return self._scaled(layer.name, value, *constants)
