@@ -154,12 +154,12 @@ def wrong_labels(images, labels):
     ],
 )
 def test_data_that_mean_nothing_leave_no_trace(saved, tmp_path, monkeypatch, change, message):
-    load = data.load
+    load = data.Origin.load
 
     def broken(*args):
         return data.Dataset(*change(*(array.copy() for array in load(*args))))
 
-    monkeypatch.setattr(data, "load", broken)
+    monkeypatch.setattr(data.Origin, "load", broken)
     with pytest.raises(ValueError, match=message) as raised:
         run.prepare(resolve(saved, tmp_path / "out"))
     assert "\n" not in str(raised.value)
