@@ -156,6 +156,30 @@ def normalised(seed: int = 6) -> keras.Model:
     return randomise(model, seed)
 
 
+def branches(seed: int = 7) -> keras.Model:
+    """Slopes, moved entries and every other convolution, in two branches that are put together."""
+    inputs = keras.Input((4, 5, 2))
+    x = layers.PReLU(shared_axes=[1, 2])(layers.DepthwiseConv2D(2, depth_multiplier=2)(inputs))
+    large = layers.UpSampling2D(2)(layers.Cropping2D(((1, 0), (0, 2)))(x))
+    large = layers.Conv2DTranspose(2, 2, strides=(1, 2), activation="relu")(large)
+    small = layers.Conv2D(2, 2, groups=2, dilation_rate=(2, 1), activation="leaky_relu")(inputs)
+    small = layers.Permute((2, 1, 3))(layers.Subtract()([small, layers.ReLU(0.5)(small)]))
+    flat = [layers.Flatten()(large), layers.Flatten()(small)]
+    logits = layers.Dense(CLASSES)(layers.Concatenate()(flat))
+    return randomise(keras.Model(inputs, logits, name="tiny_branches"), seed)
+
+
+def maxima(seed: int = 8) -> keras.Model:
+    """Maxima of windows and of branches, means of images."""
+    inputs = keras.Input((5, 5, 1))
+    x = layers.Conv2D(2, 2, activation="relu")(inputs)
+    x = layers.Maximum()([layers.MaxPooling2D(2)(x), layers.Conv2D(2, 3, strides=2)(inputs)])
+    x = layers.MaxPooling2D(3, strides=1, padding="same")(layers.Conv2D(2, 1)(x))
+    flat = [layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)]
+    logits = layers.Dense(CLASSES)(layers.Concatenate()(flat))
+    return randomise(keras.Model(inputs, logits, name="tiny_maxima"), seed)
+
+
 ALL = {
     "dense": dense,
     "conv": conv,
@@ -164,6 +188,8 @@ ALL = {
     "pooling": pooling,
     "batch_norm": batch_norm,
     "normalised": normalised,
+    "branches": branches,
+    "maxima": maxima,
 }
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from keras import layers
 
+from tests import random_layers
+
 #: What multiplies weights that keep pre-activations around one. Ordinary scales are drawn most.
 SCALES = (0.0, 1e-30, 1e-6, 0.1, 0.5, 1.0, 1.0, 1.0, 1.5, 1.5, 3.0, 30.0, 1e4)
 
@@ -47,13 +49,15 @@ def model(draw, shapes=SHAPES, depth=5) -> keras.Model:
     elif ending == "relu on relu":
         x = layers.ReLU()(layers.ReLU()(x))
     found = keras.Model(inputs, x)
-    if not any(isinstance(layer, layers.Add | keras.Model) for layer in found.layers):
+    if all(len(node.input_tensors) < 2 for node in found._nodes) and not any(
+        isinstance(layer, keras.Model | layers.Multiply) for layer in found.layers
+    ):
         found = draw(st.sampled_from([found, keras.Sequential(found.layers)]))
     randomise(found, draw)
     return found
 
 
-class _Drawn:
+class _Drawn(random_layers.Others):
     """Layers drawn one after another."""
 
     def __init__(self, draw):
@@ -65,9 +69,10 @@ class _Drawn:
     def grown(self, x):
         """`x` after one more layer or block."""
         kinds = [self.activation, self.scaled, self.branched, self.nested, self.reshaped]
-        kinds += [self.skipped] * 2
+        kinds += [self.skipped, self.bent, self.joined, self.rows]
         if len(x.shape) == 4:
-            kinds += [self.convolved] * 4 + [self.pooled, self.padded, self.flat]
+            kinds += [self.convolved] * 3 + [self.pooled, self.padded, self.flat]
+            kinds += [self.otherwise_convolved] * 2 + [self.largest, self.largest, self.moved]
         else:
             kinds += [self.connected] * 3
         return self.one_of(*kinds)(x)
@@ -217,7 +222,7 @@ def randomise(model: keras.Model, draw) -> None:
         elif isinstance(layer, layers.Normalization) and layer.input_mean is None:
             _statistics(layer.adapt_mean, layer.adapt_variance, rng)
             layer.finalize_state()
-        elif isinstance(layer, layers.Dense | layers.Conv2D):
+        elif type(layer) in (layers.Dense, layers.Conv2D):
             scale, shape = draw(_SCALE), layer.kernel.shape
             kernel = rng.normal(size=shape) * scale / np.sqrt(np.prod(shape[:-1]))
             if rng.random() < 0.25:
@@ -230,6 +235,8 @@ def randomise(model: keras.Model, draw) -> None:
                 if rng.random() < 0.25:
                     bias += rng.choice([-10.0, 0.0, 10.0], size=bias.shape) * scale
                 layer.bias.assign(bias)
+        elif not isinstance(layer, layers.Normalization):
+            random_layers.randomise(layer, rng, draw(_SCALE))
 
 
 _SCALE = st.sampled_from(SCALES)

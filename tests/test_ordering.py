@@ -31,8 +31,7 @@ from tests import nets, oracle_nets, oracles
 from tests.oracle_exact import TooManyPiecesError, least_margin
 from tests.oracle_lp import Programme
 
-NAMES = ("dense", "conv", "residual", "batch_norm")
-SEEDS = 6
+NAMES = {"dense": 6, "conv": 6, "residual": 6, "batch_norm": 6, "branches": 2, "maxima": 3}
 INNER = ("interval", "mixed")
 BOX = (0.0, 1.0)
 CLOSE = 1e-6  # of HiGHS and of the float32 attack
@@ -123,7 +122,7 @@ def found():
     for name in NAMES:
         model = nets.ALL[name]()
         attack = Attack(model, restarts=1, steps=20, early_stop=False)
-        for seed in range(SEEDS):
+        for seed in range(NAMES[name]):
             drawn = Drawn(model, seed)
             point = attack(drawn.x, np.array([drawn.y]), drawn.eps).adversarial
             clean, attacked = drawn.margin(drawn.flat), drawn.margin(point)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .claim import Band, Claim, Node
+from .maxima import cut, maximum
 from .operations import Add, Affine, Dense
 from .rejection import RejectedError
 from .rounding import FEW, LARGEST, ROUNDED, SMALLEST, TINY, UNIT32, UNIT64
@@ -56,9 +57,8 @@ def check(claim: Claim, network_sha256: str | None = None) -> Derived:
 
 def _check_plain(claim: Claim) -> None:
     """What needs no derivation."""
-    for name in ("x",):
-        if not np.isfinite(getattr(claim, name)).all():
-            raise RejectedError("input", name, "holds numbers that are not finite")
+    if not np.isfinite(claim.x).all():
+        raise RejectedError("input", "x", "holds numbers that are not finite")
     if claim.box is not None and not (
         claim.x.min() >= claim.box[0] and claim.x.max() <= claim.box[1]
     ):
@@ -87,6 +87,7 @@ class _Check:
         ]
         self.slopes: dict[int, np.ndarray] = {}
         self.charges: dict[int, np.ndarray] = {}
+        self.offs: dict[int, np.ndarray] = {}
 
     def _ball(self) -> tuple[np.ndarray, np.ndarray]:
         """The centre and, for `linf`, the half width of every pixel; else the radius."""
@@ -113,7 +114,7 @@ class _Check:
                 self._check_band(where, band, states[below], radius)
                 state = self._past_relu(index, band, states[below], radius)
             else:
-                state, sane = self._past_affine(index, node, [states[i] for i in node.inputs])
+                state, sane = self._past_affine(index, node, states)
                 safe &= sane
             if self.sound:
                 safe &= bounded(state.magnitude)
@@ -130,8 +131,8 @@ class _Check:
         chosen = {index for index, count in found.items() if count <= 1}
         return chosen if self.claim.norm == "linf" else set()
 
-    def _past_affine(self, index: int, node: Node, below: list[State]):
-        op = node.op
+    def _past_affine(self, index: int, node: Node, states: list[State]):
+        op, below = node.op, [states[i] for i in node.inputs]
         centre = op.forward(*(s.centre for s in below))
         width = op.absolute(*(s.width for s in below))
         pushed = op.absolute(*(s.pushed for s in below))
@@ -139,7 +140,12 @@ class _Check:
         if self.sound:
             off, sane = self._deviation(index, op, [s.magnitude for s in below])
             width, pushed = width + off, (pushed + off) * ROUNDED
-        return State(centre, width, pushed), sane
+            self.offs[index] = off
+        state, found = State(centre, width, pushed), maximum(self.nodes, index)
+        if self.sound and found is not None:
+            room = sum(self.offs[i] for i in (index, *found.within))
+            state = cut(state, found, states, room)
+        return state, sane
 
     def _deviation(self, index: int, op: Affine, magnitudes: list[np.ndarray]):
         """How far float32 may be off the operation, and float64 here; and where none overflows."""
@@ -181,9 +187,7 @@ class _Check:
         size, shape = math.prod(self.nodes[index].shape), self.nodes[index].shape
 
         def unit(first: int, last: int) -> np.ndarray:
-            rows = np.zeros((last - first, size))
-            rows[np.arange(last - first), np.arange(first, last)] = 1.0
-            return rows.reshape(1, -1, *shape)
+            return np.eye(last - first, size, first).reshape(1, -1, *shape)
 
         reach = self._reach(index, size, unit).reshape(state.centre.shape)
         found = reach * self.share + state.pushed + self.tiny

@@ -71,6 +71,16 @@ class Pick(Windows):
             entries[list(self.minus), range(len(self.minus))] -= 1.0
         self.entries = entries.reshape(*size, slots, len(self.plus))
 
+    def only(self, entries) -> Pick | None:
+        """The same windows' entries alone, nothing subtracted; None of no entries."""
+        window = (self.in_shape, self.size, self.strides, self.padding, self.slots)
+        return Pick(*window, entries, ()) if entries else None
+
+    def same(self, other: Pick) -> bool:
+        """Whether the other one takes the same entries of the same windows."""
+        names = ("in_shape", "size", "strides", "padding", "slots", "plus", "minus")
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
     def _slots(self, v, entries):
         """Sums over slots, `entries` [slots in, slots out], channel by channel."""
         parts = v.reshape(*v.shape[:-1], len(entries), -1)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import affine, half_widths
-from robustra_tf.bounds.interval import Interval, intersection, interval, propagate
+from robustra_tf.bounds.interval import Interval, intersection, interval, past_relu, propagate
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.radius import Known, interval_exact, row_radius
 from robustra_tf.bounds.relu import Relaxation, relax
@@ -91,8 +91,8 @@ def enclose(network: Network, ball: Ball, options: BoundOptions = BoundOptions()
                 half_widths(node, weights, *(widths[i] for i in node.inputs)) if wanted else None
             )
         if inner == "mixed":
-            known = [bounds[index]] if index in bounds else [ends[i] for i in node.inputs]
-            ends.append(interval(node, weights, ball, known))
+            known = bounds.get(index)
+            ends.append(interval(network, index, ball, ends) if known is None else past_relu(known))
     return Enclosure(bounds, relaxations, values[-1])
 
 

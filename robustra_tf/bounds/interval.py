@@ -8,27 +8,47 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import Weights, affine, differences, half_widths
-from robustra_tf.graph.graph import Network, Node
+from robustra_tf.bounds.dual import affine, differences, half_widths
+from robustra_tf.graph.graph import Network
+from robustra_tf.graph.maxima import Maximum
 from robustra_tf.graph.ops import Dense, Input, Relu
 
 #: (lower, upper), of one shape.
 Interval = tuple[tf.Tensor, tf.Tensor]
 
 
-def interval(node: Node, weights: Weights, ball: Ball, inputs: Sequence[Interval]) -> Interval:
-    """The interval of a node's output from those of its inputs.
+def interval(network: Network, index: int, ball: Ball, ends: Sequence[Interval]) -> Interval:
+    """The interval of a node's output from `ends`, those of all nodes before it.
 
     `y = A x + b` maps `centre -+ width` to `A centre + b -+ |A| width`; a ReLU cuts both ends. For
-    `l2` and `l1` the ball is first widened to its enclosing `linf` ball. A ReLU keeps NaN.
+    `l2` and `l1` the ball is first widened to its enclosing `linf` ball. A ReLU keeps NaN. A sum
+    that is a maximum has the maxima of the ends of what it is of.
     """
+    node = network.structure.nodes[index]
+    inputs = [ends[i] for i in node.inputs]
     if isinstance(node.op, Input):
         return ball.centre - ball.half_widths, ball.centre + ball.half_widths
     if isinstance(node.op, Relu):
-        return tuple(map(tf.nn.relu, inputs[0]))
-    centre = affine(node, weights, *(0.5 * (low + high) for low, high in inputs))
-    reach = half_widths(node, weights, *(0.5 * (high - low) for low, high in inputs))
-    return centre - reach, centre + reach
+        return past_relu(inputs[0])
+    centre = affine(node, network.weights, *(0.5 * (low + high) for low, high in inputs))
+    reach = half_widths(node, network.weights, *(0.5 * (high - low) for low, high in inputs))
+    found = centre - reach, centre + reach
+    maximum = network.structure.maxima.get(index)
+    return found if maximum is None else intersection(found, larger(maximum, ends))
+
+
+def past_relu(ends: Interval) -> Interval:
+    """Both ends cut at 0; NaN where one is."""
+    return tuple(map(tf.nn.relu, ends))
+
+
+def larger(maximum: Maximum, ends: Sequence[Interval]) -> Interval:
+    """The interval of a maximum from those of all nodes before it."""
+    first, second = (
+        ends[side.node] if side.pick is None else tuple(map(side.pick.linear, ends[side.node]))
+        for side in (maximum.first, maximum.second)
+    )
+    return tf.maximum(first[0], second[0]), tf.maximum(first[1], second[1])
 
 
 def intersection(first: Interval, second: Interval) -> Interval:
@@ -98,8 +118,8 @@ def interval_margins(network: Network, ball: Ball, y: tf.Tensor) -> IntervalMarg
 def _ends(network: Network, ball: Ball) -> list[Interval]:
     """The interval of every node."""
     ends: list[Interval] = []
-    for node in network.structure.nodes:
-        ends.append(interval(node, network.weights, ball, [ends[i] for i in node.inputs]))
+    for index in range(len(network.structure.nodes)):
+        ends.append(interval(network, index, ball, ends))
     return ends
 
 

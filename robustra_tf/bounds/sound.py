@@ -29,6 +29,7 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import Ball, Cut, as_scalar, ball, boxed
 from robustra_tf.bounds.dual import affine, differences, half_widths, support, trace
 from robustra_tf.bounds.frames import Every
+from robustra_tf.bounds.interval import Interval, larger
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.passing import as_whole
 from robustra_tf.bounds.radius import Known, interval_exact, row_radius
@@ -74,6 +75,11 @@ class _State(NamedTuple):
     @property
     def magnitude(self) -> tf.Tensor:
         return tf.abs(self.centre) + self.width
+
+    @property
+    def ends(self) -> Interval:
+        width = self.width + _FEW * self.magnitude
+        return self.centre - width, self.centre + width
 
 
 def outward_ball(x: tf.Tensor, eps: tf.Tensor, norm: str, box: Cut | None) -> Ball:
@@ -137,7 +143,7 @@ def sound_margins(
         centre = slope * state.centre + half
         return _State(centre, slope * radius + own, tf.zeros_like(centre))
 
-    states, safe = _forward(network, region, past_relu)
+    states, safe = _forward(network, region, past_relu, recentred=False)
     last, classes = len(structure.nodes) - 1, structure.output_shape[0]
     c = differences(y, classes, region.centre.dtype)
     traced = trace(network, charges, last, WholeRows(c, (classes,)), Every())
@@ -163,7 +169,7 @@ def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proo
         width += tf.where(found.upper > 0, as_scalar(SMALLEST, width.dtype), 0.0)
         return _State(0.5 * (low + high), width, tf.zeros_like(width))
 
-    states, safe = _forward(network, region, past_relu)
+    states, safe = _forward(network, region, past_relu, recentred=True)
     node, last = structure.nodes[-1], states[-1]
     c = differences(y, structure.output_shape[0], region.centre.dtype)
     upper = tf.linalg.matvec(c, last.centre)
@@ -181,11 +187,19 @@ def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proo
 
 
 def _forward(
-    network: Network, region: Ball, past_relu: Callable[[int, int, _State], _State]
+    network: Network,
+    region: Ball,
+    past_relu: Callable[[int, int, _State], _State],
+    *,
+    recentred: bool,
 ) -> tuple[list[_State], tf.Tensor]:
-    """The state of every node, and for which examples nothing overflows, [n]."""
+    """The state of every node, and for which examples nothing overflows, [n].
+
+    The centre of a maximum stays that of the sum, as rows need it, unless it is `recentred`.
+    """
     structure, weights = network.structure, network.weights
     states: list[_State] = []
+    offs: dict[int, tf.Tensor] = {}
     safe = tf.fill((tf.shape(region.centre)[0],), True)
     for index, node in enumerate(structure.nodes):
         if isinstance(node.op, Input):
@@ -200,11 +214,29 @@ def _forward(
             width = half_widths(node, weights, *(s.width for s in below)) + off.each
             pushed = half_widths(node, weights, *(s.pushed for s in below)) + off.each
             centre = affine(node, weights, *(s.centre for s in below))
-            state = _State(centre, width, pushed * (1 + SLACK))
+            state, offs[index] = _State(centre, width, pushed * (1 + SLACK)), off.each
+            maximum = structure.maxima.get(index)
+            if maximum is not None:
+                room = tf.add_n([offs[i] for i in (index, *maximum.within)])
+                state = _cut(state, larger(maximum, [s.ends for s in states]), room, recentred)
             safe &= off.safe
         safe &= bounded(state.magnitude)
         states.append(state)
     return states, safe
+
+
+def _cut(state: _State, ends: Interval, room: tf.Tensor, recentred: bool) -> _State:
+    """The state of a maximum within `room`, the rounding, of the interval that it is in."""
+    centre, width = state.centre, state.width
+    room += as_scalar(SMALLEST, width.dtype)
+    low, high = ends[0] - room, ends[1] + room
+    if recentred:
+        low, high = tf.maximum(low, centre - width), tf.minimum(high, centre + width)
+        room = _FEW * (tf.abs(centre) + width + tf.abs(low) + tf.abs(high)) + TINY
+        return _State(0.5 * (low + high), 0.5 * (high - low) + room, state.pushed)
+    reach = tf.maximum(high - centre, centre - low)
+    reach += _FEW * (tf.abs(centre) + tf.abs(reach)) + TINY
+    return state._replace(width=tf.minimum(width, reach))
 
 
 def _outward(centre: tf.Tensor, radius: tf.Tensor) -> Band:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -13,6 +14,7 @@ from keras.src.models.functional import Functional, operation_fn
 
 from robustra_tf.graph import convert
 from robustra_tf.graph.graph import Graph, Node, Structure
+from robustra_tf.graph.heads import Head, head
 from robustra_tf.graph.ops import Input, Shape
 from robustra_tf.graph.spatial import Pad2D, Windowed
 
@@ -52,7 +54,7 @@ def build(model: keras.Model) -> Graph:
 def read(model: keras.Model) -> tuple[Graph, tuple[Call, ...]]:
     """As `build`, with the calls of layers, in the order in which `outputs` runs them."""
     functional = _functional(model)
-    walk = _Walk(_static(model, functional.inputs[0].shape))
+    walk = _Walk(_static(model, functional.inputs[0].shape), head_of(model))
     output = walk.inline(functional, 0)
     nodes = walk.nodes
     if output != len(nodes) - 1:
@@ -75,7 +77,14 @@ def logits(model: keras.Model, x: tf.Tensor) -> tf.Tensor:
       model: one that `read` accepts; input and output may be a dictionary of one.
       x: [n, *input_shape].
     """
-    return _only(model(_packed(_functional(model), x), training=False))
+    if head_of(model) is None:
+        return _only(model(_packed(_functional(model), x), training=False))
+    return _run(model, x, lambda layer, value: None)
+
+
+def head_of(model: keras.Model) -> Head | None:
+    """The softmax or sigmoid at the end of a model, which its graph leaves out; None of none."""
+    return head(_functional(model), _functional)
 
 
 def outputs(model: keras.Model, x: tf.Tensor) -> list[tf.Tensor]:
@@ -87,23 +96,36 @@ def outputs(model: keras.Model, x: tf.Tensor) -> list[tf.Tensor]:
       The output of every call, in the order of the calls that `read` lists.
     """
     found: list[tf.Tensor] = []
+    _run(model, x, lambda layer, value: found.append(value))
+    return found
 
-    def recorded(layer: keras.layers.Layer):
+
+def _run(
+    model: keras.Model, x: tf.Tensor, visit: Callable[[keras.layers.Layer, tf.Tensor], None]
+) -> tf.Tensor:
+    """The logits, layer by layer; `visit` sees each layer and its output, a bare head no more."""
+    end = head_of(model)
+
+    def called(layer: keras.layers.Layer):
         if isinstance(layer, keras.Model):
             return lambda value, **_: run(_functional(layer), value)
+        last = end is not None and layer is end.layer
+        if last and not end.fused:
+            return lambda value, **_: value
+        function = operation_fn(end.bare if last else layer, training=False)
 
         def call(*inputs, **options):
-            found.append(operation_fn(layer, training=False)(*inputs, **options))
-            return found[-1]
+            value = function(*inputs, **options)
+            visit(layer, value)
+            return value
 
         return call
 
     def run(functional: Functional, value: tf.Tensor) -> tf.Tensor:
         inputs = functional._standardize_inputs(_packed(functional, value))
-        return _only(functional._run_through_graph(inputs, operation_fn=recorded))
+        return _only(functional._run_through_graph(inputs, operation_fn=called))
 
-    run(_functional(model), x)
-    return found
+    return run(_functional(model), x)
 
 
 def _packed(functional: Functional, value: Any) -> Any:
@@ -120,7 +142,8 @@ def _only(values: Any) -> tf.Tensor:
 class _Walk:
     """The nodes and variables found so far."""
 
-    def __init__(self, input_shape: Shape):
+    def __init__(self, input_shape: Shape, end: Head | None):
+        self._end, self._ended = end, False
         self.nodes = [Node(Input(input_shape), name="input")]
         self.variables: list[tf.Variable] = []
         self.calls: list[tuple[keras.layers.Layer, int]] = []
@@ -143,6 +166,14 @@ class _Walk:
             functional = _functional(layer)
             _check_call(call)
             return self.inline(functional, inputs[0])
+        if self._end is not None and call is self._end.call:
+            if self._ended:
+                raise convert.unsupported(layer, "its softmax or sigmoid is not at the end alone")
+            self._ended = True
+            if not self._end.fused:
+                _check_call(call)
+                return inputs[0]
+            layer = self._end.bare
         shapes = [self.nodes[i].op.out_shape for i in inputs]
         lowered = convert.convert(layer, shapes, _operands(call))
         _check_call(call)

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers
 
 # Each of them registers its layers.
-from robustra_tf.graph import activations, merging, windowing
+from robustra_tf.graph import activations, heads, merging, windowing
 from robustra_tf.graph.activations import activated
 from robustra_tf.graph.lowering import (
     KNOWN,
@@ -32,7 +32,7 @@ from robustra_tf.graph.lowering import (
 from robustra_tf.graph.ops import Dense, Scale, Shape
 
 __all__ = ["Lowered", "UnsupportedLayerError", "convert", "supported", "unsupported"]
-_REGISTERED = (activations, merging, windowing)
+_REGISTERED = (activations, heads, merging, windowing)
 
 
 class Lowered(NamedTuple):

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.graph.build import Call, logits, read
+from robustra_tf.graph.build import Call, head_of, logits, read
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.intake.agreement import Agreement, Tolerance, compare, tolerances
 from robustra_tf.intake.precision import full_precision
@@ -116,7 +117,28 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
     apart = np.abs(whole - found.logits[found.comparable])
     if not (apart <= 1e-3 * np.abs(whole).max(initial=0.0)).all():
         raise ValueError(f"{what}: {model.name!r} gives other logits than its layers one by one")
+    _check_head(subject, points[found.comparable], whole)
     return subject
+
+
+def _check_head(subject: Subject, points: np.ndarray, logits: np.ndarray) -> None:
+    """Says that a softmax or sigmoid at the end is left out, and that nothing else is."""
+    model, end = subject.model, head_of(subject.model)
+    if end is None:
+        return
+    expected = np.asarray(end.function(tf.constant(logits)))
+    given = np.asarray(model(points, training=False)) if len(points) else expected
+    if not (np.abs(given - expected) <= 1e-3).all():
+        raise ValueError(
+            f"{subject.what}: {model.name!r} gives something else than the {end.function.__name__} "
+            "of its logits"
+        )
+    warnings.warn(
+        f"{subject.what}: the {end.function.__name__} at the end of {model.name!r} (layer "
+        f"{end.layer.name!r}) is taken off: margins, bounds, attacks and losses are of the logits "
+        "before it",
+        stacklevel=3,
+    )
 
 
 @functools.lru_cache(maxsize=16)

@@ -87,6 +87,7 @@ LAYERS = (
     "Reshape",
     "SeparableConv1D",
     "SeparableConv2D",
+    "Softmax",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "Subtract",
