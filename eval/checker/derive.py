@@ -59,9 +59,8 @@ def _check_plain(claim: Claim) -> None:
     """What needs no derivation."""
     if not np.isfinite(claim.x).all():
         raise RejectedError("input", "x", "holds numbers that are not finite")
-    if claim.box is not None and not (
-        claim.x.min() >= claim.box[0] and claim.x.max() <= claim.box[1]
-    ):
+    low, high = claim.box or (-math.inf, math.inf)
+    if not (claim.x.min() >= low and claim.x.max() <= high):
         raise RejectedError("input", "x", f"leaves the box {claim.box}")
     classes = claim.margin_lower.shape[1]
     for name in ("labels", "predicted"):
@@ -128,8 +127,8 @@ class _Check:
             chain = isinstance(node.op, Affine) and len(node.inputs) == 1
             if chain and node.inputs[0] in found:
                 found[index] = found[node.inputs[0]] + (not node.op.diagonal)
-        chosen = {index for index, count in found.items() if count <= 1}
-        return chosen if self.claim.norm == "linf" else set()
+        linf = self.claim.norm == "linf"
+        return {index for index, count in found.items() if linf and count <= 1}
 
     def _past_affine(self, index: int, node: Node, states: list[State]):
         op, below = node.op, [states[i] for i in node.inputs]
@@ -228,9 +227,9 @@ class _Check:
 
     def _check_band(self, where: str, band: Band, below: State, radius: np.ndarray) -> None:
         """The claimed bounds follow, and the claimed band encloses the ReLU between them."""
-        for name, values in band._asdict().items():
-            if not np.isfinite(values).all():
-                raise RejectedError(where, name, "holds numbers that are not finite")
+        wrong = [name for name, values in band._asdict().items() if not np.isfinite(values).all()]
+        if wrong:
+            raise RejectedError(where, wrong[0], "holds numbers that are not finite")
         radius = radius + self.few * (radius + np.abs(below.centre)) + self.tiny
         scale = self.tolerance * below.magnitude
         low, high = below.centre - radius, below.centre + radius
@@ -252,6 +251,7 @@ class _Check:
     def _compare(self, where, field, claimed, follows, scale, what: str = "") -> None:
         """`claimed <= follows`, up to `scale` where it is not sound; and not lower by more."""
         above = np.zeros_like(scale) if self.sound else scale
+        scale = scale + 2**26 * SMALLEST * self.sound  # what flushing to zero adds has no size
         wrong = ~((claimed <= follows + above) & (claimed >= follows - scale))
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])

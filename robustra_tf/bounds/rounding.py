@@ -220,7 +220,9 @@ def _terms(op: AffineOp, weights: tuple[tf.Tensor, ...], *inputs: tf.Tensor) -> 
     if not isinstance(op, Scale):
         absolute = tuple(map(tf.abs, weights))
         largest = [tf.reduce_max(w) for w in absolute] or [tf.ones((), tf.float64)]
-        return _Terms(op.forward(*inputs, *absolute), tf.reduce_max(tf.stack(largest)), sane)
+        # The signs of a Pick's taps are its own, not those of weights.
+        total = op.absolute if isinstance(op, Pick) else op.forward
+        return _Terms(total(*inputs, *absolute), tf.reduce_max(tf.stack(largest)), sane)
     scale, shift = map(tf.abs, op.coefficients(weights, tf.float64))
     # `scale (x - mean) + centre` in whichever order: `shift` may hide that the two cancel.
     mean = centre = tf.zeros((), tf.float64)

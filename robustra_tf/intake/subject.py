@@ -117,24 +117,24 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
     apart = np.abs(whole - found.logits[found.comparable])
     if not (apart <= 1e-3 * np.abs(whole).max(initial=0.0)).all():
         raise ValueError(f"{what}: {model.name!r} gives other logits than its layers one by one")
-    _check_head(subject, points[found.comparable], whole)
+    _check_head(model, points[found.comparable], whole, what)
     return subject
 
 
-def _check_head(subject: Subject, points: np.ndarray, logits: np.ndarray) -> None:
+def _check_head(model: keras.Model, points: np.ndarray, logits: np.ndarray, what: str) -> None:
     """Says that a softmax or sigmoid at the end is left out, and that nothing else is."""
-    model, end = subject.model, head_of(subject.model)
+    end = head_of(model)
     if end is None:
         return
     expected = np.asarray(end.function(tf.constant(logits)))
     given = np.asarray(model(points, training=False)) if len(points) else expected
     if not (np.abs(given - expected) <= 1e-3).all():
         raise ValueError(
-            f"{subject.what}: {model.name!r} gives something else than the {end.function.__name__} "
+            f"{what}: {model.name!r} gives something else than the {end.function.__name__} "
             "of its logits"
         )
     warnings.warn(
-        f"{subject.what}: the {end.function.__name__} at the end of {model.name!r} (layer "
+        f"{what}: the {end.function.__name__} at the end of {model.name!r} (layer "
         f"{end.layer.name!r}) is taken off: margins, bounds, attacks and losses are of the logits "
         "before it",
         stacklevel=3,
