@@ -49,9 +49,9 @@ def model(draw, shapes=SHAPES, depth=5) -> keras.Model:
     elif ending == "relu on relu":
         x = layers.ReLU()(layers.ReLU()(x))
     found = keras.Model(inputs, x)
-    if all(len(node.input_tensors) < 2 for node in found._nodes) and not any(
-        isinstance(layer, keras.Model | layers.Multiply) for layer in found.layers
-    ):
+    calls = [call for together in found._nodes_by_depth.values() for call in together]
+    chain = len(calls) == len(found.layers) and all(len(c.input_tensors) < 2 for c in calls)
+    if chain and not any(isinstance(each, keras.Model | layers.Multiply) for each in found.layers):
         found = draw(st.sampled_from([found, keras.Sequential(found.layers)]))
     randomise(found, draw)
     return found
