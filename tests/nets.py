@@ -174,7 +174,7 @@ def maxima(seed: int = 8) -> keras.Model:
     inputs = keras.Input((5, 5, 1))
     x = layers.Conv2D(2, 2, activation="relu")(inputs)
     x = layers.Maximum()([layers.MaxPooling2D(2)(x), layers.Conv2D(2, 3, strides=2)(inputs)])
-    x = layers.MaxPooling2D(3, strides=1, padding="same")(layers.Conv2D(2, 1)(x))
+    x = layers.MaxPooling2D((1, 2), strides=1, padding="same")(layers.Conv2D(2, 1)(x))
     flat = [layers.GlobalAveragePooling2D()(x), layers.GlobalMaxPooling2D()(x)]
     logits = layers.Dense(CLASSES)(layers.Concatenate()(flat))
     return randomise(keras.Model(inputs, logits, name="tiny_maxima"), seed)

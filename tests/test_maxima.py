@@ -1,0 +1,109 @@
+"""Maxima in a graph: found where they are, bounded as what they are, and nowhere else."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from eval.checker import maxima as checked
+from eval.checker import network as described
+from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.interval import propagate
+from robustra_tf.certificates.proofs import describe
+from robustra_tf.graph import build
+from robustra_tf.graph.graph import Node, Structure
+from robustra_tf.graph.ops import Add, Dense, Input, Relu, Scale
+from robustra_tf.graph.selection import Pick
+from tests import nets
+
+POOLS = {
+    "plain": ({"pool_size": 2}, [(0, 2), (2, 4)]),
+    "overlapping": ({"pool_size": 3, "strides": 2}, [(0, 3), (2, 5)]),
+    "same": ({"pool_size": 3, "strides": 2, "padding": "same"}, [(0, 2), (1, 4), (3, 5)]),
+}
+
+
+@pytest.mark.parametrize(("options", "spans"), POOLS.values(), ids=POOLS)
+def test_intervals_of_pooled_pixels_are_the_maxima_of_their_ends(options, spans):
+    inputs = keras.Input((5, 5, 2))
+    pooled = layers.MaxPooling2D(**options)(inputs)
+    network = build(keras.Model(inputs, layers.Flatten()(pooled))).network(tf.float64)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 5, 5, 2))
+    low, high = propagate(network, ball(tf.constant(x), tf.constant(0.3, tf.float64))).logits
+    largest = [x[:, a:b, c:d].max((1, 2)) for a, b in spans for c, d in spans]
+    expected = np.stack(largest, 1).reshape(2, -1)
+    np.testing.assert_allclose(low, expected - 0.3, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(high, expected + 0.3, rtol=0, atol=1e-12)
+
+
+def test_the_checker_sees_the_maxima_that_the_library_sees():
+    graph = build(nets.maxima())
+    found = graph.structure.maxima
+    weights = [variable.numpy() for variable in graph.variables]
+    nodes = described.Network(describe(graph), weights).nodes
+    assert len(found) == len(graph.structure.relus) - 1  # one ReLU is the model's own
+    for index in range(len(nodes)):
+        one, other = found.get(index), checked.maximum(nodes, index)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert other.within == one.within
+            sides = (one.first.node, one.second.node)
+            assert tuple(node for node, _ in other.sides) == sides
+
+
+SHAPE = (1, 1, 4)
+FIRST, SECOND = (0, 2), (1, 3)
+
+
+def picks(plus, minus, base, slots=4, read=2):
+    """`relu(difference) + base` of picked channels; node 4 is the sum."""
+    difference = Pick(SHAPE, (1, 1), (1, 1), plus, minus, slots)
+    other = Pick(SHAPE, (1, 1), (1, 1), base, slots=slots)
+    shape = difference.out_shape
+    nodes = [Node(Input(SHAPE)), Node(difference, (0,)), Node(Relu(shape), (1,)), Node(other, (0,))]
+    return Structure((*nodes, Node(Add(shape), (read, 3))))
+
+
+def sums(scale, shift=0.0, base=2):
+    """`relu(a + (scale b + shift)) + base` of two dense layers; node 6 is the sum."""
+    nodes = [
+        Node(Input((3,))),
+        Node(Dense(3, 2, use_bias=False), (0,), (0,)),
+        Node(Dense(3, 2, use_bias=False), (0,), (1,)),
+        Node(Scale((2,), constants=(scale, shift)), (2,)),
+        Node(Add((2,)), (1, 3)),
+        Node(Relu((2,)), (4,)),
+        Node(Add((2,)), (base, 5)),
+    ]
+    return Structure(tuple(nodes))
+
+
+def test_sums_of_that_form_are_maxima():
+    assert list(picks(FIRST, SECOND, SECOND).maxima) == [4]
+    assert list(sums(-1.0).maxima) == [6]
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        picks(FIRST, SECOND, FIRST),
+        picks(FIRST, SECOND, SECOND[::-1]),
+        picks(FIRST, (), SECOND),
+        picks(FIRST, SECOND, SECOND, read=1),
+        sums(-2.0),
+        sums(1.0),
+        sums(-1.0, 0.1),
+        sums((-1.0, -1.5)),
+        sums(-1.0, base=1),
+    ],
+)
+def test_what_only_looks_like_a_maximum_is_none(structure):
+    assert structure.maxima == {}
+    weights = [np.ones((3, 2), np.float32)] * structure.variable_count
+    graph = dataclasses.make_dataclass("Graph", ["structure"])(structure)
+    nodes = described.Network(describe(graph), weights).nodes
+    assert [checked.maximum(nodes, index) for index in range(len(nodes))] == [None] * len(nodes)
