@@ -50,6 +50,7 @@ bench: $(VENV)/.train
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.step --inner=interval
 	$(BIN)/python -m benchmarks.lp
+	$(BIN)/python -m benchmarks.radius
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scaling
 

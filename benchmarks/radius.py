@@ -48,7 +48,6 @@ def measure(config: Config) -> dict[str, Any]:
         "lp": lambda: rt.certify(network, x, y, config.eps, box=None),
         "radius": lambda: search(attack_steps=0),
         "radius_without_radii": lambda: search(attack_steps=0, radii=()),
-        "with_attacks": search,
     }
     results = {name: call() for name, call in work.items()}
     seconds: dict[str, list[float]] = {name: [] for name in work}
@@ -57,14 +56,17 @@ def measure(config: Config) -> dict[str, Any]:
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
+    start = time.perf_counter()
+    results["with_attacks"] = search()
     least = {name: min(times) for name, times in seconds.items()}
+    least["with_attacks"] = time.perf_counter() - start
     curve = results["with_attacks"].curve([config.eps])
     return {
         **dataclasses.asdict(config),
         "images": found.source,
         "count": len(x),
         "seconds": least,
-        "lp_evaluations": {name: least[name] / least["lp"] for name in work},
+        "lp_evaluations": {name: took / least["lp"] for name, took in least.items()},
         "lp_error": float(1 - results["lp"].certified.mean()),
         "error_of_the_curve": float(1 - curve.certified[0]),
         "attacked_error_of_the_curve": float(1 - curve.attacked[0]),
