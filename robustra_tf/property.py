@@ -163,6 +163,11 @@ class Query(NamedTuple):
         """The box where it is one interval for all pixels."""
         return None if self.box is None or np.ndim(self.box[0]) else self.box
 
+    @property
+    def exact(self) -> Query:
+        """The same without rounding, in float64 where it is a property."""
+        return self if self.given is None else balls(self.given, "float64")
+
     def conditions(self, outputs: int) -> Conditions:
         """What must not be reached, of so many outputs."""
         return self.output.conditions(outputs)._replace(labels=self.labels)
@@ -193,7 +198,7 @@ def asked(
     """
     if isinstance(x, Property):
         _check_alone(x, y, eps, norm, box)
-        return query(x, network.structure, kind)
+        return _fitting(x, network.structure, kind)
     for name, value in (("y", y), ("eps", eps)):
         if value is None:
             raise ValueError(f"{name} must be given beside images, got None")
@@ -205,8 +210,12 @@ def asked(
     x = checks.images(x, shape, box, kind)
     eps = checks.radius(eps, norm, box, shape, len(x))
     if isinstance(y, Output):
-        return query(Property.around(x, eps, y, norm, box), structure, kind)
-    y = checks.labels(y, len(x), outputs)
+        return _fitting(Property.around(x, eps, y, norm, box), structure, kind)
+    return by_labels(x, checks.labels(y, len(x), outputs), eps, norm, box)
+
+
+def by_labels(x: np.ndarray, y: np.ndarray, eps: Any, norm: str, box: Any) -> Query:
+    """The question of images with labels [n], which are checked already."""
     return Query(x, eps, norm, box, dataclasses.replace(classified(0), parts=(y,)), y)
 
 
@@ -221,7 +230,16 @@ def _check_alone(given: Property, y: Any, eps: Any, norm: str, box: Any) -> None
         raise ValueError(f"{name} must be left out beside a property, which has its own: {value}")
 
 
-def query(given: Property, structure: Structure, kind: str = "float64") -> Query:
+def _fitting(given: Property, structure: Structure, kind: str) -> Query:
+    """`balls`, where the property's inputs and outputs are the network's."""
+    shape, (outputs,) = tuple(structure.input_shape), structure.output_shape
+    if given.lower.shape[1:] != shape:
+        raise ValueError(f"lower must have shape [n, *{shape}], got {given.lower.shape}")
+    given.output.conditions(outputs)
+    return balls(given, kind)
+
+
+def balls(given: Property, kind: str) -> Query:
     """A property as balls about images in the type that is worked in.
 
     A box alone is the ball about its middle that reaches its ends. Ends of boxes that the type does
@@ -229,16 +247,8 @@ def query(given: Property, structure: Structure, kind: str = "float64") -> Query
 
     Args:
       given: the property.
-      structure: of the network.
       kind: `float32` or `float64`.
-
-    Raises:
-      ValueError: inputs or outputs that are not the network's.
     """
-    shape, (outputs,) = tuple(structure.input_shape), structure.output_shape
-    if given.lower.shape[1:] != shape:
-        raise ValueError(f"lower must have shape [n, *{shape}], got {given.lower.shape}")
-    given.output.take(np.zeros(1, int)).conditions(outputs)
     low, high = outward(given.lower, given.upper, kind)
     if given.centre is None:
         x = np.clip((0.5 * given.lower + 0.5 * given.upper).astype(kind), low, high)

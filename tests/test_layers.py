@@ -12,7 +12,7 @@ INSTALLED = ("train", "eval")
 
 # What each part of the library imports of the others: exactly this.
 IMPORTS = {
-    "attacks": {"bounds", "graph", "intake"},
+    "attacks": {"bounds", "conditions", "graph", "intake", "property"},
     "backend": set(),
     "batches": {"data"},
     "bounds": {"graph", "vocabulary"},

@@ -12,13 +12,16 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.attacks import steps as geometry
-from robustra_tf.attacks.replay import replay, settle
+from robustra_tf.attacks.ascent import Ascent, Batch, Unsafe
+from robustra_tf.attacks.replay import replayed, settle
 from robustra_tf.bounds.balls import NORMS, Box
+from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
 from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
+from robustra_tf.property import Property, Query, asked
 
 LOSSES = ("margin", "cross_entropy")
 
@@ -29,9 +32,11 @@ class AttackResult(NamedTuple):
     Attributes:
       adversarial: float32 [n, *shape], the most wrongly classified point found for each image; it
         always lies in the ball and the box.
-      success: boolean [n], `adversarial` is classified as another class than the label.
-      predicted: int [n], the class of `adversarial`.
-      margin: float32 [n], the largest `logit_t - logit_y` over `t != y` at `adversarial`.
+      success: boolean [n], `adversarial` is classified as another class than the label; of a
+        property, its outputs are unsafe.
+      predicted: int [n], the class of `adversarial`, its greatest output.
+      margin: [n], the largest `logit_t - logit_y` over `t != y` at `adversarial`, float32; of a
+        property, how far its outputs are inside the unsafe set, at least 0 there.
 
     Example:
       >>> print(rt.attack(model, x, y, eps=0.1).summary())
@@ -110,140 +115,111 @@ class Attack:
         self.norm, self.box, self.loss = norm, checks.box(box), loss
         self.steps, self.restarts, self.seed = steps, restarts, seed
         self.relative_step, self.early_stop, self.batch_size = relative_step, early_stop, batch_size
-        self._network = take(model)
+        self._network = take(model, rival=False)
         self._traced = {}
 
     @full_precision()
     def __call__(
         self,
-        x: np.ndarray | tf.data.Dataset | keras.utils.PyDataset,
-        y: np.ndarray | None,
-        eps: float,
+        x: np.ndarray | tf.data.Dataset | keras.utils.PyDataset | Property,
+        y: np.ndarray | Output | None = None,
+        eps: float | np.ndarray | None = None,
         indices: np.ndarray | None = None,
     ) -> AttackResult:
         """Attacks images.
 
         Args:
           x: float32 [n, *shape], in the box; NumPy, tensors or lists, as `y` too; or a
-            `tf.data.Dataset` or `keras.utils.PyDataset` of images and labels.
-          y: labels int [n]; None where `x` has them.
-          eps: radius in pixels, at least 0, or one for each image, [n, 1, ...].
+            `tf.data.Dataset` or `keras.utils.PyDataset` of images and labels, without `y`. Or a
+            `Property`, which has all the rest.
+          y: labels int [n]; or what must not be reached: `binary`, `below`, ...
+          eps: radius in pixels, at least 0; or an array, as `certify` takes it.
           indices: int [n], what the random starts depend on beside the seed; positions by default.
 
         Raises:
           ValueError: images outside the box, arguments that do not fit each other, or images on
             which the model computes something else than its layers' weights and settings say.
         """
-        structure = self._network.structure
-        shape, (classes,) = structure.input_shape, structure.output_shape
-        x, y = arrays(x, y, shape)
-        x = np.ascontiguousarray(checks.images(x, shape, self.box, "float32"))
-        y = checks.labels(y, len(x), classes)
+        x, y = arrays(x, y, self._network.structure.input_shape)
+        query = asked(self._network, x, y, eps, self.norm, self.box, "float32")
+        if query.labels is None and self.loss != "margin":
+            raise ValueError(
+                f"loss must be 'margin' of outputs that have no label, got {self.loss!r}"
+            )
+        x = np.ascontiguousarray(query.x)
         indices = np.arange(len(x)) if indices is None else np.asarray(indices)
-        if indices.shape != y.shape:
+        if indices.shape != (len(x),):
             raise ValueError(f"indices must be one for each of the {len(x)} images, got {indices}")
-        eps = checks.radius(eps, self.norm, self.box, shape, len(x))
-        eps = np.broadcast_to(eps, (len(x), *[1] * len(shape)))
         self._network.compare(x)
-        climb = self._compiled(x.shape[1:])
         best, margin = x.copy(), np.full(len(x), -np.inf, np.float32)
         for restart in range(self.restarts):
             # Only what has resisted so far is attacked again, in full batches.
             left = np.flatnonzero(margin <= 0) if self.early_stop else np.arange(len(x))
             for first in range(0, len(left), self.batch_size):
-                chosen = left[first : first + self.batch_size]
-                starts = self._starts(x[chosen], indices[chosen], restart, eps[chosen])
-                point, value = climb(
-                    tf.constant(x[chosen]),
-                    tf.constant(y[chosen]),
-                    tf.constant(starts),
-                    tf.constant(eps[chosen].reshape(-1, 1), tf.float32),
-                )
-                better = value.numpy() > margin[chosen]
-                best[chosen[better]] = point.numpy()[better]
-                margin[chosen[better]] = value.numpy()[better]
-        best = settle(x, best, eps, self.norm, self.box)
-        found = replay(
-            self._network, x, best, y, eps, norm=self.norm, box=self.box, batch_size=self.batch_size
-        )
+                taken = left[first : first + self.batch_size]
+                point, value = self._climbed(query.take(taken), indices[taken], restart)
+                better = value > margin[taken]
+                best[taken[better]] = point[better]
+                margin[taken[better]] = value[better]
+        query = query.exact
+        best = settle(query.x, best, query.eps, query.norm, query.box)
+        found = replayed(self._network, query, best, self.batch_size)
         return AttackResult(best, found.success, found.predicted, found.margin)
 
-    def _compiled(self, shape: tuple[int, ...]):
-        """`_ascend` for images of one shape, traced once for batches of every size."""
-        if shape not in self._traced:
-            images = tf.TensorSpec((None, *shape), tf.float32)
-            labels, eps = tf.TensorSpec((None,), tf.int32), tf.TensorSpec((None, 1), tf.float32)
-            self._traced[shape] = tf.function(
-                self._ascend, input_signature=(images, labels, images, eps), autograph=False
+    def _climbed(
+        self, part: Query, indices: np.ndarray, restart: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One restart of a batch: the points of the largest margins, and these."""
+        batch = self._batch(part, self._starts(part, indices, restart))
+        specs = tf.nest.map_structure(_spec, batch)
+        key = (part.norm, part.numbers, *tf.nest.flatten(specs))
+        if key not in self._traced:
+            ascent = Ascent(
+                part.norm, part.numbers, self.loss, self.steps, self.relative_step, self.early_stop
             )
-        return self._traced[shape]
+            self._traced[key] = tf.function(
+                lambda batch: ascent.run(self._network, batch),
+                input_signature=(specs,),
+                autograph=False,
+            )
+        return tuple(found.numpy() for found in self._traced[key](batch))
 
-    def _starts(
-        self, x: np.ndarray, indices: np.ndarray, restart: int, eps: np.ndarray
-    ) -> np.ndarray:
+    def _batch(self, part: Query, starts: np.ndarray) -> Batch:
+        """A question's examples as tensors."""
+        count = len(part.x)
+
+        def spread(values: np.ndarray, dtype: type) -> tf.Tensor:
+            values = np.broadcast_to(values, (count, *np.shape(values)[1:]))
+            return tf.constant(values, dtype)
+
+        eps, walls, aim = part.eps, None, part.labels
+        if np.ndim(eps):
+            eps = spread(eps, np.float32)
+            if part.norm == "linf":
+                eps = tf.broadcast_to(eps, part.x.shape)
+            eps = tf.reshape(eps, (count, -1))
+        if part.box is not None and part.numbers is None:
+            walls = tuple(tf.reshape(spread(end, np.float32), (count, -1)) for end in part.box)
+        if aim is None:
+            rows, offset, group, _ = part.conditions(*self._network.structure.output_shape)
+            kinds = (np.float32, np.float32, np.int32)
+            aim = Unsafe(*map(spread, (rows, offset, group), kinds))
+        x, starts = tf.constant(part.x), tf.constant(starts)
+        return Batch(x, starts, tf.nest.map_structure(tf.constant, aim), tf.constant(eps), walls)
+
+    def _starts(self, part: Query, indices: np.ndarray, restart: int) -> np.ndarray:
         if restart == 0:
-            return np.zeros_like(x)
-        shape = x.shape[1:]
-        return eps.astype(np.float32) * np.stack(
+            return np.zeros_like(part.x)
+        shape = part.x.shape[1:]
+        return np.float32(part.eps) * np.stack(
             [
-                geometry.random_start(shape, self.norm, (self.seed, restart, int(index)))
+                geometry.random_start(shape, part.norm, (self.seed, restart, int(index)))
                 for index in indices
             ]
         )
 
-    def _ascend(self, x: tf.Tensor, y: tf.Tensor, start: tf.Tensor, eps: tf.Tensor):
-        """One restart: the point of the largest margin [n, *shape] and that margin [n]."""
-        shape, size = tf.shape(x), int(np.prod(x.shape[1:]))
-        centre = tf.reshape(x, (-1, size))
 
-        def place(delta):
-            """The ball's nearest point, cut to the box: as the image lies in it, still inside."""
-            point = centre + geometry.project(delta, eps, self.norm)
-            return point if self.box is None else tf.clip_by_value(point, *self.box)
-
-        def evaluate(point):
-            with tf.GradientTape() as tape:
-                tape.watch(point)
-                logits = tf.cast(self._network(tf.reshape(point, shape)), tf.float32)
-                label = tf.one_hot(y, logits.shape[-1], on_value=True, off_value=False)
-                own = tf.reduce_sum(tf.where(label, logits, tf.zeros_like(logits)), axis=1)
-                rivals = tf.where(label, tf.constant(-np.inf, logits.dtype), logits)
-                margin = tf.reduce_max(rivals, axis=1) - own
-                if self.loss == "margin":
-                    loss = margin
-                else:
-                    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-            return margin, tape.gradient(loss, point)
-
-        def keep(point, margin, best, best_margin):
-            better = margin > best_margin
-            if self.early_stop:
-                # Others of the batch may go on: what is found must not depend on them.
-                better &= best_margin <= 0
-            return tf.where(better[:, None], point, best), tf.where(better, margin, best_margin)
-
-        def unfinished(step, point, best, best_margin):
-            del point, best
-            going = tf.reduce_any(best_margin <= 0) if self.early_stop else True
-            return tf.logical_and(step < self.steps, going)
-
-        def advance(step, point, best, best_margin):
-            margin, gradient = evaluate(point)
-            best, best_margin = keep(point, margin, best, best_margin)
-            blocked = tf.zeros_like(point, tf.bool)
-            if self.box is not None:
-                blocked = ((point <= self.box[0]) & (gradient < 0)) | (
-                    (point >= self.box[1]) & (gradient > 0)
-                )
-            length = eps * self.relative_step * (1.0 - tf.cast(step, x.dtype) / self.steps)
-            move = length * geometry.steepest(gradient, blocked, self.norm)
-            return step + 1, place(point + move - centre), best, best_margin
-
-        point = place(tf.reshape(start, (-1, size)))
-        floor = tf.fill(tf.shape(y), tf.constant(-np.inf, x.dtype))
-        _, point, best, best_margin = tf.while_loop(
-            unfinished, advance, (tf.constant(0), point, point, floor)
-        )
-        margin, _ = evaluate(point)
-        best, best_margin = keep(point, margin, best, best_margin)
-        return tf.reshape(best, shape), best_margin
+def _spec(tensor: tf.Tensor) -> tf.TensorSpec:
+    """Any number of examples."""
+    shape = (None, *tensor.shape[1:]) if tensor.shape.rank else ()
+    return tf.TensorSpec(shape, tensor.dtype)

@@ -14,15 +14,19 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Box
+from robustra_tf.conditions import Output
+from robustra_tf.property import Interval, Property, Query, balls, by_labels
 
 
 class Replay(NamedTuple):
     """What a network says about candidate adversarial examples.
 
     Attributes:
-      success: boolean [n], inside ball and box and classified as another class than the label.
-      predicted: int [n], the class of each candidate.
-      margin: float32 [n], the largest `logit_t - logit_y` over `t != y`.
+      success: boolean [n], inside ball and box and classified as another class than the label; of a
+        property, its outputs are unsafe, computed exactly from the model's own.
+      predicted: int [n], the class of each candidate, its greatest output.
+      margin: [n], the largest `logit_t - logit_y` over `t != y`, float32; of a property, how far
+        outputs are inside the unsafe set.
 
     Example:
       >>> print(rt.attacks.replay(model, x, x, y, eps=0.1).margin.round(2))
@@ -36,10 +40,10 @@ class Replay(NamedTuple):
 
 def replay(  # noqa: PLR0913, public
     model: Callable,
-    x: np.ndarray,
+    x: np.ndarray | Property,
     candidates: np.ndarray,
-    y: np.ndarray,
-    eps: float,
+    y: np.ndarray | Output | None = None,
+    eps: float | np.ndarray | None = None,
     *,
     norm: str = "linf",
     box: Box | None = (0.0, 1.0),
@@ -51,10 +55,10 @@ def replay(  # noqa: PLR0913, public
 
     Args:
       model: a Keras model or graph, float32 [n, *shape] -> logits [n, classes].
-      x: images float32 [n, *shape], in pixels.
+      x: images float32 [n, *shape], in pixels; or a `Property`, which has all but the candidates.
       candidates: float32 [n, *shape].
-      y: labels int [n].
-      eps: radius in pixels, or one for each image, [n] or [n, 1, ...].
+      y: labels int [n], or what must not be reached.
+      eps: radius in pixels, or radii that broadcast to the images, or one for each image, [n].
       norm: "linf", "l2" or "l1".
       box: (lo, hi) of every pixel, or None.
       batch_size: candidates a forward pass.
@@ -68,16 +72,43 @@ def replay(  # noqa: PLR0913, public
       >>> found.success, found.predicted
       (array([ True]), array([1]))
     """
+    if isinstance(y, Output):
+        x, y, eps = Property.around(x, eps, y, norm, box), None, None
+    if isinstance(x, Property):
+        return replayed(model, balls(x, "float64"), candidates, batch_size)
     if len(y) != len(x):
         raise ValueError(f"y: expected one label for each of {len(x)} images, got {len(y)}")
-    inside = contained(x, candidates, eps, norm, box)
-    parts = [
-        _inferred(model, tf.constant(candidates[start : start + batch_size], tf.float32))
-        for start in range(0, len(x), batch_size)
-    ]
+    query = by_labels(x, np.asarray(y, np.int64), eps, norm, box)
+    return replayed(model, query, candidates, batch_size)
+
+
+def replayed(model: Callable, query: Query, candidates: np.ndarray, batch_size: int) -> Replay:
+    """As `replay`, of a question.
+
+    Args:
+      model: as `replay` takes it.
+      query: in float64, or of float32 images.
+      candidates: float32 [n, *shape].
+      batch_size: candidates a forward pass.
+    """
+    inside = contained(query.x, candidates, query.eps, query.norm, query.box)
+    parts = []
+    for first in range(0, len(inside), batch_size):
+        index = np.arange(first, min(first + batch_size, len(inside)))
+        logits = _inferred(model, tf.constant(candidates[index], tf.float32))
+        parts.append((*_judged(logits, query.take(index)), logits.argmax(axis=1)))
     if not parts:
         return Replay(inside, np.zeros(0, np.int64), np.zeros(0, np.float32))
-    logits, labels = np.concatenate(parts), np.asarray(y, np.int64)[:, None]
+    reached, margin, predicted = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Replay(inside & reached, predicted, margin)
+
+
+def _judged(logits: np.ndarray, query: Query) -> tuple[np.ndarray, np.ndarray]:
+    """Whether outputs are what must not be reached, and by how much they are: [n] each."""
+    if query.labels is None:
+        conditions = query.conditions(logits.shape[1])
+        return conditions.reached(logits), conditions.violation(logits)
+    labels = query.labels[:, None]
     if not ((labels >= 0) & (labels < logits.shape[1])).all():
         raise ValueError(
             f"y: expected labels in 0..{logits.shape[1] - 1}, got {labels.min()}..{labels.max()}"
@@ -85,9 +116,8 @@ def replay(  # noqa: PLR0913, public
     others = logits.copy()
     np.put_along_axis(others, labels, -np.inf, axis=1)
     margin = others.max(axis=1) - np.take_along_axis(logits, labels, axis=1)[:, 0]
-    predicted = logits.argmax(axis=1)
     finite = np.isfinite(logits).all(axis=1)
-    return Replay(inside & finite & (predicted != labels[:, 0]), predicted, margin)
+    return finite & (logits.argmax(axis=1) != labels[:, 0]), margin
 
 
 def _inferred(model: Callable, x: tf.Tensor) -> np.ndarray:
@@ -102,16 +132,17 @@ def _inferred(model: Callable, x: tf.Tensor) -> np.ndarray:
 def contained(
     x: np.ndarray,
     candidates: np.ndarray,
-    eps: float,
+    eps: float | np.ndarray,
     norm: str = "linf",
-    box: Box | None = (0.0, 1.0),
+    box: Interval | None = (0.0, 1.0),
 ) -> np.ndarray:
     """Whether each candidate satisfies `||candidate - x|| <= eps` and lies in the box.
 
     Args:
       x: images [n, *shape].
       candidates: [n, *shape].
-      eps, norm, box: the set; `eps` a number, or one for each image, [n] or [n, 1, ...].
+      eps, norm, box: the set; radii and ends of a box may be arrays with the images' axes, radii
+        [n] too.
 
     Returns:
       Boolean [n], computed in float64 without any tolerance.
@@ -124,11 +155,14 @@ def contained(
         raise ValueError(
             f"candidates: expected the images' shape {x.shape}, got {candidates.shape}"
         )
-    points = _flat(candidates.astype(np.float64))
+    points = candidates.astype(np.float64)
     # Not a number is nowhere: comparisons with it are false.
-    inside = distances(x, candidates, norm) <= np.reshape(eps, -1)
+    if np.ndim(eps) > 1 and norm == "linf":
+        inside = _flat(np.abs(points - x.astype(np.float64)) <= eps).all(axis=1)
+    else:
+        inside = distances(x, candidates, norm) <= np.reshape(eps, -1)
     if box is not None:
-        inside &= ((points >= box[0]) & (points <= box[1])).all(axis=1)
+        inside &= _flat((points >= box[0]) & (points <= box[1])).all(axis=1)
     return inside
 
 
@@ -138,14 +172,18 @@ def distances(x: np.ndarray, candidates: np.ndarray, norm: str) -> np.ndarray:
 
 
 def settle(
-    x: np.ndarray, candidates: np.ndarray, eps: float, norm: str, box: Box | None
+    x: np.ndarray,
+    candidates: np.ndarray,
+    eps: float | np.ndarray,
+    norm: str,
+    box: Interval | None,
 ) -> np.ndarray:
     """The candidates moved by rounding errors, into the ball and the box exactly.
 
     Args:
-      x: images float32 [n, *shape] that lie in the box.
+      x: images [n, *shape] that lie in the box.
       candidates: float32 [n, *shape], up to rounding inside already.
-      eps, norm, box: the set; `eps` a number, or one for each image, [n, 1, ...].
+      eps, norm, box: the set, as `contained` takes it.
 
     Returns:
       float32 [n, *shape].
