@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf.exact import Status as VerdictStatus
 from robustra_tf.exact import Verdict, Verifier
 from robustra_tf.storage import fingerprint
 
@@ -106,9 +107,11 @@ def make_verifier(config: Config, model: keras.Model) -> Verifier:
 def decisions(batch: Examples, verdict: Verdict) -> Decisions:
     """The verdict of a batch's one example, as the cascade takes it."""
     margin, target = verdict.margin_lower, verdict.target
+    # The time that an example has is one of the settings: what ran out of it is unknown.
+    late = verdict.status is VerdictStatus.TIMEOUT
     return Decisions(
         batch,
-        [Status(verdict.status.value)],
+        [Status.UNKNOWN if late else Status(verdict.status.value)],
         None,
         None if margin is None else np.array([margin]),
         None if target is None else np.array([target]),

@@ -12,7 +12,7 @@ from robustra_tf.exact.substitution import restrict
 from robustra_tf.exact.task import Inputs, Network
 from robustra_tf.exact.tighten import enclosed
 from robustra_tf.graph import build
-from tests import nets, oracle_nets
+from tests import nets, oracle_nets, oracles
 
 IMAGE = np.array([0.1, -0.2], np.float32)
 EPS = 0.4
@@ -126,6 +126,7 @@ class Case:
         self.network = Network(model, graph.structure, self.maps, weights)
         self.x = IMAGE.astype(np.float64)
         self.low, self.high = self.inputs.intervals(self.x)
-        bounds = enclosed(graph.structure, weights, self.x, 0, *self.inputs).bounds
+        rows = oracles.target_rows(0, *graph.structure.output_shape)
+        bounds = enclosed(graph.structure, weights, self.x, rows, *self.inputs).bounds
         self.restriction = restrict(graph.structure, self.maps, self.low, self.high, bounds)
         self.probe = probed(self.network, self.inputs, IMAGE, probe.MANY)

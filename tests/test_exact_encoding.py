@@ -17,7 +17,7 @@ from robustra_tf.exact.substitution import restrict
 from robustra_tf.exact.tighten import enclosed, tightened
 from robustra_tf.graph import build
 from robustra_tf.graph.ops import Add, Input, Scale
-from tests import nets, oracle_nets
+from tests import nets, oracle_nets, oracles
 from tests.test_graph_ops import OPS, oracle
 
 EPS = 0.06
@@ -85,7 +85,7 @@ class Case:
             self.graph.structure,
             self.graph.weights(tf.float64),
             self.x,
-            0,
+            oracles.target_rows(0, nets.CLASSES),
             eps,
             "linf",
             (0.0, 1.0),
@@ -154,7 +154,7 @@ def test_every_input_satisfies_the_encoding_and_its_mixed_form(case):
         assert (activity <= mixed.row_upper + 1e-8).all()
         assert (whole >= mixed.lower - 1e-8).all()
         assert (whole <= mixed.upper + 1e-8).all()
-        row, constant = case.restriction.margin(0, 1)
+        row, constant = case.restriction.margin(oracles.target_rows(0, nets.CLASSES)[1])
         logits = case.net.logits(x)
         margin = case.encoding.cost(row) @ values + constant
         assert margin == pytest.approx(logits[0] - logits[1], abs=1e-8)
@@ -196,7 +196,7 @@ def test_a_certified_bound_holds_for_any_duals_and_is_tight_for_the_solvers(seed
     case = Case("residual", eps=0.1)
     rng = np.random.default_rng(seed)
     programme = case.encoding.relaxed
-    row, _ = case.restriction.margin(0, 1 + seed % 2)
+    row, _ = case.restriction.margin(oracles.target_rows(0, nets.CLASSES)[1 + seed % 2])
     cost = case.encoding.cost(row)
     session = LinearProgrammes(programme)
     session.aim(cost)

@@ -15,7 +15,7 @@ from robustra_tf.exact.substitution import restrict
 from robustra_tf.exact.task import Inputs, Network
 from robustra_tf.exact.tighten import enclosed
 from robustra_tf.graph import build
-from tests import nets
+from tests import nets, oracles
 from tests.exact_networks import EPS, IMAGE, Case, dense, network
 
 
@@ -62,7 +62,7 @@ def test_another_network_is_an_error_and_no_verdict(fault, norm, monkeypatch):
     with pytest.raises(ValueError, match=message):
         case.probe.check_restriction(damaged(case.restriction, fault))
     monkeypatch.setattr(decision, "restrict", lambda *args: damaged(restrict(*args), fault))
-    monkeypatch.setattr(probe.Probe, "misclassified", lambda self, label: self.points[:0])
+    monkeypatch.setattr(probe.Probe, "unsafe", lambda self, conditions: self.points[:0])
     monkeypatch.setattr(decision, "enclosed", unable)
     label = int(case.probe.deployed[0].argmax())
     with pytest.raises(ValueError, match=message):
@@ -79,7 +79,9 @@ def test_a_clean_image_alone_would_not_see_it():
     weights, inputs = graph.weights(tf.float64), Inputs(0.5, "linf", None)
     found = Network(model, graph.structure, affine_maps(graph), weights)
     points = probed(found, inputs, np.zeros(1, np.float32), probe.MANY)
-    bounds = enclosed(graph.structure, weights, np.zeros(1), 0, *inputs).bounds
+    bounds = enclosed(
+        graph.structure, weights, np.zeros(1), oracles.target_rows(0, 2), *inputs
+    ).bounds
     r = restrict(graph.structure, found.maps, *inputs.intervals(np.zeros(1)), bounds)
     wrong = dataclasses.replace(r, logit_weights=r.logit_weights[::-1].copy())
     clean = points._replace(points=points.points[:1], values=[value[:1] for value in points.values])
@@ -100,7 +102,7 @@ def test_bounds_that_do_not_hold_are_an_error(monkeypatch):
         return found
 
     monkeypatch.setattr(decision, "enclosed", narrow)
-    monkeypatch.setattr(probe.Probe, "misclassified", lambda self, label: self.points[:0])
+    monkeypatch.setattr(probe.Probe, "unsafe", lambda self, conditions: self.points[:0])
     with pytest.raises(ValueError, match="bounds: expected the network's own values"):
         Verifier(case.network.model, EPS, box=None).verify(IMAGE, label)
 
@@ -114,7 +116,7 @@ def test_a_margin_that_the_bound_promises_and_points_refute_is_an_error(monkeypa
         return found._replace(margin=found.margin + 100.0)
 
     monkeypatch.setattr(decision, "enclosed", promising)
-    monkeypatch.setattr(probe.Probe, "misclassified", lambda self, label: self.points[:0])
+    monkeypatch.setattr(probe.Probe, "unsafe", lambda self, conditions: self.points[:0])
     with pytest.raises(ValueError, match="margins: expected the network's own values"):
         Verifier(case.network.model, EPS, box=None).verify(IMAGE, label)
 

@@ -48,7 +48,7 @@ def test_the_restriction_is_the_network_neuron_by_neuron(kind, units):
 @pytest.mark.parametrize("kind", KINDS)
 def test_verdicts_of_every_kind_equal_brute_force(kind, monkeypatch):
     """Margins are shifted to just above and just below zero, and points do not help the search."""
-    monkeypatch.setattr(probe.Probe, "misclassified", lambda self, label: self.points[:0])
+    monkeypatch.setattr(probe.Probe, "unsafe", lambda self, conditions: self.points[:0])
     for seed, units in enumerate(["as drawn", "one dead"]):
         model = network(kind, units, seed)
         last = [layer for layer in model.layers if isinstance(layer, L.Dense)][-1]
@@ -124,7 +124,7 @@ def test_points_fill_the_ball_and_stay_in_it():
 def test_one_logit_is_refused():
     model = keras.Sequential([keras.Input((1,)), dense(1)])
     with pytest.raises(ValueError, match="model: expected at least two logits"):
-        Verifier(model, 0.5)
+        Verifier(model, 0.5).verify(np.zeros(1), 0)
 
 
 def test_numbers_too_large_for_float32_prove_nothing():

@@ -33,7 +33,7 @@ IMPORTS = {
     "conditions": set(),
     "counting": set(),
     "data": {"storage"},
-    "exact": {"attacks", "bounds", "graph", "intake"},
+    "exact": {"attacks", "bounds", "conditions", "graph", "intake", "property"},
     "export": {"bounds", "counting", "graph", "intake", "storage"},
     "graph": set(),
     "intake": {"bounds", "graph", "vocabulary"},

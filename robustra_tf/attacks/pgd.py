@@ -15,6 +15,7 @@ from robustra_tf.attacks import steps as geometry
 from robustra_tf.attacks.ascent import Ascent, Batch, Unsafe
 from robustra_tf.attacks.replay import replayed, settle
 from robustra_tf.bounds.balls import NORMS, Box
+from robustra_tf.bounds.chunks import tensors_of
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
@@ -171,18 +172,19 @@ class Attack:
     ) -> tuple[np.ndarray, np.ndarray]:
         """One restart of a batch: the points of the largest margins, and these."""
         batch = self._batch(part, self._starts(part, indices, restart))
-        specs = tf.nest.map_structure(_spec, batch)
-        key = (part.norm, part.numbers, *tf.nest.flatten(specs))
+        tensors, pack = tensors_of(batch)
+        specs = tuple(map(_spec, tensors))
+        key = (part.norm, part.numbers, batch.walls is None, *specs)
         if key not in self._traced:
             ascent = Ascent(
                 part.norm, part.numbers, self.loss, self.steps, self.relative_step, self.early_stop
             )
             self._traced[key] = tf.function(
-                lambda batch: ascent.run(self._network, batch),
-                input_signature=(specs,),
+                lambda *tensors: ascent.run(self._network, pack(tensors)),
+                input_signature=specs,
                 autograph=False,
             )
-        return tuple(found.numpy() for found in self._traced[key](batch))
+        return tuple(found.numpy() for found in self._traced[key](*tensors))
 
     def _batch(self, part: Query, starts: np.ndarray) -> Batch:
         """A question's examples as tensors."""

@@ -57,10 +57,10 @@ class _Search:
         self.question, self.limit, self.deadline = question, limit, deadline
         encoding = self.encoding = question.encoding
         self.programme = encoding.relaxed
-        self.cost = encoding.cost(question.row)
+        self.cost = question.cost
         self.session = LinearProgrammes(self.programme, threads)
         # Twice the tolerance: a solve stopped there is still certified beyond the tolerance.
-        self.session.aim(self.cost, 2 * question.tolerance - question.constant)
+        self.session.aim(self.cost, 2 * question.tolerance - question.shift)
         self.unstable = encoding.unstable
         self.on = encoding.column(self.unstable)
         self.off = self.on + len(encoding.units)
@@ -118,7 +118,7 @@ class _Search:
     def _certify(self, solved: Solved, lower: np.ndarray, upper: np.ndarray) -> float:
         if solved.duals is not None:
             least = certified_bound(self.programme, self.cost, lower, upper, solved.duals)
-            return least + self.question.constant
+            return least + self.question.shift
         if solved.ray is not None:
             # `0 >= something positive` for every point: there is none.
             nothing = np.zeros(len(lower))

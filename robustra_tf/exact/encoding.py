@@ -45,13 +45,15 @@ class Encoding:
     has `h <= u a` and `s <= -l (1 - a)` with one binary `a` for each; without its integrality it
     is the same triangle. A phase is chosen by column bounds alone: `s = 0` or `h = 0`.
 
-    For the l_1 ball further columns `r >= |x - centre|` [p] sum to at most eps.
+    For the l_1 ball further columns `r >= |x - centre|` [p] sum to at most eps. `with_greatest`
+    adds a last one, at least each of several margins.
 
     Attributes:
       restriction: the network; `centre` [n] the image, which unused pixels keep to.
       used: the numbers [p] of the pixels that stand in it.
       units: the numbers [m] of the units that stand in it.
       relaxed: the linear programme.
+      margins: (rows [k, n + m], constants [k]) of the last column, if it has one.
     """
 
     restriction: Restriction
@@ -59,6 +61,7 @@ class Encoding:
     used: np.ndarray
     units: np.ndarray
     relaxed: Programme
+    margins: tuple[np.ndarray, np.ndarray] | None = None
 
     def column(self, unit: np.ndarray | int) -> np.ndarray | int:
         """The column of `h` of the unit at a position in `units`; that of `s` is m further on."""
@@ -77,6 +80,27 @@ class Encoding:
         cost[self.column(np.arange(len(self.units)))] = row[self.restriction.pixels + self.units]
         return cost
 
+    def with_greatest(self, rows: np.ndarray, constants: np.ndarray) -> Encoding:
+        """With a last column `t >= row u + constant` of every row [k, n + m].
+
+        The least `t` is the least over the inputs of the greatest margin, and every input has one.
+        """
+        p, costs = self.relaxed, np.stack([self.cost(row) for row in rows])
+        ends = costs * p.lower, costs * p.upper
+        low, high = (join(*ends).sum(1) + constants for join in (np.minimum, np.maximum))
+        room = 1.0 + np.abs([low, high]).max()
+        below, t = sp.csr_array(costs), sp.csr_array(-np.ones((len(rows), 1)))
+        blocks = [[below, t], [sp.csr_array(p.matrix), None]]
+        programme = Programme(
+            sp.csc_array(sp.block_array(blocks)),
+            np.r_[np.full(len(rows), -np.inf), p.row_lower],
+            np.r_[-constants, p.row_upper],
+            np.r_[p.lower, low.min() - room],
+            np.r_[p.upper, high.max() + room],
+            np.r_[p.integer, False],
+        )
+        return dataclasses.replace(self, relaxed=programme, margins=(rows, constants))
+
     def image(self, values: np.ndarray) -> np.ndarray:
         """The pixels [n] of a solution, cut to their intervals."""
         x = self.centre.copy()
@@ -90,7 +114,11 @@ class Encoding:
         h = u[:, self.restriction.pixels + self.units]
         distance = np.abs(points - self.centre)[:, self.used]
         parts = [points[:, self.used], h, h - z[:, self.units], distance]
-        values = np.concatenate(parts, axis=1)[:, : len(self.relaxed.lower)]
+        columns = len(self.relaxed.lower) - (self.margins is not None)
+        values = np.concatenate(parts, axis=1)[:, :columns]
+        if self.margins is not None:
+            greatest = (u @ self.margins[0].T + self.margins[1]).max(1, keepdims=True)
+            values = np.concatenate([values, greatest], axis=1)
         return values.reshape(*x.shape[:-1], -1)
 
     def check(self, x: np.ndarray) -> None:

@@ -50,9 +50,9 @@ class Gurobi:
                 for end, sense in ((programme.row_lower, ">"), (programme.row_upper, "<")):
                     rows = np.flatnonzero(np.isfinite(end))
                     model.addMConstr(programme.matrix.tocsr()[rows], columns, sense, end[rows])
-                own = encoding.cost(question.row)
+                own = question.cost
                 cost = np.r_[own, np.zeros(len(programme.lower) - len(own))]
-                model.setObjective(cost @ columns + question.constant, gurobi.GRB.MINIMIZE)
+                model.setObjective(cost @ columns + question.shift, gurobi.GRB.MINIMIZE)
                 model.setParam("Threads", self._threads)
                 model.setParam("TimeLimit", max(seconds, 0.0))
                 model.setParam("BestBdStop", question.tolerance)

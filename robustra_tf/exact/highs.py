@@ -97,13 +97,13 @@ class Highs:
         encoding = question.encoding
         programme = encoding.mixed()
         cost = np.zeros(len(programme.lower))
-        own = encoding.cost(question.row)
+        own = question.cost
         cost[: len(own)] = own
         highs = _loaded(programme, self._threads, integer=True)
         highs.changeColsCost(len(cost), np.arange(len(cost), dtype=np.int32), cost)
         _option(highs, "time_limit", seconds)
-        _option(highs, "objective_target", -question.constant - question.tolerance)
-        enough = question.tolerance - question.constant
+        _option(highs, "objective_target", -question.shift - question.tolerance)
+        enough = question.tolerance - question.shift
 
         def stop(event: highspy.HighsCallbackEvent) -> None:
             if event.data_out.mip_dual_bound > enough:
@@ -116,7 +116,7 @@ class Highs:
         info, status = highs.getInfo(), highs.getModelStatus().name[1:]
         bound = -np.inf
         if status in ("Optimal", "TimeLimit", "Interrupt", "ObjectiveTarget"):
-            bound = info.mip_dual_bound + question.constant
+            bound = info.mip_dual_bound + question.shift
         # An infinite bound comes of an infeasible programme, which this one cannot be.
         bound = bound if np.isfinite(bound) else -np.inf
         values = np.array(highs.getSolution().col_value)

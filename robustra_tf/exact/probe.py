@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.attacks.replay import contained, settle
+from robustra_tf.conditions import Conditions
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.solver import TOLERANCE
 from robustra_tf.exact.substitution import Bounds
@@ -63,22 +64,22 @@ class Probe(NamedTuple):
         """Whether all logits are numbers."""
         return bool(np.isfinite(self.values[-1]).all() and np.isfinite(self.deployed).all())
 
-    def misclassified(self, label: int) -> np.ndarray:
-        """The points [j, n] that the model does not classify as `label`, the image first."""
-        return self.points[self.deployed.argmax(axis=1) != label]
+    def unsafe(self, conditions: Conditions) -> np.ndarray:
+        """The points [j, n] whose outputs the model makes unsafe, the image first."""
+        return self.points[conditions.reached(self.deployed)]
 
-    def scale(self, label: int, target: int) -> Scale:
-        """How `logit_label - logit_target` is measured.
+    def scale(self, c: np.ndarray, d: float = 0.0) -> Scale:
+        """How `c . f + d` is measured.
 
         The tolerance is never below what float32 was seen to lose at the points.
         """
-        logits, deployed = self.values[-1][:, [label, target]], self.deployed[:, [label, target]]
+        logits, deployed = self.values[-1], self.deployed
         # Logits that are zero at every point are of the size of what they add up.
-        size = np.abs(logits).max() or self.sizes[-1]
+        size = max(np.abs(c * logits).max(), abs(d)) or self.sizes[-1] * np.abs(c).max()
         # At most 2^300, so that products with it stay numbers.
         exponent = math.frexp(size)[1] - 4
         unit = math.ldexp(1.0, min(max(exponent, -300), 300))
-        lost = np.abs(np.diff(deployed) - np.diff(logits)).max()
+        lost = np.abs(deployed @ c - logits @ c).max()
         return Scale(unit, max(TOLERANCE, _SAFETY * float(lost) / unit))
 
     def check_bounds(self, bounds: Bounds) -> None:
@@ -92,14 +93,14 @@ class Probe(NamedTuple):
             z = self.values[source]
             self._compare("bounds", source, np.maximum(lower - z, z - upper))
 
-    def check_margins(self, label: int, margin: np.ndarray) -> None:
-        """Refuses lower bounds [classes] of `logit_label - logit_t` that a point is below.
+    def check_margins(self, rows: np.ndarray, margin: np.ndarray) -> None:
+        """Refuses lower bounds [k] of `-c . f`, `c` the rows [k, classes], that a point is below.
 
         Raises:
           ValueError: with by how much.
         """
-        logits = self.values[-1]
-        self._compare("margins", -1, margin - (logits[:, [label]] - logits))
+        size = np.maximum(np.abs(rows).sum(1) / 2, 1.0)
+        self._compare("margins", -1, (margin + self.values[-1] @ rows.T) / size)
 
     def check_restriction(self, r: Restriction) -> None:
         """Refuses a restricted network that is not this network at the points, unit by unit.
@@ -133,7 +134,7 @@ class Probe(NamedTuple):
 
 
 def probed(network: Network, inputs: Inputs, image: np.ndarray, count: int) -> Probe:
-    """The network's values at the image, float32 [*input_shape], and at `count` points about it."""
+    """The network's values at the image [*input_shape] and at `count` points about it."""
     points = _sampled(inputs, image, count)
     flat = points.astype(np.float64).reshape(len(points), -1)
     deployed = np.asarray(network.model(tf.constant(points))).astype(np.float64)
@@ -159,10 +160,18 @@ def probed(network: Network, inputs: Inputs, image: np.ndarray, count: int) -> P
 
 def _sampled(inputs: Inputs, image: np.ndarray, count: int) -> np.ndarray:
     """The image and random points of the ball and the box: float32 [1 + count, *input_shape]."""
-    if inputs.eps == 0:
-        return image[None]
+    x, candidates = image.astype(np.float64).ravel(), image[None].astype(np.float32)
+    if not inputs.single(x):
+        points = _drawn(inputs, x, count).reshape(count, *image.shape)
+        candidates = np.concatenate([candidates, points.astype(np.float32)])
+    images = np.broadcast_to(image, candidates.shape)
+    settled = settle(images, candidates, *inputs)
+    return settled[contained(images, settled, *inputs)]
+
+
+def _drawn(inputs: Inputs, x: np.ndarray, count: int) -> np.ndarray:
+    """Random points [count, n] of the set about `x` [n]."""
     rng = np.random.default_rng(0)
-    x = image.astype(np.float64).ravel()
     low, high = inputs.intervals(x)
     shape = (count, len(x))
     half = np.arange(count)[:, None] % 2 == 0
@@ -171,11 +180,6 @@ def _sampled(inputs: Inputs, image: np.ndarray, count: int) -> np.ndarray:
         moved = rng.exponential(size=shape) * (half | (rng.random(shape) < 3.0 / len(x)))
         total = np.maximum(moved.sum(axis=1, keepdims=True), np.finfo(float).tiny)
         shift = inputs.reach(x) * moved / total * rng.choice([-1.0, 1.0], shape)
-        points = np.clip(x + shift, low, high)
-    else:
-        inner, corner = rng.random(shape), rng.random(shape) < 0.5
-        points = np.where(half, low + (high - low) * inner, np.where(corner, low, high))
-    candidates = points.reshape(count, *image.shape).astype(np.float32)
-    images = np.broadcast_to(image, candidates.shape)
-    settled = settle(images, candidates, *inputs)
-    return np.concatenate([image[None], settled[contained(images, settled, *inputs)]])
+        return np.clip(x + shift, low, high)
+    inner, corner = rng.random(shape), rng.random(shape) < 0.5
+    return np.where(half, low + (high - low) * inner, np.where(corner, low, high))

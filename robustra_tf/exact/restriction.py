@@ -90,10 +90,11 @@ class Restriction:
             slope += self.weights[group].T @ passed
         return float(row @ u), slope[: self.pixels]
 
-    def margin(self, label: int, target: int) -> tuple[np.ndarray, float]:
-        """`logit_label - logit_target` as (coefficients on `u` [n + m], constant)."""
-        row = self.logit_weights[[label, target]].toarray()
-        return row[0] - row[1], float(self.logit_offset[label] - self.logit_offset[target])
+    def margin(self, c: np.ndarray, d: float = 0.0) -> tuple[np.ndarray, float]:
+        """`-(c . logits + d)` as (coefficients on `u` [n + m], constant)."""
+        read = np.flatnonzero(c)
+        row = -c[read] @ self.logit_weights[read].toarray()
+        return row, -(float(c[read] @ self.logit_offset[read]) + d)
 
 
 def with_intervals(r: Restriction) -> Restriction:

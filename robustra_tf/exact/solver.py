@@ -29,25 +29,38 @@ class Outcome(enum.StrEnum):
 
 
 class Question(NamedTuple):
-    """Is there an input where the margin `row u + constant` is not positive?
+    """Is there an input where the margin `row u + constant` is not positive, or none of several is?
 
     Attributes:
-      encoding: the inputs and the network on them.
-      row: [n + m] on the pixels and units of the restriction.
-      constant: a number.
+      encoding: the inputs and the network on them; of several rows `with_greatest` of them.
+      row: [n + m] on the pixels and units of the restriction; or several, [k, n + m].
+      constant: a number; or of several rows [k].
       start: an input [n] to begin with, or None.
       tolerance: a margin counts as positive above it, and as negative below minus it.
     """
 
     encoding: Encoding
     row: np.ndarray
-    constant: float
+    constant: float | np.ndarray
     start: np.ndarray | None = None
     tolerance: float = TOLERANCE
 
+    @property
+    def cost(self) -> np.ndarray:
+        """What is minimised: coefficients on the columns of the encoding."""
+        if self.row.ndim == 1:
+            return self.encoding.cost(self.row)
+        return np.eye(1, len(self.encoding.relaxed.lower), len(self.encoding.relaxed.lower) - 1)[0]
+
+    @property
+    def shift(self) -> float:
+        """The constant beside the cost."""
+        return float(self.constant) if self.row.ndim == 1 else 0.0
+
     def margin(self, x: np.ndarray) -> float:
-        """The network's own margin at the input `x` [n]."""
-        return float(self.encoding.restriction.values(x[None])[0][0] @ self.row) + self.constant
+        """The network's own margin at the input `x` [n]; of several the greatest."""
+        u = self.encoding.restriction.values(x[None])[0][0]
+        return float(np.max(self.row @ u + self.constant))
 
 
 class Answer(NamedTuple):

@@ -1,4 +1,4 @@
-"""What is the same for every image: the network, the inputs and how to search."""
+"""What is searched: the network, how to search, and the inputs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Box
 from robustra_tf.exact.matrices import AffineMap
 from robustra_tf.exact.solver import Solver
 from robustra_tf.graph.graph import Structure
+from robustra_tf.property import Interval
 
 
 class Network(NamedTuple):
@@ -31,30 +31,52 @@ class Network(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """`{x' : ||x' - x|| <= eps}` in `norm`, "linf" or "l1", and in `box` where there is one."""
+    """`{x' : ||x' - x|| <= eps}` in `norm`, "linf" or "l1", and in `box` where there is one.
 
-    eps: float
+    Radii and ends of the box may be arrays [1, *input_shape], for `l1` radii [1, 1, ...].
+    """
+
+    eps: float | np.ndarray
     norm: str
-    box: Box | None
+    box: Interval | None
 
     @property
     def l1_radius(self) -> float | None:
         """`eps` where the norm is "l1": what the pixels' intervals do not say."""
-        return self.eps if self.norm == "l1" else None
+        return float(np.max(self.eps)) if self.norm == "l1" else None
 
     def reach(self, x: np.ndarray) -> float:
-        """How far points about the image `x` [n] may go in the norm, to stay inside in float32."""
+        """How far points about the image `x` [n] may go in an l_1 ball, to stay inside in float32.
+
+        Its radius; smaller by what float32 may add to every pixel.
+        """
+        eps = float(np.max(self.eps))
+        spacing = float(np.spacing(np.float32(np.abs(x).max() + eps)))
+        return max(eps - len(x) * spacing, 0.0)
+
+    def shrunk(self, x: np.ndarray, point: np.ndarray) -> np.ndarray:
+        """A point [n] about the image `x` [n] drawn in so far that float32 keeps it inside."""
         if self.norm == "linf":
-            return self.eps
-        spacing = float(np.spacing(np.float32(np.abs(x).max() + self.eps)))
-        return max(self.eps - len(x) * spacing, 0.0)
+            return point
+        share = self.reach(x) / max(float(np.max(self.eps)), np.finfo(float).tiny)
+        return x + share * (point - x)
 
     def intervals(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The interval of every pixel, float64 [n] each, about the image `x` [n]."""
-        low, high = x - self.eps, x + self.eps
+        low, high = x - np.ravel(self.eps), x + np.ravel(self.eps)
         if self.box is not None:
-            low, high = np.maximum(low, self.box[0]), np.minimum(high, self.box[1])
+            low, high = (
+                choose(end, np.ravel(wall))
+                for choose, end, wall in zip(
+                    (np.maximum, np.minimum), (low, high), self.box, strict=True
+                )
+            )
         return low, high
+
+    def single(self, x: np.ndarray) -> bool:
+        """Whether the image `x` [n] is the whole set."""
+        low, high = self.intervals(x)
+        return bool((low >= high).all())
 
 
 class Task(NamedTuple):
@@ -62,12 +84,10 @@ class Task(NamedTuple):
 
     Attributes:
       network: the network.
-      inputs: the set about an image that is searched.
       solver: what answers where a short search does not.
       threads: that a solve may use.
     """
 
     network: Network
-    inputs: Inputs
     solver: Solver
     threads: int

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Box, ball
+from robustra_tf.bounds.balls import Box, ball, boxed
 from robustra_tf.bounds.interval import intersection, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
@@ -18,6 +18,7 @@ from robustra_tf.exact.encoding import certified_bound, encode
 from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.restriction import SLACK, Restriction
 from robustra_tf.graph.graph import Network, Structure
+from robustra_tf.property import Interval
 
 
 class Enclosed(NamedTuple):
@@ -25,7 +26,7 @@ class Enclosed(NamedTuple):
 
     Attributes:
       bounds: for each ReLU node (lower, upper), flattened.
-      margin: [classes] lower bounds of `f_y - f_t`; 0 for `y`.
+      margin: [k] lower bounds of `-c . f`, for a label `f_y - f_t`; 0 for `y`.
     """
 
     bounds: dict[int, tuple[np.ndarray, np.ndarray]]
@@ -33,19 +34,28 @@ class Enclosed(NamedTuple):
 
 
 def enclosed(
-    structure: Structure, weights, x: np.ndarray, y: int, eps: float, norm: str, box: Box | None
+    structure: Structure,
+    weights,
+    x: np.ndarray,
+    rows: np.ndarray,
+    eps: float | np.ndarray,
+    norm: str,
+    box: Interval | None,
 ) -> Enclosed:
     """Bounds by intervals and by WK's dual, the better of the two, a hair widened.
 
     Args:
       structure, weights: the network, float64.
       x: one image, float64 [*input_shape].
-      y: its label.
+      rows: `c` [k, classes].
       eps, norm, box: the inputs.
     """
+    intervals = None
+    if box is not None and np.ndim(box[0]):
+        box, intervals = None, tuple(tf.constant(end, tf.float64) for end in box)
     function = _compiled(structure, norm, box)
-    image, label = tf.constant(x[None], tf.float64), tf.constant([y], tf.int32)
-    found, upper = function(weights, image, label, tf.constant(eps, tf.float64))
+    given = (tf.constant(part, tf.float64) for part in (x[None], rows[None], eps))
+    found, upper = function(weights, *given, intervals)
     bounds = {}
     for index, ends in zip(structure.relus, found, strict=True):
         bounds[index] = _widened(*(end.numpy().ravel() for end in ends))
@@ -63,15 +73,17 @@ def _widened(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 @functools.lru_cache(maxsize=8)
 def _compiled(structure: Structure, norm: str, box: Box | None):
-    """(weights, image, label, eps) -> (bounds of each ReLU, margins), for one image at a time."""
+    """(weights, image, rows, eps, intervals) -> (bounds of each ReLU, margins), for one image."""
 
     @tf.function(autograph=False)
-    def bound(weights, x, y, eps):
-        region = ball(x, eps, norm, box)
+    def bound(weights, x, rows, eps, intervals):
+        region = ball(x, eps, norm, intervals or box)
+        if intervals and norm != "linf":
+            region = boxed(region, intervals)
         network = Network(structure, weights)
-        dual = margins(network, region, y, BoundOptions("needed"))
-        intervals = propagate(network, region).bounds
-        both = [intersection(dual.enclosure.bounds[i], intervals[i]) for i in structure.relus]
+        dual = margins(network, region, rows, BoundOptions("needed"))
+        between = propagate(network, region).bounds
+        both = [intersection(dual.enclosure.bounds[i], between[i]) for i in structure.relus]
         return both, dual.upper
 
     return bound

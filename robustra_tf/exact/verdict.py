@@ -11,22 +11,25 @@ import numpy as np
 class Status(enum.StrEnum):
     """What is known of an image."""
 
-    VERIFIED = "verified"  # no point of the ball is classified wrongly
-    FALSIFIED = "falsified"  # `witness` is
+    VERIFIED = "verified"  # no point of the ball is classified wrongly, no outputs are unsafe
+    FALSIFIED = "falsified"  # those of `witness` are
     UNKNOWN = "unknown"
+    TIMEOUT = "timeout"  # unknown, for want of time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Verdict:
-    """What was decided of one image.
+    """What was decided of one image, or of one example of a property.
 
     Attributes:
       status: as `Status` says.
-      margin_lower: a proven lower bound of `min_t logit_y - logit_t` over the ball, or None. It
-        stops at what the question needed, so it is no estimate of the margin.
-      target: the class of the witness, or the target of the least bound.
-      witness: an image in the ball and the box that the model classifies as `target`, float32
-        [*input_shape], or None.
+      margin_lower: a proven lower bound of `min_t logit_y - logit_t` over the ball, or None; of a
+        property, over its groups of the least of the greatest margins. It stops at what the
+        question needed, so it is no estimate of the margin.
+      target: the class of the witness, or the target of the least bound; of a property, the number
+        of the group of conditions.
+      witness: an image in the ball and the box that the model classifies as `target`, or whose
+        outputs are unsafe, float32 [*input_shape], or None.
       seconds: all of it.
       unstable: ReLUs on either side, by the bounds before any linear programme.
       binaries: ReLUs left to decide in the last search; 0 where none was needed.

@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf.attacks.replay import contained, settle
 from robustra_tf.bounds.balls import Box
+from robustra_tf.conditions import Output
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.decision import Case, decide, unknown
+from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import Solver
-from robustra_tf.exact.task import Inputs, Network, Task
+from robustra_tf.exact.task import Network, Task
 from robustra_tf.exact.verdict import Verdict
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
+from robustra_tf.property import Property, Query, asked
 
 SOLVERS = {"branch": BranchAndBound, "highs": Highs, "gurobi": Gurobi}
 NORMS = ("linf", "l1")
 
 
 class Verifier:
-    """Decides images of one model, one ball and one box.
+    """Decides images of one model, one ball and one box; and properties of it.
 
     An image is verified when every target's margin is proven to be above a tolerance, about 1e-5
     of the logits, over `{x' : ||x' - x|| <= eps} and the box`: by WK's dual, by a linear
     relaxation, or by a search over the phases of unstable ReLUs. What is searched must first equal
     the network at random points of the ball, neuron by neuron. It is falsified when a point,
     replayed in float32 through the model and compared with ball and box in float64, is classified
-    wrongly. Everything else is unknown. Source of the exact encoding: V. Tjeng, K. Xiao, R.
+    wrongly. Everything else is unknown. Of a property, the least over its groups of conditions of
+    the greatest margin in each is what has to be positive: one search for each group, in which all
+    its conditions take part. A point is a counterexample where the model's own outputs are unsafe,
+    ties included. Source of the exact encoding: V. Tjeng, K. Xiao, R.
     Tedrake, *Evaluating robustness of neural networks with mixed integer programming*, ICLR 2019.
 
     Example:
@@ -44,12 +52,14 @@ class Verifier:
       >>> verdict = rt.Verifier(model, eps=0.4).verify(x[0], 0)
       >>> verdict.status.value, verdict.target
       ('falsified', 1)
+      >>> rt.Verifier(model).verify(rt.Property.around(x, 0.1, rt.below(1, 0.35))).status.value
+      'verified'
     """
 
     def __init__(
         self,
         model: keras.Model | Graph,
-        eps: float,
+        eps: float | np.ndarray | None = None,
         norm: str = "linf",
         box: Box | None = (0.0, 1.0),
         time_limit: float = 120.0,
@@ -60,7 +70,8 @@ class Verifier:
 
         Args:
           model: a Keras model, image to logits, of supported layers; or its graph.
-          eps: radius in pixels, at least 0.
+          eps: radius in pixels, at least 0, or an array that broadcasts to an image; properties
+            have their own.
           norm: "linf" or "l1".
           box: (lo, hi) of every pixel, or None.
           time_limit: seconds for an image, over all its targets.
@@ -69,9 +80,8 @@ class Verifier:
           threads: that a solve may use.
 
         Raises:
-          ValueError: an argument out of range, a model of one logit, weights that are not finite
-            numbers, or a model that computes something else than its layers' weights and settings
-            say.
+          ValueError: an argument out of range, weights that are not finite numbers, or a model that
+            computes something else than its layers' weights and settings say.
           ImportError: "gurobi" without gurobipy.
         """
         checks.member("norm", norm, NORMS)
@@ -83,37 +93,49 @@ class Verifier:
             if solver not in SOLVERS:
                 raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
             solver = SOLVERS[solver](threads)
-        self._network = take(model)
+        self._network = take(model, rival=False)
         graph = self._network.graph
         structure = graph.structure
-        eps = checks.radius(eps, norm, box, structure.input_shape)
+        if eps is not None:
+            eps = checks.radius(eps, norm, box, structure.input_shape)
+        self._ball = (eps, norm, box)
         self._task = Task(
             Network(self._network, structure, affine_maps(graph), graph.weights(tf.float64)),
-            Inputs(eps, norm, box),
             solver,
             threads,
         )
         self._time_limit = seconds
 
     @full_precision()
-    def verify(self, x: np.ndarray, y: int, eps: float | None = None) -> Verdict:
-        """Decides one image.
+    def verify(
+        self,
+        x: np.ndarray | Property,
+        y: int | Output | None = None,
+        eps: float | np.ndarray | None = None,
+    ) -> Verdict:
+        """Decides one image, or a property of one example.
 
         Args:
-          x: [*input_shape], in pixels, inside the box.
-          y: its label.
+          x: [*input_shape], in pixels, inside the box; or the property.
+          y: its label, or what must not be reached; None of a property.
           eps: another radius than the verifier's.
 
         Raises:
           ValueError: an image of another shape, outside the box or not finite, a label that is no
-            class, weights that have changed since, or an image on which the model computes
-            something else than its layers' weights and settings say.
+            class or of a model of one logit, a property of several examples or of an `l2` ball,
+            weights that have changed since, or an image on which the model computes something else
+            than its layers' weights and settings say.
         """
         start = time.monotonic()
-        image, label = self._checked(x, y)
-        found = self._network.compare(image[None], self._network.allowed)
-        if found.comparable.all():
-            verdict = decide(Case(self._at(eps), image, label, start + self._time_limit))
+        query = self._asked(x, y, eps)
+        self._check_weights()
+        image = settle(query.x, query.x.astype(np.float32), *query[1:4])
+        found = self._network.compare(image, self._network.allowed)
+        if not contained(query.x, image, *query[1:4]).all():
+            verdict = unknown("no float32 number was found in the set")
+        elif found.comparable.all():
+            goal = Goal.of(query.conditions(*self._network.structure.output_shape))
+            verdict = decide(Case(self._task, query, goal, start + self._time_limit))
         else:
             verdict = unknown(
                 "float32 may overflow on the image: nothing is known of the model then"
@@ -122,26 +144,31 @@ class Verifier:
             )
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
 
-    def _at(self, eps: float | None) -> Task:
-        """The task at another radius."""
-        inputs = self._task.inputs
-        if eps is None:
-            return self._task
-        radius = checks.radius(eps, inputs.norm, inputs.box, self._network.structure.input_shape)
-        return self._task._replace(inputs=inputs._replace(eps=radius))
-
-    def _checked(self, x: np.ndarray, y: int) -> tuple[np.ndarray, int]:
+    def _asked(self, x: np.ndarray | Property, y: int | Output | None, eps: Any) -> Query:
+        """What is asked, of one example, without rounding."""
+        if isinstance(x, Property):
+            if len(x) != 1:
+                raise ValueError(f"x must be a property of one example, got {len(x)}")
+            checks.member("norm", x.norm, NORMS)
+            return asked(self._network, x, y, eps, x.norm, None)
+        ball = (self._ball[0] if eps is None else eps, *self._ball[1:])
+        if ball[0] is None:
+            raise ValueError("eps must be given to the verifier for images, got None")
         shape, (classes,) = (
             self._network.structure.input_shape,
             self._network.structure.output_shape,
         )
         if np.shape(x) != shape:
             raise ValueError(f"x must be one image of shape {shape}, got {np.shape(x)}")
-        image = checks.images(np.asarray(x)[None], shape, self._task.inputs.box, "float32")
+        if isinstance(y, Output):
+            return asked(self._network, np.asarray(x)[None], y, *ball).exact
+        self._network.check_rival()
         if not (isinstance(y, int | np.integer) and 0 <= y < classes):
             raise ValueError(f"y must be a class from 0 to {classes - 1}, got {y!r}")
+        return asked(self._network, np.asarray(x)[None], [y], *ball, "float32")
+
+    def _check_weights(self) -> None:
         present = self._network.graph.weights(tf.float64)
         for read, now in zip(self._task.network.weights, present, strict=True):
             if not np.array_equal(read, now):
                 raise ValueError("model: its weights have changed since the verifier read them")
-        return image[0], int(y)
