@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except rejection.RejectedError as error:
         print(f"rejected: {error}")
         return REJECTED
-    box = "" if found.box is None else f" cut to [{found.box[0]:g}, {found.box[1]:g}]"
-    correct = int((found.predicted == found.labels).sum())
+    whole = "certified" if found.labels is not None else "verified"
+    own = "correct" if found.labels is not None else "safe in the middle"
     print(
-        f"accepted: {len(found.x)} images, {found.norm} balls of radius {found.eps:g}{box}, "
-        f"{found.mode}\n  {int(derived.certified.sum())} certified, {correct} correct\n"
+        f"accepted: {len(found.x)} images, {found.inputs}, {found.mode}\n"
+        f"  {int(derived.certified.sum())} {whole}, {int(found.safe.sum())} {own}\n"
         f"  network {found.sha256}"
     )
     return ACCEPTED

@@ -49,7 +49,7 @@ def _node(index, **change):
 
 HEADERS = {
     "format": (lambda h: h | {"format": "other"}, "format: expected 'robustra_tf certificate'"),
-    "version": (lambda h: h | {"version": 2}, "version: expected 1, got 2"),
+    "version": (lambda h: h | {"version": 3}, "version: expected 1 or 2, got 3"),
     "fields": (lambda h: h | {"more": 1}, "header: expected the fields"),
     "list": (lambda h: [h], "header: expected an object"),
     "eps": (lambda h: h | {"eps": -1}, "eps: expected a finite number >= 0, got -1"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .conditions import NO_GROUP, Conditions, of_labels
 from .network import (
     MOST_AXES,
     Network,
@@ -20,14 +21,17 @@ from .network import (
     number,
 )
 
-FORMAT, VERSION = "robustra_tf certificate", 1
+FORMAT = "robustra_tf certificate"
+#: Of labels, and of a property.
+LABELS, PROPERTY = 1, 2
 MODES = ("float32", "float64", "sound")
 NORMS = ("linf", "l2", "l1")
 BAND = ("lower", "upper", "slope", "intercept")
 #: A file and its header are refused above these.
 LARGEST_FILE, LARGEST_HEADER = 2**32, 2**24
 _FLOATS, _INTEGERS = ("<f4", "<f8"), ("<i4", "<i8")
-_FIELDS = {"format", "version", "network", "network_sha256", "eps", "norm", "box", "method", "mode"}
+_COMMON = {"format", "version", "network", "network_sha256", "norm", "method", "mode"}
+_FIELDS = {LABELS: _COMMON | {"eps", "box"}, PROPERTY: _COMMON}
 
 
 class UnreadableError(Exception):
@@ -49,23 +53,33 @@ class Claim(NamedTuple):
     Attributes:
       nodes: of the network, in topological order.
       named_sha256, sha256: the hash that the file names, and that of the network in it.
-      eps, norm, box, mode: the ball, and `float32`, `float64` or `sound`.
+      norm, mode: of the balls, and `float32`, `float64` or `sound`.
+      inputs: which inputs, for people.
       x: images [n, *shape], float64.
-      labels, predicted: [n].
-      margin_lower: [n, classes].
+      radius: of the balls, [n, *shape] for `linf`, else [n].
+      walls: intervals that x is within and that cut balls of `linf`, [n, *shape] each, or None.
+      cut: whether these cut other balls too.
+      conditions: what must not be reached, one condition for each margin.
+      labels, predicted: [n]; of a property None.
+      safe: boolean [n], whether the images themselves are.
+      margin_lower: [n, k].
       bands: of every ReLU, in the order of the nodes.
     """
 
     nodes: tuple[Node, ...]
     named_sha256: str
     sha256: str
-    eps: float
     norm: str
-    box: tuple[float, float] | None
     mode: str
+    inputs: str
     x: np.ndarray
-    labels: np.ndarray
-    predicted: np.ndarray
+    radius: np.ndarray
+    walls: tuple[np.ndarray, np.ndarray] | None
+    cut: bool
+    conditions: Conditions
+    labels: np.ndarray | None
+    predicted: np.ndarray | None
+    safe: np.ndarray
     margin_lower: np.ndarray
     bands: tuple[Band, ...]
 
@@ -141,63 +155,135 @@ def _header(values: np.ndarray | None) -> dict[str, Any]:
         raise WrongError(f"header: not JSON: {error}") from error
     need(isinstance(header, dict), "header", "an object", header)
     need(header.get("format") == FORMAT, "format", repr(FORMAT), header.get("format"))
-    need(header.get("version") == VERSION, "version", f"{VERSION}", header.get("version"))
-    need(set(header) == _FIELDS, "header", f"the fields {', '.join(sorted(_FIELDS))}", set(header))
+    version = header.get("version")
+    known = isinstance(version, int) and not isinstance(version, bool) and version in _FIELDS
+    need(known, "version", f"{LABELS} or {PROPERTY}", version)
+    fields = _FIELDS[version]
+    need(set(header) == fields, "header", f"the fields {', '.join(sorted(fields))}", set(header))
     return header
 
 
-def _claim(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Claim:
-    for name, allowed in (("mode", MODES), ("norm", NORMS), ("method", ("dual",))):
-        need(header[name] in allowed, name, f"one of {', '.join(allowed)}", header[name])
-    eps, box = header["eps"], header["box"]
-    need(number(eps) and eps >= 0, "eps", "a finite number >= 0", eps)
-    if box is not None:
-        pair = isinstance(box, list) and len(box) == 2 and all(map(number, box))
-        need(pair and box[0] < box[1], "box", "null or two numbers, lower first", box)
-        box = (float(box[0]), float(box[1]))
-    named = header["network_sha256"]
-    need(isinstance(named, str), "network_sha256", "hexadecimal digits", named)
-    weights = []
-    while f"weight_{len(weights)}" in arrays:
-        name = f"weight_{len(weights)}"
-        weight = arrays.pop(name)
-        need(weight.dtype.str == "<f4", name, "float32", weight.dtype)
-        weights.append(weight)
-    nodes = Network(header["network"], weights).nodes
-    sha256 = _sha256(header["network"], weights)
+class _Members:
+    """The arrays of a file, each of them taken once."""
 
-    def take(name: str, kinds: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-        values = arrays.pop(name, None)
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+
+    def take(self, name: str, kinds: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+        values = self.arrays.pop(name, None)
         need(values is not None, name, "a member of that name", "none")
         need(values.dtype.str in kinds, name, f"type {' or '.join(kinds)}", values.dtype)
         need(values.shape == shape, name, f"shape {shape}", values.shape)
         return values.astype(np.float64) if kinds == _FLOATS else values
 
-    count = len(arrays["labels"]) if np.ndim(arrays.get("labels")) == 1 else 0
-    need(count > 0, "labels", "one axis, not empty", arrays.get("labels"))
-    classes = nodes[-1].shape
-    two = len(classes) == 1 and classes[0] >= 2
-    need(two, "network", "logits with one axis, two of them or more", classes)
+    def weights(self) -> list[np.ndarray]:
+        found = []
+        while f"weight_{len(found)}" in self.arrays:
+            name = f"weight_{len(found)}"
+            weight = self.arrays.pop(name)
+            need(weight.dtype.str == "<f4", name, "float32", weight.dtype)
+            found.append(weight)
+        return found
+
+    def count(self, name: str, axes: int) -> int:
+        values = self.arrays.get(name)
+        found = len(values) if np.ndim(values) == axes else 0
+        need(found > 0, name, f"{'one axis' if axes == 1 else f'{axes} axes'}, not empty", values)
+        return found
+
+
+def _claim(header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Claim:
+    for name, allowed in (("mode", MODES), ("norm", NORMS), ("method", ("dual",))):
+        need(header[name] in allowed, name, f"one of {', '.join(allowed)}", header[name])
+    named, members = header["network_sha256"], _Members(arrays)
+    need(isinstance(named, str), "network_sha256", "hexadecimal digits", named)
+    weights = members.weights()
+    nodes = Network(header["network"], weights).nodes
+    ids = {"nodes": nodes, "named_sha256": named, "sha256": _sha256(header["network"], weights)}
+    asked = _labels if header["version"] == LABELS else _property
+    found = asked(header, members, nodes)
+    count = len(found["x"])
     relus = [node for node in nodes if node.op == "relu"]
-    claim = Claim(
-        nodes,
-        named,
-        sha256,
-        float(eps),
-        header["norm"],
-        box,
-        header["mode"],
-        take("x", _FLOATS, (count, *nodes[0].shape)),
-        take("labels", _INTEGERS, (count,)),
-        take("predicted", _INTEGERS, (count,)),
-        take("margin_lower", _FLOATS, (count, *classes)),
-        tuple(
-            Band(*(take(f"{name}_{k}", _FLOATS, (count, *node.shape)) for name in BAND))
-            for k, node in enumerate(relus)
-        ),
+    bands = tuple(
+        Band(*(members.take(f"{name}_{k}", _FLOATS, (count, *node.shape)) for name in BAND))
+        for k, node in enumerate(relus)
     )
     need(not arrays, "file", "no further members", ", ".join(sorted(arrays)))
-    return claim
+    return Claim(**ids, norm=header["norm"], mode=header["mode"], **found, bands=bands)
+
+
+def _labels(header: dict[str, Any], members: _Members, nodes: tuple[Node, ...]) -> dict[str, Any]:
+    """The fields of a certificate of labels."""
+    eps, box = header["eps"], header["box"]
+    need(number(eps) and eps >= 0, "eps", "a finite number >= 0", eps)
+    if box is not None:
+        pair = isinstance(box, list) and len(box) == 2 and all(map(number, box))
+        need(pair and box[0] < box[1], "box", "null or two numbers, lower first", box)
+    count, classes = members.count("labels", 1), nodes[-1].shape
+    two = len(classes) == 1 and classes[0] >= 2
+    need(two, "network", "logits with one axis, two of them or more", classes)
+    x = members.take("x", _FLOATS, (count, *nodes[0].shape))
+    labels = members.take("labels", _INTEGERS, (count,))
+    predicted = members.take("predicted", _INTEGERS, (count,))
+    within = "" if box is None else f" cut to [{box[0]:g}, {box[1]:g}]"
+    linf = header["norm"] == "linf"
+    return {
+        "inputs": f"{header['norm']} balls of radius {eps:g}{within}",
+        "x": x,
+        "radius": np.full(x.shape if linf else count, float(eps)),
+        "walls": None if box is None else tuple(np.full(x.shape, float(end)) for end in box),
+        "cut": False,
+        "conditions": of_labels(np.clip(labels, 0, classes[0] - 1), classes[0]),
+        "labels": labels,
+        "predicted": predicted,
+        "safe": predicted == labels,
+        "margin_lower": members.take("margin_lower", _FLOATS, (count, *classes)),
+    }
+
+
+def _property(header: dict[str, Any], members: _Members, nodes: tuple[Node, ...]) -> dict[str, Any]:
+    """The fields of a certificate of a property."""
+    count, outputs = members.count("group", 2), nodes[-1].shape
+    need(len(outputs) == 1 and outputs[0] > 0, "network", "outputs with one axis", outputs)
+    conditions = members.arrays["group"].shape[1]
+    need(conditions > 0, "group", "one condition or more", conditions)
+    rows = members.take("rows", _FLOATS, (count, conditions, *outputs))
+    offset = members.take("offset", _FLOATS, (count, conditions))
+    group = members.take("group", _INTEGERS, (count, conditions)).astype(np.int64)
+    need(np.isfinite(rows).all() and np.isfinite(offset).all(), "rows", "finite numbers", "others")
+    fits = ((group >= NO_GROUP) & (group < conditions)).all()
+    need(fits, "group", f"numbers in {NO_GROUP}..{conditions - 1}", group)
+    need(((group < 0) | rows.any(2)).all(), "rows", "a coefficient in each", "none")
+    shape, linf = (count, *nodes[0].shape), header["norm"] == "linf"
+    x = members.take("x", _FLOATS, shape)
+    radius = members.take("radius", _FLOATS, shape if linf else (count,))
+    need((np.isfinite(radius) & (radius >= 0)).all(), "radius", "finite numbers >= 0", "others")
+    walls = None
+    if "low" in members.arrays:
+        walls = tuple(members.take(name, _FLOATS, shape) for name in ("low", "high"))
+    groups = int(group.max()) + 1
+    about = f"{conditions} conditions on {outputs[0]} outputs in {groups} groups"
+    return {
+        "inputs": f"property: {_named(header['norm'], x, radius, walls)}, {about}",
+        "x": x,
+        "radius": radius,
+        "walls": walls,
+        "cut": walls is not None and not linf,
+        "conditions": Conditions(rows, offset, group),
+        "labels": None,
+        "predicted": None,
+        "safe": members.take("safe", _INTEGERS, (count,)) == 1,
+        "margin_lower": members.take("margin_lower", _FLOATS, (count, conditions)),
+    }
+
+
+def _named(norm: str, x: np.ndarray, radius: np.ndarray, walls: Any) -> str:
+    """Sets of inputs, for people."""
+    whole = walls is not None and norm == "linf"
+    if whole and ((x - radius <= walls[0]) & (x + radius >= walls[1])).all():
+        return "boxes"
+    within = "" if walls is None else " within boxes"
+    return f"{norm} balls of radius {radius.min():g} to {radius.max():g}{within}"
 
 
 def _sha256(network: list, weights: list[np.ndarray]) -> str:

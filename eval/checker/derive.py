@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .claim import Band, Claim, Node
+from .conditions import NO_GROUP
+from .inputs import half_widths
 from .maxima import cut, maximum
 from .operations import Add, Affine, Dense
 from .rejection import RejectedError
@@ -30,7 +32,7 @@ BUDGET = 2**27
 
 
 class Derived(NamedTuple):
-    """What follows from an accepted certificate: margins [n, classes], and certified [n]."""
+    """What follows from an accepted certificate: margins [n, k], and certified [n]."""
 
     margin_lower: np.ndarray
     certified: np.ndarray
@@ -59,11 +61,13 @@ def _check_plain(claim: Claim) -> None:
     """What needs no derivation."""
     if not np.isfinite(claim.x).all():
         raise RejectedError("input", "x", "holds numbers that are not finite")
-    low, high = claim.box or (-math.inf, math.inf)
-    if not (claim.x.min() >= low and claim.x.max() <= high):
-        raise RejectedError("input", "x", f"leaves the box {claim.box}")
-    classes = claim.margin_lower.shape[1]
-    for name in ("labels", "predicted"):
+    if (
+        claim.walls is not None
+        and not ((claim.walls[0] <= claim.x) & (claim.x <= claim.walls[1])).all()
+    ):
+        raise RejectedError("input", "x", "leaves its box")
+    classes = claim.nodes[-1].shape[0]
+    for name in ("labels", "predicted") if claim.labels is not None else ():
         values = getattr(claim, name)
         if not ((values >= 0) & (values < classes)).all():
             raise RejectedError("logits", name, f"holds a number outside 0..{classes - 1}")
@@ -80,22 +84,13 @@ class _Check:
         self.share = 1 + FEW * numbers if self.sound else 1.0
         self.few = FEW if self.sound else 0.0
         self.tiny = TINY if self.sound else 0.0
-        self.centre, self.radius = self._ball()
+        self.centre, self.radius = half_widths(claim, self.few)
         self.consumers = [
             sum(n.inputs.count(i) for n in self.nodes) for i in range(len(self.nodes))
         ]
         self.slopes: dict[int, np.ndarray] = {}
         self.charges: dict[int, np.ndarray] = {}
         self.offs: dict[int, np.ndarray] = {}
-
-    def _ball(self) -> tuple[np.ndarray, np.ndarray]:
-        """The centre and, for `linf`, the half width of every pixel; else the radius."""
-        x, eps, box = self.claim.x, self.claim.eps, self.claim.box
-        if self.claim.norm != "linf" or box is None:
-            return x, np.full_like(x, eps)
-        low, high = np.maximum(x - eps, box[0]), np.minimum(x + eps, box[1])
-        centre, radius = 0.5 * (low + high), 0.5 * (high - low)
-        return centre, radius + self.few * (np.abs(centre) + radius + eps)
 
     def run(self) -> Derived:
         states: list[State] = []
@@ -219,11 +214,14 @@ class _Check:
             for i in node.inputs:
                 pending[i] = pending[i] + here if i in pending else here
         here = np.abs(pending[0])
+        walls = weighed(here, self.radius)
         if self.claim.norm == "linf":
-            return total + weighed(here, self.radius)
-        flat = here.reshape(*here.shape[:2], -1)
+            return total + walls
+        # Pixels that cannot move take no part in the ball.
+        flat = (here * (self.radius > 0)[:, None]).reshape(images, here.shape[1], -1)
         dual = np.sqrt(np.square(flat).sum(-1)) if self.claim.norm == "l2" else flat.max(-1)
-        return total + self.claim.eps * dual
+        reach = self.claim.radius[:, None] * dual
+        return total + (np.minimum(walls, reach) if self.claim.cut else reach)
 
     def _check_band(self, where: str, band: Band, below: State, radius: np.ndarray) -> None:
         """The claimed bounds follow, and the claimed band encloses the ReLU between them."""
@@ -261,30 +259,29 @@ class _Check:
             )
 
     def _check_margins(self, last: State, safe: np.ndarray) -> Derived:
-        claim = self.claim
-        images, classes = claim.margin_lower.shape
-        own = np.arange(images), claim.labels
-        c = np.repeat(np.eye(classes)[None], images, 0)
-        c[own[0], :, own[1]] -= 1.0
-        reach = self._reach(len(self.nodes) - 1, classes, lambda a, b: c[:, a:b])
-        upper = (c @ last.centre[:, :, None])[..., 0] + reach * self.share
+        claim, asked = self.claim, self.claim.conditions
+        rows, count = asked.rows, asked.rows.shape[1]
+        reach = self._reach(len(self.nodes) - 1, count, lambda a, b: rows[:, a:b])
+        upper = asked.read(last.centre) + reach * self.share
+        sizes = asked.weighed(last.magnitude)
         if self.sound:
-            away = (np.abs(c) @ last.pushed[:, :, None])[..., 0]
-            sizes = (np.abs(c) @ last.magnitude[:, :, None])[..., 0]
-            upper = upper + away
-            upper = upper + FEW * (np.abs(upper) + 2 * sizes) + TINY
+            upper = upper + asked.weighed(last.pushed)
+            upper = upper + FEW * (np.abs(upper) + np.maximum(asked.terms, 2) * sizes) + TINY
+            moved = FEW * (np.abs(upper) + np.abs(asked.offset)) + TINY
+            upper = upper + np.where(asked.offset == 0, 0.0, asked.offset + moved)
+        else:
+            upper = upper + asked.offset
         follows = np.where(safe[:, None], -upper, -np.inf)
-        follows[own] = 0.0
+        follows[asked.group == NO_GROUP] = 0.0
         if not np.isfinite(follows).all():
             raise RejectedError("logits", "margin_lower", "what follows is not finite")
-        sizes = self.tolerance * (np.abs(c) @ last.magnitude[:, :, None])[..., 0]
+        sizes = self.tolerance * (sizes + np.abs(asked.offset))
         self._compare("logits", "margin_lower", claim.margin_lower, follows, sizes)
-        self._check_classes()
+        if claim.predicted is not None:
+            self._check_classes()
         # What is certified is what both say, the claim and the derivation.
         both = np.minimum(follows, claim.margin_lower)
-        proven = (both > 0) & np.isfinite(both)
-        proven[own] = True
-        return Derived(follows, proven.all(1) & (claim.predicted == claim.labels))
+        return Derived(follows, asked.kept_out(both) & claim.safe)
 
     def _check_classes(self) -> None:
         """The predicted classes are those of the greatest logits at the images."""

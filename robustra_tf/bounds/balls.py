@@ -91,10 +91,13 @@ def ball(x: tf.Tensor, eps: tf.Tensor, norm: str = "linf", box: Cut | None = Non
     return Ball(tf.where(valid, centre, float("nan")), radius, norm)
 
 
-def boxed(region: Ball, box: tuple[tf.Tensor, tf.Tensor]) -> Ball:
-    """An `l2` or `l1` ball whose pixels keep to intervals, as far as these are known of either end.
+def boxed(region: Ball, box: tuple[tf.Tensor, tf.Tensor], share: float = 1.0) -> Ball:
+    """An `l2` or `l1` ball whose pixels keep to intervals about their centres, too.
 
-    What is kept of the box is the interval about the centre that contains it, and the ball.
+    Args:
+      region: the ball.
+      box: intervals that the centre lies in; of each the farther end counts.
+      share: what the intervals' half widths are multiplied by.
     """
-    room = tf.maximum(box[1] - region.centre, region.centre - box[0])
+    room = share * tf.maximum(box[1] - region.centre, region.centre - box[0])
     return region._replace(room=tf.minimum(room, region.radius))

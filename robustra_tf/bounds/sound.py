@@ -92,9 +92,8 @@ def outward_ball(x: tf.Tensor, eps: tf.Tensor, norm: str, box: Cut | None) -> Ba
 
 
 def outward_boxed(region: Ball, box: tuple[tf.Tensor, tf.Tensor]) -> Ball:
-    """As `boxed`, with the intervals rounded outward."""
-    away = _FEW * (tf.abs(region.centre) + tf.maximum(tf.abs(box[0]), tf.abs(box[1])))
-    return boxed(region, (box[0] - away, box[1] + away))
+    """As `boxed`, rounded outward: a difference of two numbers rounds relative to itself."""
+    return boxed(region, box, 1 + _FEW)
 
 
 def band(lower: tf.Tensor, upper: tf.Tensor) -> Band:

@@ -105,8 +105,6 @@ def certify(  # noqa: PLR0913, the door to all certificates
     x, y = arrays(x, y, network.structure.input_shape)
     query = asked(network, x, y, eps, norm, box, dtype)
     if save is not None:
-        if query.given is not None or np.ndim(query.eps):
-            raise ValueError("save: expected labels and one radius, got a property or radii")
         save, rows = checked_save(save, method, inner, len(query.x)), "every"
     options = BoundOptions(rows, inner=inner, norm=query.norm)
     bound = sound_bound if sound else margins_bound
@@ -114,7 +112,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
     found = Work(network, query, function, dtype).run(batch_size, progress, save is not None)
     certificate = _certificate(query, found, method, "sound" if sound else dtype)
     if save is not None:
-        _write(save, network.graph, certificate, query, found.bands)
+        _write(save, network.graph, certificate, query, found)
     return certificate
 
 
@@ -127,24 +125,28 @@ def _certificate(
     return Certificate(found.margin, query.labels, found.predicted, *ball, method, mode)
 
 
-def _write(path, graph: Graph, certificate: Certificate, query: Query, parts: list) -> None:
+def _write(
+    path, graph: Graph, certificate: Certificate | PropertyCertificate, query: Query, found: Found
+) -> None:
     """Writes a certificate and what it rests on, the bands of each batch."""
     x = query.x
     bands = [
         [np.concatenate(ends)[: len(x)] for ends in zip(*relu, strict=True)]
-        for relu in zip(*parts, strict=True)
+        for relu in zip(*found.bands, strict=True)
     ]
     for values in (certificate.margin_lower, *(ends for relu in bands for ends in relu)):
         lost = ~np.isfinite(values.reshape(len(x), -1)).all(1)
         if lost.any():
             raise ValueError(f"save: nothing is proven of image {lost.argmax()}: leave it out")
-    claim = {name: getattr(certificate, name) for name in ("eps", "norm", "box", "method", "mode")}
-    arrays = {
-        "x": x,
-        "labels": certificate.labels,
-        "predicted": certificate.predicted,
-        "margin_lower": certificate.margin_lower,
-    }
+    claim = {"norm": query.norm, "method": certificate.method, "mode": certificate.mode}
+    arrays = {"x": x, "margin_lower": certificate.margin_lower}
+    if isinstance(certificate, Certificate) and not np.ndim(query.eps):
+        claim |= {"version": proofs.LABELS, "eps": certificate.eps, "box": certificate.box}
+        arrays |= {"labels": certificate.labels, "predicted": certificate.predicted}
+    else:
+        claim["version"] = proofs.PROPERTY
+        safe = found.safe.astype(np.int32)
+        arrays |= proofs.asked(query, *graph.structure.output_shape) | {"safe": safe}
     proofs.write(path, graph, claim, arrays, bands)
 
 

@@ -28,10 +28,13 @@ from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.selection import Permute, Pick, Take
 from robustra_tf.graph.spatial import Pad2D, Pool2D
+from robustra_tf.property import Query
 from robustra_tf.storage.files import write_atomically
 from robustra_tf.storage.fingerprint import arrays_sha256
 
-FORMAT, VERSION = "robustra_tf certificate", 1
+FORMAT = "robustra_tf certificate"
+#: Of labels, and of a property.
+LABELS, PROPERTY = 1, 2
 #: The arrays of each ReLU, in this order.
 BAND = ("lower", "upper", "slope", "intercept")
 
@@ -74,15 +77,15 @@ def write(
     Args:
       path: as `checked_path` gives it.
       graph: the network.
-      claim: `eps`, `norm`, `box`, `method` and `mode`.
-      arrays: `x`, `labels`, `predicted` and `margin_lower`.
+      claim: `version`, `norm`, `method` and `mode`; of labels `eps` and `box` too.
+      arrays: `x` and `margin_lower`; of labels `labels` and `predicted`; of a property `radius`,
+        `low` and `high` where there is a box, `rows`, `offset`, `group` and `safe`.
       bands: for each ReLU in order the arrays of `BAND`, [n, *shape].
     """
     weights = [variable.numpy() for variable in graph.variables]
     operations = describe(graph)
     header = {
         "format": FORMAT,
-        "version": VERSION,
         "network": operations,
         "network_sha256": _sha256(operations, weights),
         **claim,
@@ -95,6 +98,23 @@ def write(
     file = io.BytesIO()
     np.savez(file, **members)
     write_atomically(path, file.getvalue())
+
+
+def asked(query: Query, outputs: int) -> dict[str, np.ndarray]:
+    """The inputs and the conditions of a property, written out for each example."""
+    count, linf = len(query.x), query.norm == "linf"
+    radius = np.broadcast_to(
+        query.eps, query.x.shape if linf else (count, *(1,) * (query.x.ndim - 1))
+    )
+    found = {"radius": np.array(radius, np.float64).reshape(query.x.shape if linf else count)}
+    if query.box is not None and (linf or query.given is not None):
+        ends = (np.broadcast_to(end, query.x.shape) for end in query.box)
+        found |= {name: np.array(end) for name, end in zip(("low", "high"), ends, strict=True)}
+    conditions = query.conditions(outputs)
+    for name in ("rows", "offset", "group"):
+        values = getattr(conditions, name)
+        found[name] = np.array(np.broadcast_to(values, (count, *values.shape[1:])))
+    return found
 
 
 def _sha256(operations: list[dict[str, Any]], weights: Sequence[np.ndarray]) -> str:
