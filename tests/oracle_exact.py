@@ -106,3 +106,32 @@ def _minimum(cost, rows, ends, x, low, high, l1_radius):
     if solved.status != 0:
         raise RuntimeError(f"HiGHS: {solved.message}")
     return solved.fun
+
+
+def least_of_greatest(net, x, rows, offset, low, high, l1_radius=None, most=64):
+    """`min_x' max_i -(c_i . f + d_i)` over the box, and the l_1 ball where its radius is given.
+
+    One linear programme a piece, with one more column `t` that is at least each of them.
+    """
+    best, n = np.inf, net.size
+    for matrix, shift, region, ends in pieces(net, low, high, most):
+        costs, constants = -rows @ matrix, -(rows @ shift + offset)
+        above = np.c_[costs, -np.ones(len(costs))]
+        inside = np.c_[region, np.zeros(len(region))]
+        blocks, sides = [above, inside], [-constants, ends]
+        bounds = [*zip(low, high, strict=True), (None, None)]
+        count = n + 1
+        if l1_radius is not None:
+            one = np.c_[np.eye(n), np.zeros((n, 1))]
+            blocks = [np.c_[block, np.zeros((len(block), n))] for block in blocks]
+            blocks += [np.c_[one, -np.eye(n)], np.c_[-one, -np.eye(n)]]
+            blocks += [np.r_[np.zeros(count), np.ones(n)][None]]
+            sides += [x, -x, [l1_radius]]
+            bounds += [(0, None)] * n
+        cost = np.zeros(len(bounds))
+        cost[n] = 1.0
+        solved = linprog(cost, np.concatenate(blocks), np.concatenate(sides), bounds=bounds)
+        if solved.status not in (0, 2):
+            raise RuntimeError(f"HiGHS: {solved.message}")
+        best = min(best, solved.fun) if solved.status == 0 else best
+    return best

@@ -14,7 +14,8 @@ from robustra_tf.attacks.replay import contained, settle
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
 from robustra_tf.exact.branch import BranchAndBound
-from robustra_tf.exact.decision import Case, decide, unknown
+from robustra_tf.exact.case import Case
+from robustra_tf.exact.decision import decide, unknown
 from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs

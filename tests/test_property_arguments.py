@@ -1,0 +1,103 @@
+"""What is wrong with a property is one line: the argument, what was expected, what came."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import robustra_tf as rt
+from tests import nets
+
+X, ONE = np.full((2, 2), 0.5, np.float32), np.ones((2, 2))
+WRONG = {
+    "nan": (lambda: rt.Property(np.nan * ONE, ONE, rt.classified(0)), "lower must be numbers, got"),
+    "order": (lambda: rt.Property(ONE, 0 * ONE, rt.classified(0)), r"lower must be .*1 > 0 at \(0"),
+    "shapes": (
+        lambda: rt.Property(ONE, np.ones((3, 2)), rt.classified(0)),
+        "lower, upper must fit",
+    ),
+    "one axis": (
+        lambda: rt.Property([0, 0], [1, 1], rt.classified(0)),
+        r"shape \[n, \*shape\], got",
+    ),
+    "open box": (lambda: rt.Property(-np.inf, ONE, rt.classified(0)), "lower must be finite where"),
+    "text": (lambda: rt.Property("a", ONE, rt.classified(0)), "lower must be numbers, got <U1"),
+    "output": (lambda: rt.Property(0 * ONE, ONE, [0]), "output must be made by .*, got list"),
+    "count": (lambda: rt.Property(0 * ONE, ONE, rt.classified([0] * 3)), "for 2 examples, got 3"),
+    "eps alone": (lambda: rt.Property(0, ONE, rt.below(0, 1), eps=1), "centre must be given with"),
+    "outside": (
+        lambda: rt.Property(0 * ONE, ONE, rt.below(0, 1), centre=2 * ONE, eps=1),
+        "centre must lie between lower and upper",
+    ),
+    "l2 radii": (
+        lambda: rt.Property.around(X, ONE, rt.below(0, 1), norm="l2"),
+        r"eps must be one number for each l2 ball, got shape \(2, 2\)",
+    ),
+    "norm": (lambda: rt.Property(0, ONE, rt.below(0, 1), norm="l2"), "norm must be linf where"),
+    "no polyhedron": (rt.unreachable, r"polyhedra: expected at least one pair \(A, b\), got none"),
+    "no condition": (lambda: rt.unreachable((np.zeros((0, 2)), [])), r"m >= 1, got \(0, 2\)"),
+    "bounds": (lambda: rt.unreachable((ONE, [1])), r"expected b of shape \(2,\), got \(1,\)"),
+    "zeros": (lambda: rt.unreachable((0 * ONE, [1, 1])), "got a row of zeros"),
+    "infinite": (lambda: rt.unreachable((ONE, [1, np.inf])), "expected finite numbers, got NaN or"),
+    "widths": (
+        lambda: rt.unreachable((ONE, [1, 1]), ([[1]], [1])),
+        r"as many coefficients in each, got \[1, 2\]",
+    ),
+    "label": (lambda: rt.binary(2), "label must be 0 or 1, got 2"),
+    "probability": (lambda: rt.binary(1, probability=1.0), "must lie between 0 and 1, got 1.0"),
+    "target": (lambda: rt.targeted([0, 1], [0]), r"targets must be other classes .*got \[0\]"),
+    "value": (lambda: rt.below(0, np.nan), "value must be finite, got NaN"),
+    "k": (lambda: rt.above(-1, 0), "k must be at least 0, got -1"),
+}
+#: Of a network of two pixels and two logits.
+REFUSED = {
+    "coefficients": (
+        lambda m: rt.certify(m, X, rt.unreachable(([[1]], [0])), 0.1),
+        "expected 2 co",
+    ),
+    "one logit": (lambda m: rt.certify(m, X, rt.binary(1), 0.1), "one logit for rt.binary, got 2"),
+    "class": (lambda m: rt.attack(m, X, rt.classified(2), 0.1), r"y must lie in 0\.\.1, got 2"),
+    "output k": (lambda m: rt.certify(m, X, rt.below(2, 0), 0.1), r"k must lie in 0\.\.1, got 2"),
+    "inputs": (
+        lambda m: rt.certify(m, rt.Property(0, np.ones((1, 3)), rt.below(0, 1))),
+        "lower must",
+    ),
+    "eps twice": (lambda m: rt.certify(m, asked(), eps=0.1), "eps must be left out beside a prop"),
+    "y twice": (lambda m: rt.attack(m, asked(), [0, 1]), "y must be left out beside a property"),
+    "no eps": (lambda m: rt.certify(m, X, [0, 1]), "eps must be given beside images, got None"),
+    "no y": (lambda m: rt.certify(m, X, eps=0.1), "y must be given beside images, got None"),
+    "radii": (lambda m: rt.certify(m, X, [0, 1], np.ones(3)), r"eps must be .*\(2, 2\), got shape"),
+    "radii < 0": (lambda m: rt.certify(m, X, [0, 1], [[-1], [0]]), "eps must be finite numbers"),
+    "loss": (lambda m: rt.attack(m, asked(), loss="cross_entropy"), "loss must be 'margin' of out"),
+    "several": (lambda m: rt.Verifier(m).verify(asked()), "property of one example, got 2"),
+    "l2": (
+        lambda m: rt.Verifier(m).verify(rt.Property.around(X[:1], 0.1, rt.below(0, 1), norm="l2")),
+        "norm must be one of linf, l1, got 'l2'",
+    ),
+    "verifier's eps": (lambda m: rt.Verifier(m).verify(X[0], 0), "eps must be given to the verif"),
+}
+
+
+def asked():
+    return rt.Property(0 * ONE, ONE, rt.classified([0, 1]))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_property_is_one_line_that_names_the_argument(wrong):
+    call, message = WRONG[wrong]
+    with pytest.raises(ValueError, match=message) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return nets.randomise(keras.Sequential([keras.Input((2,)), layers.Dense(2)]), 0)
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_a_question_that_does_not_fit_is_one_line(wrong, plain):
+    call, message = REFUSED[wrong]
+    with pytest.raises(ValueError, match=message) as raised:
+        call(plain)
+    assert "\n" not in str(raised.value)
