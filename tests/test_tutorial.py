@@ -65,6 +65,11 @@ def test_the_blocks_run_in_their_order(tmp_path, monkeypatch, capsys):
     assert results["pgd_error"] == pytest.approx(attack.success.mean())
     for name in ("ledger.csv", "sweep.csv", "report.html"):
         assert (tmp_path / "evaluation" / name).is_file()
+    proven, found = names["proven"], names["found"]
+    assert proven.safe.mean() > 0.9
+    assert 20 < proven.verified.sum() <= proven.safe.sum()
+    assert (found.success >= ~proven.safe).all()
+    assert names["verdict"].status == "verified"
 
 
 # Twenty epochs of training by Keras: some ten seconds.

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import robustra_tf as rt
 from robustra_tf.attacks import contained
-from robustra_tf.attacks.replay import settle
+from robustra_tf.attacks.replay import replay, settle
 from robustra_tf.exact import Status, Verifier
 from robustra_tf.graph import build
 from robustra_tf.vocabulary import largest_radius
@@ -233,6 +233,72 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
         bound = float(found.worst_margin[0])
         assert bound <= subject.least + FLOAT64 * subject.rounding, method
         assert not (found.certified[0] and Status.FALSIFIED in statuses), method
+
+
+class Asked:
+    """A random property of a network, with points that know something of it."""
+
+    def __init__(self, model, rng):
+        graph = build(model)
+        self.model, self.shape = model, graph.structure.input_shape
+        self.net = oracle_nets.of_graph(graph.structure, graph.weights(tf.float64))
+        self.x = rng.uniform(0, 1, (1, *self.shape)).astype(np.float32)
+        width = rng.choice([0.01, 0.1, 0.5]) * rng.uniform(0.2, 1, (2, *self.x.shape))
+        width *= rng.random(width.shape) < 0.9
+        self.low, self.high = self.x - width[0], self.x + width[1]
+        eps = float(rng.choice([0.05, 0.3])) if rng.random() < 0.4 else None
+        self.points = self._points(rng, eps)
+        self.values = self.net.logits(self.points)
+        self.polyhedra = [self._polyhedron(rng) for _ in range(int(rng.integers(1, 4)))]
+        ball = {} if eps is None else {"centre": self.x, "eps": eps, "norm": "l1"}
+        self.property = rt.Property(self.low, self.high, rt.unreachable(*self.polyhedra), **ball)
+        self.margins = [self.values @ a.T - b for a, b in self.polyhedra]
+        size = max(np.abs(a).sum(1).max() for a, _ in self.polyhedra)
+        largest = np.maximum(np.abs(self.low), np.abs(self.high)).ravel()
+        self.slack = FLOAT64 * size * max(self.net.magnitudes(largest)[-1].max(), 1e-30)
+
+    def _points(self, rng, eps):
+        ends = (end.reshape(1, -1).astype(np.float64) for end in (self.x, self.low, self.high))
+        x, low, high = ends
+        points = rng.uniform(low, high, (STARTS, x.size))
+        points[::2] = np.where(rng.random(points[::2].shape) < 0.5, low, high)
+        if eps is None:
+            return points
+        size = np.abs(points - x).sum(1, keepdims=True)
+        return x + (points - x) * np.minimum(1, eps / np.maximum(size, 1e-300))
+
+    def _polyhedron(self, rng):
+        spread = self.values.std(0).max() or 1.0
+        a = rng.normal(size=(int(rng.integers(1, 4)), self.values.shape[1]))
+        here = self.values[rng.integers(len(self.values))]
+        return a, a @ here + spread * (0.5 * rng.normal(size=len(a)) - rng.choice([0.0, 0.5, 2.0]))
+
+    def check(self, verdict, found):
+        """Neither verdict nor certificate contradicts a point, a replay or the other."""
+        greatest = np.stack([margins.max(1) for margins in self.margins]).min()
+        context = (verdict, found, greatest)
+        if verdict.margin_lower is not None:
+            assert verdict.margin_lower <= greatest + self.slack, context
+        if verdict.status is Status.VERIFIED:
+            assert greatest > 0 < verdict.margin_lower, context
+        elif verdict.status is Status.FALSIFIED:
+            assert replay(self.model, self.property, verdict.witness[None]).success.all(), context
+            assert not found.verified[0], context
+        lower = found.margin_lower[0]
+        assert (lower <= np.concatenate(self.margins, 1).min(0) + self.slack).all(), context
+        assert not found.verified[0] or greatest > 0, context
+
+
+@settings(MANY, max_examples=-(-NETWORKS // 25))
+@given(data=st.data(), seed=random_models.SEEDS)
+def test_no_verdict_of_a_property_is_contradicted(data, seed):
+    rng = np.random.default_rng(seed)
+    asked = Asked(random_models.model(data.draw, SHAPES, depth=3), rng)
+    if not np.isfinite(asked.values).all() or np.abs(asked.values).max() > 1e30:
+        return
+    how = {"sound": True} if rng.random() < 0.3 else {"method": "crown", "dtype": "float64"}
+    found = rt.certify(asked.model, asked.property, **how)
+    asked.check(Verifier(asked.model, time_limit=SECONDS).verify(asked.property), found)
 
 
 def test_the_norm_that_is_not_searched_is_refused_by_name():
