@@ -140,7 +140,7 @@ def _joined(first: Conditions, second: Conditions) -> Conditions:
     """What either finds unsafe."""
     count = int(first.group.max(initial=NO_GROUP)) + 1
     group = np.where(second.group < 0, NO_GROUP, second.group + count)
-    n = max(len(first.rows), len(second.rows))
+    n = max(len(part) for part in (*first[:3], *second[:3]))
     pairs = zip(first[:3], (second.rows, second.offset, group), strict=True)
     alike = (
         np.concatenate([np.broadcast_to(part, (n, *part.shape[1:])) for part in pair], axis=1)

@@ -122,13 +122,11 @@ def test_a_box_beside_a_ball_is_used_and_never_loses():
             np.testing.assert_allclose(ball, box, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["dual", "interval", "crown", "alpha"])
+@pytest.mark.parametrize("method", ["dual", "interval", "crown"])
 def test_a_classification_asked_as_a_property_has_the_same_margins(method):
     model = nets.dense()
     x, y = nets.images(model, 3), np.array([0, 1, 2])
     for norm, box in (("linf", (0, 1)), ("linf", None), ("l2", None), ("l1", None)):
-        if method == "alpha" and norm != "linf":
-            continue
         how = {"norm": norm, "box": box}
         labels = rt.certify(model, x, y, 0.05, **how, method=method)
         outputs = rt.certify(model, x, rt.classified(y), 0.05, **how, method=method)
@@ -159,13 +157,13 @@ def test_radii_by_image_and_by_pixel_are_as_one_by_one():
     np.testing.assert_allclose(
         moved.margin_lower, rt.certify(model, box).margin_lower, rtol=1e-3, atol=1e-5
     )
-    assert "radius 0" in moved.summary()
+    assert f" to {pixels.max():g} in pixels" in moved.summary()
 
 
 def test_the_search_equals_brute_force():
     """Conjunctions whose conditions hold one by one but never together are told apart too."""
     statuses, joint = [], 0
-    for seed, norm in itertools.product(range(100, 118), ("linf", "l1")):
+    for seed, norm in itertools.product(range(100, 107), ("linf", "l1")):
         drawn = Drawn(seed, norm)
         exact = drawn.exact()
         solver = "highs" if seed % 4 == 0 else "branch"
@@ -189,9 +187,9 @@ def test_the_search_equals_brute_force():
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_attacks_stay_inside_and_say_the_truth(norm):
     successes = 0
-    for seed in range(20, 26):
+    for seed in range(20, 23):
         drawn = Drawn(seed, norm)
-        found = rt.attack(drawn.model, drawn.asked, steps=20)
+        found = rt.attack(drawn.model, drawn.asked, steps=10)
         point = found.adversarial.astype(np.float64)
         assert ((drawn.low <= point) & (point <= drawn.high)).all()
         if norm != "linf":
@@ -289,7 +287,7 @@ def test_the_checker_accepts_what_is_written_and_nothing_else(mode, tmp_path, ca
     for norm in ("linf", "l2", "l1"):
         drawn, path = Drawn(20, norm), tmp_path / "certificate.npz"
         x = np.concatenate([drawn.x, drawn.x + np.float32(0.01)])
-        ball = {} if norm == "linf" else {"centre": x, "eps": [[0.02], [0.05]], "norm": norm}
+        ball = {} if norm == "linf" else {"centre": x, "eps": [[0.2], [0.03]], "norm": norm}
         output = rt.unreachable(*((a, b - 5.0) for a, b in drawn.polyhedra))
         asked = rt.Property(x - 0.05, x + 0.05, output, **ball)
         found = rt.certify(drawn.model, asked, **how, save=path)
@@ -299,16 +297,18 @@ def test_the_checker_accepts_what_is_written_and_nothing_else(mode, tmp_path, ca
         if mode == "sound":
             assert (found.margin_lower <= derived.margin_lower).all()
         assert check.main([str(path)]) == check.ACCEPTED
-        kind = "boxes" if norm == "linf" else f"{norm} balls of radius 0.02 to 0.05 within boxes"
+        kind = "boxes" if norm == "linf" else f"{norm} balls of radius 0.03 to 0.2 within boxes"
         told = capsys.readouterr().out
         assert f"property: {kind}" in told
         assert "2 verified, 2 safe in the middle" in told
         arrays, header = claims.members(path)
-        for name in ("rows", "offset", "radius", "low", "high", "x", "margin_lower"):
-            if name == "radius" and norm == "linf":
-                continue  # the box is what cuts: its half widths are of no account
+        # A box alone is what its ends say; a ball is cut to the farther end on either side.
+        walls = {"low": 0.01, "high": -0.01} if norm == "linf" else {"low": -0.05, "radius": 0.01}
+        for name, change in (
+            {"rows": 0.01, "offset": 0.01, "x": 0.02, "margin_lower": 0.01} | walls
+        ).items():
             changed = {key: value.copy() for key, value in arrays.items()}
-            changed[name].reshape(-1)[0] += 0.01
+            changed[name].reshape(-1)[-1 if name == "radius" else 0] += change
             with pytest.raises(RejectedError):
                 derive.check(claim.read(claims.written(path, changed, header)))
         unsafe = arrays | {"safe": 0 * arrays["safe"]}
