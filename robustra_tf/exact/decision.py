@@ -188,7 +188,7 @@ class _Searches:
         solves = 0
         if not ground.tight:
             restriction, solves = tightened(
-                ground.restriction, self.case.flat, task.inputs.l1_radius, deadline
+                ground.restriction, self.case.flat, self.inputs.l1_radius, deadline
             )
             ground = self._ground(restriction, True, ground.unstable)
             question = self._question(number, ground)
