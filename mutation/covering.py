@@ -93,11 +93,11 @@ class Map:
 
     def _read(self, tests: set[str]) -> dict[str, dict]:
         measured = coverage.CoverageData(str(self._folder / "data"))
+        measured.read()  # at once: what is added to data that were not read replaces them
         for path in sorted(self._folder.glob("data.*")):
             part = coverage.CoverageData(str(path))
             part.read()
             measured.update(part)
-        measured.read()
         seconds = json.loads((self._folder / "seconds.json").read_text())
         found = {test: {"seconds": {}, "lines": {}} for test in tests}
         for name, value in seconds.items():

@@ -2,6 +2,7 @@
 
 import textwrap
 
+import coverage
 import pytest
 
 from mutation.main import Project, Run
@@ -147,3 +148,19 @@ def test_a_known_mutant_is_caught_and_an_equivalent_one_survives(project):
     before = (project.root / ".coverage/mutation/map.json").stat().st_mtime_ns
     Run(project, processes=1)
     assert (project.root / ".coverage/mutation/map.json").stat().st_mtime_ns == before
+
+
+def test_what_processes_write_late_is_added_to_the_map(project):
+    found = Run(project, processes=1)._map
+    lines = found._read({"test_small.py"})
+    assert lines["test_small.py"]["lines"]
+    late = coverage.CoverageData(str(project.root / ".coverage/mutation/data.late"))
+    late.set_context("test_small.py::test_larger|run")
+    late.add_lines({str((project.root / "small.py").resolve()): [11]})
+    late.write()
+    added = found._read({"test_small.py"})["test_small.py"]["lines"]
+    assert added["test_small.py::test_larger"]["small.py"][-1] == 11
+    assert (
+        added["test_small.py::test_ended"]
+        == lines["test_small.py"]["lines"]["test_small.py::test_ended"]
+    )
