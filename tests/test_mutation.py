@@ -105,8 +105,10 @@ def project(tmp_path):
                 return a + a
             """,
         "test_small.py": """
+            import pytest
             import small
 
+            @pytest.mark.no_cover
             def test_larger():
                 assert small.larger(1, 2) == small.larger(2, 1) == small.larger(2, 2) == 2
 
