@@ -61,7 +61,15 @@ def trained(config: Config) -> dict[str, Any]:
         path = Path(folder) / "network.keras"
         network().save(path)
         by_train, by_fit = keras.saving.load_model(path), keras.saving.load_model(path)
-    plan = rt.TrainingPlan(eps=config.eps, epochs=config.epochs, method="ibp", lr=5e-3)
+    warmup = max(1, 3 * config.epochs // 4)
+    plan = rt.TrainingPlan(
+        eps=config.eps,
+        epochs=config.epochs,
+        method="ibp",
+        lr=2e-3,
+        ramp="step",
+        eps_warmup_epochs=warmup,
+    )
     rt.train(by_train, train, plan)
     certified = rt.CertifiedModel(by_fit, method="ibp", eps=config.eps)
     certified.compile(keras.optimizers.Adam(5e-3))
