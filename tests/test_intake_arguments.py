@@ -21,7 +21,10 @@ WRONG = {
     "box, a number": ({"box": 1}, "box must be .* got 1"),
     "box of None": ({"box": (None, None)}, r"box must be .* got \(None, None\)"),
     "box, infinite": ({"box": (-np.inf, np.inf)}, "box must be"),
-    "eps None": ({"eps": None}, "eps must be .*, got None"),
+    "eps None": (
+        {"eps": None},
+        "eps must be (one finite number of pixels >= 0|given beside images), got None",
+    ),
     "eps, text": ({"eps": "0.1"}, "eps must be one finite number of pixels >= 0, got '0.1'"),
     "eps of bytes": ({"eps": 8}, r"eps must be at most 1.*got 8: did you mean 8/255 = 0\.0314\?"),
     "eps in another box": ({"eps": 2.5, "box": (-1, 1)}, r"eps must be at most 2, .* got 2\.5$"),
