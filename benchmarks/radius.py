@@ -26,6 +26,7 @@ class Config:
     tolerance: float = command.setting("of the radii, in pixels", 1e-3)
     limit: int = command.setting("how many images", 1000, range=Range(1))
     repeats: int = command.setting("of every measurement", 3, range=Range(1))
+    attack_steps: int = command.setting("of the attacks; 0: none", 20, range=Range(0))
     data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
 
     def __post_init__(self):
@@ -57,7 +58,7 @@ def measure(config: Config) -> dict[str, Any]:
             call()
             seconds[name].append(time.perf_counter() - start)
     start = time.perf_counter()
-    results["with_attacks"] = search()
+    results["with_attacks"] = search(attack_steps=config.attack_steps)
     least = {name: min(times) for name, times in seconds.items()}
     least["with_attacks"] = time.perf_counter() - start
     curve = results["with_attacks"].curve([config.eps])
