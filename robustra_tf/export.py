@@ -5,7 +5,7 @@ A saved model is an ordinary SavedModel that runs without this package. Its sign
 * `serving_default`: `image` (float32 [batch, ...], pixels in [0, 1]) -> `logits` (float32 [batch,
   classes]);
 * `certify`: `image` and `eps` (float32 scalar, in pixels) -> `predicted` (int32 [batch], -1 where
-  the logits are no finite numbers), `margin` (float32 [batch], a lower bound of
+  the image or the logits are no finite numbers), `margin` (float32 [batch], a lower bound of
   `min_t f_p(x') - f_t(x')` over the targets `t` other than the predicted class `p` and over the
   l_inf ball of radius `eps`, by Wong and Kolter's bound) and `certified` (bool [batch], whether it
   is positive: no input of the ball changes the prediction). Where nothing is proven the margin is
@@ -99,7 +99,9 @@ def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str
     count = tf.shape(image)[0]
     # Rows of no image cannot be convolved: an image of zeros stands in for an empty batch.
     filled = tf.pad(image, [[0, tf.cast(count < 1, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)])
-    predicted = counting.predicted_tensor(values(filled))
+    # On some processors a layer fused with its ReLU makes 0 of NaN: such an image has no logits.
+    finite = tf.reshape(inside(filled, None), (-1, 1))
+    predicted = counting.predicted_tensor(tf.where(finite, values(filled), np.nan))
     # Of a radius that makes no sense there is no ball.
     lower = -margins(values, ball(filled, eps), predicted, BoundOptions("needed")).upper
     own = tf.one_hot(predicted, lower.shape[-1], on_value=True, off_value=False)
