@@ -164,7 +164,7 @@ REFUSED = {
     "activation": (lambda: layers.Conv2D(2, 2, activation="tanh"), "activation is 'tanh'"),
     "shrink": (lambda: layers.Activation("hard_shrink"), "activation is 'hard_shrink'"),
     "softmax": (lambda: layers.Activation("softmax"), "activation is 'softmax'"),
-    "softmax_layer": (lambda: layers.Softmax(), "type is not supported"),
+    "softmax_layer": (lambda: layers.Softmax(), "it is not the model's last layer"),
     "threshold": (lambda: layers.ReLU(threshold=1.0), "threshold is 1, where the function jumps"),
     "fused_threshold": (
         lambda: layers.Conv2D(2, 2, activation=layers.ReLU(threshold=0.5)),

@@ -23,7 +23,8 @@ WRONG = {
     "box, infinite": ({"box": (-np.inf, np.inf)}, "box must be"),
     "eps None": (
         {"eps": None},
-        "eps must be (one finite number of pixels >= 0|given beside images), got None",
+        "eps must be (one finite number of pixels >= 0|given (beside|to the verifier for) images),"
+        " got None",
     ),
     "eps, text": ({"eps": "0.1"}, "eps must be one finite number of pixels >= 0, got '0.1'"),
     "eps of bytes": ({"eps": 8}, r"eps must be at most 1.*got 8: did you mean 8/255 = 0\.0314\?"),
@@ -35,12 +36,18 @@ WRONG = {
     "no numbers": ({"x": "images"}, "x must be an array of numbers, got str"),
     "shape": ({"x": np.zeros((2, 3))}, r"x must have shape \[n, \*\(2,\)\], got \(2, 3\)"),
 }
+
+
+def verify(model, **options):
+    return rt.Verifier(model, **options).verify(X[0], int(Y[0]))
+
+
 #: What of the arguments above each door takes.
 CALLS = {
     "certify": (rt.certify, ("x", "y", "eps"), ("box", "batch_size", "dtype")),
     "layer_bounds": (rt.layer_bounds, ("x", "eps"), ("box", "batch_size", "dtype")),
     "attack": (rt.attack, ("x", "y", "eps"), ("box", "batch_size")),
-    "Verifier": (rt.Verifier, ("eps",), ("box",)),
+    "Verifier": (verify, ("eps",), ("box",)),
 }
 
 

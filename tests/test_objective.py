@@ -342,6 +342,6 @@ def test_layer_refuses_what_it_cannot_do():
         DualObjective(f, nets.conv())
     with pytest.raises(ValueError, match="eps must be given"):
         DualObjective(f)(nets.images(f, COUNT), Y)
-    sigmoid = keras.Sequential([keras.Input((5,)), layers.Dense(3, activation="sigmoid")])
+    hidden = [layers.Dense(3, activation="sigmoid"), layers.Dense(nets.CLASSES)]
     with pytest.raises(ValueError, match="sigmoid"):
-        DualObjective(f, sigmoid)
+        DualObjective(f, keras.Sequential([keras.Input((5,)), *hidden]))

@@ -107,8 +107,24 @@ def test_what_is_frozen_has_none():
     np.testing.assert_allclose(np.mean(found.loss), float(clean) + terms, rtol=1e-5)
 
 
-def test_an_activity_that_is_not_told_apart_is_refused():
-    inputs, twice = keras.Input((4,)), layers.Dense(4, name="twice", **ACTIVE)
-    made = keras.Model(inputs, layers.Dense(3)(twice(twice(inputs))))
+@pytest.mark.parametrize("layer", [layers.LeakyReLU, layers.MaxPooling1D])
+def test_the_output_of_a_layer_of_many_operations_is_its_last_one(layer):
+    made = keras.Sequential([keras.Input((6, 2)), layer(**ACTIVE), layers.Flatten()])
+    made.add(layers.Dense(nets.CLASSES))
+    nets.randomise(made, 2)
+    gradient = rt.TrainStep(made, None, keras.optimizers.SGD(0.1), "natural")._gradient
+    x = nets.images(made, len(Y), seed=3)
+    batch = gradient.problem.batch(tf.constant(x), tf.constant(Y, tf.int32), tf.constant(0.1))
+    clean = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(Y, made(x))
+    (term,) = map(float, made.losses)
+    assert term > 0
+    found = gradient.evaluated(*gradient.networks(), batch)
+    np.testing.assert_allclose(np.mean(found.loss), float(clean) + term, rtol=1e-5)
+
+
+@pytest.mark.parametrize("last", [None, "softmax"], ids=["called twice", "taken off"])
+def test_an_activity_that_is_not_told_apart_is_refused(last):
+    inputs, twice = keras.Input((4,)), layers.Dense(4, last, name="twice", **ACTIVE)
+    output = twice(inputs) if last else layers.Dense(3)(twice(twice(inputs)))
     with pytest.raises(ValueError, match="activity_regularizer of 'twice' must be of a layer that"):
-        rt.CertifiedModel(made, "ibp", 0.1)
+        rt.CertifiedModel(keras.Model(inputs, output), "ibp", 0.1)

@@ -7,13 +7,13 @@ themselves over their number. Weights that do not train have none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from robustra_tf.graph import convert
+from robustra_tf.graph.build import Call, read
 from robustra_tf.graph.graph import Graph, Network
 
 
@@ -61,20 +61,18 @@ def regularisers(model: keras.Model, graph: Graph) -> Regularisers:
     )
     layers = model._flatten_layers(include_self=False)
     active = [layer for layer in layers if getattr(layer, "activity_regularizer", None)]
+    calls = read(model)[1] if active else ()
     return Regularisers(
-        weights, tuple((_output(layer, graph), layer.activity_regularizer) for layer in active)
+        weights, tuple((_output(layer, calls), layer.activity_regularizer) for layer in active)
     )
 
 
-def _output(layer: keras.layers.Layer, graph: Graph) -> int:
+def _output(layer: keras.layers.Layer, calls: Sequence[Call]) -> int:
     """The node of a layer's output; `ValueError` where it has none of its own, or several."""
-    nodes = graph.structure.nodes
-    found = [index for index, node in enumerate(nodes) if node.name == layer.name]
-    if found:
-        shapes = [nodes[i].op.out_shape for i in nodes[found[0]].inputs]
-        if len(found) == len(convert.convert(layer, shapes)):
-            return found[-1]
+    found = [call.node for call in calls if call.layer is layer]
+    if len(found) == 1 and found[0] is not None:
+        return found[0]
     raise ValueError(
         f"model: the activity_regularizer of {layer.name!r} must be of a layer that is called once "
-        "and has a name and an output of its own"
+        "and has an output of its own"
     )
