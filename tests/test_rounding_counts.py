@@ -1,0 +1,97 @@
+"""What rounding grows with, counted twice: by the library and by the checker, which share no code.
+
+Dense matrices judge how many terms there are; where one of the two counts otherwise than the other,
+certificates would be refused or, worse, believed.
+"""
+
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from eval.checker import network as checked
+from eval.checker.derive import _Check
+from robustra_tf.bounds import rounding
+from robustra_tf.certificates.proofs import described
+from robustra_tf.graph import ops, selection
+from robustra_tf.graph.graph import Node
+from tests.test_operations import AFFINE, SAMPLES, weights_of
+
+KINDS = sorted(AFFINE, key=lambda kind: kind.__name__)
+#: How often the library counts what the checker counts once: float64 roundings, what is flushed.
+TWICE = 2
+
+
+def pair(kind):
+    """An operation as the library has it and as the checker reads it; its weights."""
+    op, weights = SAMPLES[kind], [w.astype(np.float32) for w in weights_of(SAMPLES[kind])]
+    first = {"op": "input", "shape": list(op.in_shape)}
+    inputs = [0] * (op.count if kind is ops.Add else 1)
+    text = described(op) | {"inputs": inputs, "weights": list(range(len(weights)))}
+    return op, checked.Network([first, text], weights).nodes[-1].op, weights
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_terms_are_those_of_the_dense_matrix(kind):
+    op, other, weights = pair(kind)
+    found = rounding.counts(op)
+    there = op.as_matrix(*map(tf.constant, weights)).numpy() != 0
+    forward, backward = there.sum(1).max(), there.sum(0).max()
+    if found is None:  # what moves rounds nothing, forward or backward
+        assert other.exact
+        assert max(forward, backward) == 1
+        return
+    assert not other.exact
+    assert tuple(found) == tuple(other.counts)
+    if kind is ops.Add:
+        assert (found.terms, backward) == (op.count, 1)
+    elif kind is selection.Take:
+        assert (found.terms, found.rows) == (0, backward)
+    elif kind is selection.Pick:  # not every slot is taken of every window
+        assert found.terms == forward
+        assert found.rows >= backward
+    else:
+        assert (found.terms, found.rows) == (forward, backward)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "sum behind a convolution"])
+@pytest.mark.parametrize("size", [1.0, 2.0**-110])
+def test_the_checker_allows_for_as_much_as_the_library_but_for_its_room(kind, size):
+    """Where numbers are of size one and where what counts is what flushing to zero loses."""
+    before = kind not in KINDS
+    op, other, weights = pair(ops.Add if before else kind)
+    dense = Node(ops.Dense(7, 4, use_bias=False), (0,), (0,))
+    values = [tf.constant(size * w, tf.float64) for w in weights]
+    rng = np.random.default_rng(5)
+    count = op.count if kind is ops.Add or before else 1
+    magnitudes = [size * rng.uniform(0.1, 1, (2, *op.in_shape)) for _ in range(count)]
+    magnitudes[0][:, 0] = 0  # a dead ReLU
+    node = Node(op, (0,) * count, tuple(range(len(weights))))
+    mine = rounding.deviation(
+        node, values, 3, *map(tf.constant, magnitudes), before=[dense] * count if before else ()
+    )
+    first = {"op": "input", "shape": list(op.in_shape)}
+    text = described(op) | {"inputs": [0] * count, "weights": list(range(len(weights)))}
+    small = [(size * w).astype(np.float32) for w in weights]
+    other = checked.Network([first, text], small).nodes[-1].op
+    joined = 7 if before else 0
+    known = types.SimpleNamespace(consumers=[3], _joined=lambda index: joined)
+    theirs, sane = _Check._deviation(known, 0, other, magnitudes)
+    assert mine.safe.numpy().all() == sane.all()
+    if other.exact:
+        assert not mine.each.numpy().any()
+        assert not theirs.any()
+        return
+    ratio = mine.each.numpy() / theirs
+    assert (ratio >= 1).all()
+    # At size one float32's roundings are nearly all there is, and counted alike; what only moves
+    # has none. Of a sum in one with a convolution the library flushes its terms once more.
+    most = TWICE
+    if size == 1 and kind not in (selection.Take, selection.Pick):
+        most = 1
+    elif size < 1 and before:
+        most *= (op.count + joined + 1) / (op.count + 1)
+    assert ratio.max() <= most * (1 + 1e-4)
+    if size < 1 and kind is not ops.Scale:
+        assert ratio.max() > 1.2
