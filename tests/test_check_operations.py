@@ -1,7 +1,7 @@
-"""What rounding grows with, counted twice: by the library and by the checker, which share no code.
+"""Operations as the library and as the checker have them, which share no code.
 
-Dense matrices judge how many terms there are; where one of the two counts otherwise than the other,
-certificates would be refused or, worse, believed.
+Both compute the same, and count the same of what rounding grows with; dense matrices judge how many
+terms there are. Where one differed, certificates would be refused or, worse, believed.
 """
 
 import types
@@ -30,6 +30,24 @@ def pair(kind):
     inputs = [0] * (op.count if kind is ops.Add else 1)
     text = described(op) | {"inputs": inputs, "weights": list(range(len(weights)))}
     return op, checked.Network([first, text], weights).nodes[-1].op, weights
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_checker_computes_what_the_library_computes(kind):
+    """Forward with constants, both absolute values and the transpose."""
+    op, other, weights = pair(kind)
+    values = [tf.constant(w, tf.float64) for w in weights]
+    rng = np.random.default_rng(7)
+    count = op.count if kind is ops.Add else 1
+    v = [rng.normal(size=(2, *op.in_shape)) for _ in range(count)]
+    rows = rng.normal(size=(3, *op.out_shape))
+    for mine, theirs in (
+        (op.forward(*map(tf.constant, v), *values), other.forward(*v)),
+        (tf.add_n([op.absolute(tf.constant(part), *values) for part in v]), other.absolute(*v)),
+        (op.transpose(tf.constant(rows), *values), other.transpose(rows)),
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+    assert (other.sizes(*map(np.abs, v)) >= np.abs(other.forward(*v)) - 1e-12).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
