@@ -34,6 +34,16 @@ class Conditions(NamedTuple):
     group: np.ndarray
     labels: np.ndarray | None = None
 
+    def scaled(self) -> tuple[Conditions, np.ndarray]:
+        """The same conditions with coefficients of size one, and by what factors [n, k].
+
+        These are powers of two: nothing is rounded, and no type loses a condition for its size.
+        """
+        _, exponents = np.frexp(np.abs(self.rows).max(2, initial=0.0))
+        scale = np.ldexp(1.0, np.where(exponents == 0, 0, np.clip(1 - exponents, -1000, 1000)))
+        rows, offset = self.rows * scale[..., None], self.offset * scale
+        return self._replace(rows=rows, offset=offset), scale
+
     def values(self, outputs: np.ndarray) -> np.ndarray:
         """`c . f + d` [n, k] of outputs `f` [n, outputs], in float64."""
         return (self.rows @ outputs.astype(np.float64)[..., None])[..., 0] + self.offset

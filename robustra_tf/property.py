@@ -168,6 +168,13 @@ class Query(NamedTuple):
         """The same without rounding, in float64 where it is a property."""
         return self if self.given is None else balls(self.given, "float64")
 
+    def unrounded(self, x: Any) -> Query:
+        """`exact`; of images with labels the same about the images `x` as they were given."""
+        if self.labels is None:
+            return self.exact
+        x = np.asarray(x, np.float64)
+        return self._replace(x=x if self.box is None else np.clip(x, *self.box))
+
     def conditions(self, outputs: int) -> Conditions:
         """What must not be reached, of so many outputs."""
         return self.output.conditions(outputs)._replace(labels=self.labels)

@@ -142,7 +142,7 @@ class Attack:
             which the model computes something else than its layers' weights and settings say.
         """
         x, y = arrays(x, y, self._network.structure.input_shape)
-        query = asked(self._network, x, y, eps, self.norm, self.box, "float32")
+        given, query = x, asked(self._network, x, y, eps, self.norm, self.box, "float32")
         if query.labels is None and self.loss != "margin":
             raise ValueError(
                 f"loss must be 'margin' of outputs that have no label, got {self.loss!r}"
@@ -162,7 +162,7 @@ class Attack:
                 better = value > margin[taken]
                 best[taken[better]] = point[better]
                 margin[taken[better]] = value[better]
-        query = query.exact
+        query = query.unrounded(given)
         best = settle(query.x, best, query.eps, query.norm, query.box)
         found = replayed(self._network, query, best, self.batch_size)
         return AttackResult(best, found.success, found.predicted, found.margin)
@@ -203,7 +203,8 @@ class Attack:
         if part.box is not None and part.numbers is None:
             walls = tuple(tf.reshape(spread(end, np.float32), (count, -1)) for end in part.box)
         if aim is None:
-            rows, offset, group, _ = part.conditions(*self._network.structure.output_shape)
+            conditions, _ = part.conditions(*self._network.structure.output_shape).scaled()
+            rows, offset, group, _ = conditions
             kinds = (np.float32, np.float32, np.int32)
             aim = Unsafe(*map(spread, (rows, offset, group), kinds))
         x, starts = tf.constant(part.x), tf.constant(starts)

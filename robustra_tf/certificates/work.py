@@ -57,8 +57,11 @@ class Work(NamedTuple):
         for index in batched:
             part = self.query.take(index)
             conditions = part.conditions(outputs)
-            bounded = self.bound(weights, self._inputs(part), *self._rows(conditions, len(index)))
-            margins.append(bounded.margin.numpy())
+            small, scale = conditions.scaled()
+            bounded = self.bound(weights, self._inputs(part), *self._rows(small, len(index)))
+            margin = bounded.margin.numpy()
+            with np.errstate(over="ignore"):
+                margins.append((margin / scale).astype(margin.dtype))
             groups.append(np.broadcast_to(conditions.group, margins[-1].shape))
             safe.append(~conditions.reached(own.logits[index]))
             if keep:
@@ -80,11 +83,13 @@ class Work(NamedTuple):
         return Inputs(tf.constant(part.x), tf.constant(part.eps, self.dtype), intervals)
 
     def _rows(self, conditions: Conditions, count: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """`c` and `d` of a batch."""
-        parts = conditions.rows, conditions.offset
+        """`c` and `d` of a batch; NaN where the type does not have a coefficient."""
+        rows = conditions.rows.astype(self.dtype)
+        lost = (conditions.rows != 0) & ~(np.abs(rows) >= np.finfo(self.dtype).tiny)
+        offset = np.where(lost.any(2), np.nan, conditions.offset)
         return tuple(
             tf.constant(np.broadcast_to(part, (count, *part.shape[1:])), self.dtype)
-            for part in parts
+            for part in (rows, offset)
         )
 
 

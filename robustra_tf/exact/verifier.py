@@ -166,7 +166,8 @@ class Verifier:
         self._network.check_rival()
         if not (isinstance(y, int | np.integer) and 0 <= y < classes):
             raise ValueError(f"y must be a class from 0 to {classes - 1}, got {y!r}")
-        return asked(self._network, np.asarray(x)[None], [y], *ball, "float32")
+        x = np.asarray(x)[None]
+        return asked(self._network, x, [y], *ball, "float32").unrounded(x)
 
     def _check_weights(self) -> None:
         present = self._network.graph.weights(tf.float64)

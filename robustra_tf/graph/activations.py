@@ -12,19 +12,36 @@ from keras import activations, layers
 from robustra_tf.graph.lowering import Draft, Value, converts
 from robustra_tf.graph.ops import Scale
 
+#: Slopes and ends up to which what cancels in the shorter forms below is no larger than the usual
+#: rounding of float32. Beyond it digits of `z` itself would be lost.
+LARGEST = 64.0
+
 
 def sloped(draft: Draft, z: Value, slope: float) -> Value:
-    """`z` where it is positive, `slope z` elsewhere: `slope z + (1 - slope) relu(z)`."""
+    """`z` where it is positive, `slope z` elsewhere.
+
+    As `slope z + (1 - slope) relu(z)`; of large slopes `relu(z) - slope relu(-z)`.
+    """
     slope = float(np.float32(slope))
     if slope == 0.0:
         return draft.relu(z)
+    if abs(slope) > LARGEST:
+        return draft.sum(draft.relu(z), draft.scale(draft.relu(draft.scale(z, -1.0)), -slope))
     return draft.sum(draft.scale(z, slope), draft.scale(draft.relu(z), 1.0 - slope))
 
 
 def clipped(draft: Draft, z: Value, low: float, high: float) -> Value:
-    """`min(max(z, low), high)`: `high - relu(high - low - relu(z - low))`."""
-    above = draft.relu(draft.scale(z, 1.0, -low) if low else z)
-    return draft.scale(draft.relu(draft.scale(above, -1.0, high - low)), -1.0, high)
+    """`min(max(z, low), high)`.
+
+    As `high - relu(high - low - relu(z - low))`, which intervals bound exactly; of large ends
+    `v - relu(v - high)` of `v = z + relu(low - z)`.
+    """
+    if max(abs(low), abs(high)) <= LARGEST:
+        above = draft.relu(draft.scale(z, 1.0, -low) if low else z)
+        return draft.scale(draft.relu(draft.scale(above, -1.0, high - low)), -1.0, high)
+    above = draft.relu(z) if low == 0.0 else draft.sum(z, draft.relu(draft.scale(z, -1.0, low)))
+    over = draft.relu(draft.scale(above, 1.0, -high))
+    return draft.sum(above, draft.scale(over, -1.0))
 
 
 def _rectified(draft: Draft, z: Value, layer: layers.ReLU) -> Value:

@@ -50,6 +50,7 @@ def _convolution(draft: Draft, image: Value, kind: type[Convolution], outputs: i
 @converts(layers.Conv1D, layers.Conv2D)
 def _conv(draft: Draft, value: Value) -> Value:
     check_plain_kernel(draft)
+    _check_bias(draft, value)
     layer = draft.layer
 
     def convolved(image: Value) -> Value:
@@ -59,9 +60,25 @@ def _conv(draft: Draft, value: Value) -> Value:
     return activated(draft, on_images(draft, value, convolved))
 
 
+def _check_bias(draft: Draft, value: Value) -> None:
+    """Refuses biases that Keras adds along another axis than that of the channels.
+
+    Its sum takes a vector for a bias of the last axis wherever that is as long.
+    """
+    layer = draft.layer
+    if layer.data_format == "channels_first" and layer.use_bias:
+        channels, *places = layer.compute_output_shape((1, *draft.shape(value)))[1:]
+        if channels > 1 and places[-1] == channels:
+            raise draft.refused(
+                f"with channels first and {channels} places along the last axis Keras adds its "
+                f"bias of {channels} channels to the places: expected channels last, or no bias"
+            )
+
+
 @converts(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 def _depthwise(draft: Draft, value: Value) -> Value:
     check_plain_kernel(draft)
+    _check_bias(draft, value)
     layer = draft.layer
 
     def convolved(image: Value) -> Value:
@@ -74,6 +91,7 @@ def _depthwise(draft: Draft, value: Value) -> Value:
 @converts(layers.SeparableConv1D, layers.SeparableConv2D)
 def _separable(draft: Draft, value: Value) -> Value:
     check_plain_kernel(draft)
+    _check_bias(draft, value)
     layer = draft.layer
 
     def convolved(image: Value) -> Value:
@@ -91,11 +109,14 @@ def _separable(draft: Draft, value: Value) -> Value:
 def _transposed(draft: Draft, value: Value) -> Value:
     """Zeros between the pixels, and a convolution with the kernel turned around."""
     check_plain_kernel(draft)
+    _check_bias(draft, value)
     layer = draft.layer
     dilation, strides = pair(layer.dilation_rate), pair(layer.strides)
     size = _spread(pair(layer.kernel_size), dilation)
     whole = layer.compute_output_shape((1, *draft.shape(value)))[1:]
     places = whole[1:] if layer.data_format == "channels_first" else whole[:-1]
+    if min(places) < 1:
+        raise draft.refused(f"it leaves nothing of an input of shape {draft.shape(value)}")
 
     def convolved(image: Value) -> Value:
         padding = []

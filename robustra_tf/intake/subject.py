@@ -15,8 +15,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf.graph.activations import LARGEST
 from robustra_tf.graph.build import Call, head_of, logits, read
 from robustra_tf.graph.graph import Graph, Structure
+from robustra_tf.graph.ops import Scale
 from robustra_tf.intake.agreement import Agreement, Tolerance, compare, tolerances
 from robustra_tf.intake.precision import full_precision
 
@@ -98,6 +100,7 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
         fewer than two logits, or computes something else than its layers' weights and settings say.
     """
     if isinstance(model, Graph):
+        _check_slopes(model, what)
         subject = Subject(None, model, what=what)
         if rival:
             subject.check_rival()
@@ -107,11 +110,16 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
         model = model.network
     graph, calls = read(model)
     with tf.init_scope():
+        _check_slopes(graph, what)
         subject = Subject(model, graph, calls, tolerances(graph), what)
         if rival:
             subject.check_rival()
         points = _points(subject.structure.input_shape)
-        found = subject.compare(points, subject.allowed)
+        try:
+            found = subject.compare(points, subject.allowed)
+        except tf.errors.OpError as error:
+            reason = error.message.strip().partition("\n")[0]
+            raise ValueError(f"{what}: {model.name!r} cannot be run here: {reason}") from error
         whole = subject(tf.constant(points)).numpy()[found.comparable]
     # The same operations in the same order: nothing may come between the model and its layers.
     apart = np.abs(whole - found.logits[found.comparable])
@@ -119,6 +127,18 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
         raise ValueError(f"{what}: {model.name!r} gives other logits than its layers one by one")
     _check_head(model, points[found.comparable], whole, what)
     return subject
+
+
+def _check_slopes(graph: Graph, what: str) -> None:
+    """Refuses slopes that are weights and so large that `slope z + (1 - slope) z` loses `z`."""
+    for node in graph.structure.nodes:
+        if isinstance(node.op, Scale) and node.op.kind == "slope":
+            found = float(tf.reduce_max(tf.abs(graph.variables[node.weights[0]])))
+            if not found <= LARGEST:
+                raise ValueError(
+                    f"{what}: layer {node.name!r} must have slopes of at most {LARGEST:g} in size, "
+                    f"got {found:g}"
+                )
 
 
 def _check_head(model: keras.Model, points: np.ndarray, logits: np.ndarray, what: str) -> None:
