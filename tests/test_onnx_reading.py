@@ -197,6 +197,17 @@ READ = {
         {"s": np.array([1, -5]), "e": np.array([3, 9]), "a": np.array([1, 3])},
         13,
     ),
+    "sliced back from before the first": (
+        [node("Slice", "xseat", "z"), node("Relu", "z")],
+        IMAGE,
+        {
+            "s": np.array([-9]),
+            "e": np.array([-100]),
+            "a": np.array([3]),
+            "t": np.array([-1]),
+        },
+        13,
+    ),
     "sliced by steps": (
         [node("Slice", "xseat", "z"), node("Relu", "z")],
         IMAGE,

@@ -134,6 +134,17 @@ MALFORMED = {
         only(node("Conv", "xk", dilations=[9, 9]), shape=IMAGE, weights={"k": K}),
         "does not fit",
     ),
+    "nothing left": (
+        only(
+            node("Slice", "xsea"),
+            weights={"s": np.array([2]), "e": np.array([2]), "a": np.array([1])},
+        ),
+        "of type Slice: expected entries to be left",
+    ),
+    "a far end": (
+        only(helper.make_node("Clip", ["x", "", "m"], ["y"]), weights={"m": np.float32(1e6)}),
+        "differ in the output of Clip",
+    ),
     "groups": (
         only(node("Conv", "xk", group=3), shape=IMAGE, weights={"k": K}),
         "does not fit 3 channels",

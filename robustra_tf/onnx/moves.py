@@ -102,8 +102,12 @@ def _slice(node: Node, array: np.ndarray) -> np.ndarray:
         size = array.shape[axis]
         # ONNX clamps ends. Going back to before the first entry has no number in Python.
         low = end + size if end < 0 else end
-        chosen[axis] = slice(start, None if step < 0 and low < 0 else end, step)
-    return array[tuple(chosen)]
+        first = max(start + size, 0) if start < 0 else start
+        chosen[axis] = slice(first, None if step < 0 and low < 0 else end, step)
+    found = array[tuple(chosen)]
+    if not found.size:
+        raise node.refused(f"expected entries to be left of {array.shape}, got none")
+    return found
 
 
 @_moves("Split")

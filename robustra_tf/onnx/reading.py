@@ -202,6 +202,9 @@ def _close(found: np.ndarray, expected: np.ndarray) -> bool:
 def _difference(network: _Network, x: np.ndarray) -> str:
     """Which node is the first that Keras and onnxruntime do not agree on."""
     names = [name for name, node in network.makers.items() if _made(network.known[name])]
+    if not names:
+        kinds = ", ".join(sorted({node.kind for node in network.makers.values()}))
+        return f"Keras and onnxruntime differ in the output of {kinds}"
     values: Sequence[Any] = [network.known[name] for name in names]
     given = Runtime(network.proto, names)(x)[1:]
     inner = keras.Model(network.model.input, {str(i): v.tensor for i, v in enumerate(values)})
