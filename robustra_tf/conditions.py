@@ -134,6 +134,8 @@ class Output:
         return self.make(outputs, *self.parts)
 
     def __and__(self, other: Output) -> Output:
+        if not isinstance(other, Output):
+            return NotImplemented
         split = len(self.parts)
 
         def both(outputs: int, *parts: np.ndarray) -> Conditions:

@@ -203,14 +203,11 @@ def asked(
       ValueError: an argument out of its range, or one too many or too few, by name; labels for a
         network of one logit.
     """
+    structure = network.structure
+    check_parts(x, y, eps, norm, box)
     if isinstance(x, Property):
-        _check_alone(x, y, eps, norm, box)
-        return _fitting(x, network.structure, kind)
-    for name, value in (("y", y), ("eps", eps)):
-        if value is None:
-            raise ValueError(f"{name} must be given beside images, got None")
-    checks.member("norm", norm, NORMS)
-    box, structure = checks.box(box), network.structure
+        return _fitting(x, structure, kind)
+    box = checks.box(box)
     if not isinstance(y, Output):
         network.check_rival()
     shape, (outputs,) = structure.input_shape, structure.output_shape
@@ -218,7 +215,19 @@ def asked(
     eps = checks.radius(eps, norm, box, shape, len(x))
     if isinstance(y, Output):
         return _fitting(Property.around(x, eps, y, norm, box), structure, kind)
+    checks.held("eps", eps, kind)
     return by_labels(x, checks.labels(y, len(x), outputs), eps, norm, box)
+
+
+def check_parts(x: Any, y: Any, eps: Any, norm: str, box: Any) -> None:
+    """Refuses what is missing beside images, and what is too much beside a property."""
+    if isinstance(x, Property):
+        _check_alone(x, y, eps, norm, box)
+        return
+    for name, value in (("y", y), ("eps", eps)):
+        if value is None:
+            raise ValueError(f"{name} must be given beside images, got None")
+    checks.member("norm", norm, NORMS)
 
 
 def by_labels(x: np.ndarray, y: np.ndarray, eps: Any, norm: str, box: Any) -> Query:
@@ -230,7 +239,7 @@ def _check_alone(given: Property, y: Any, eps: Any, norm: str, box: Any) -> None
     """Refuses what a property has itself, unless it is the default."""
     wrong = {"y": y is not None, "eps": eps is not None}
     wrong["norm"] = norm not in ("linf", given.norm)
-    wrong["box"] = box is not None and tuple(box) != (0, 1)
+    wrong["box"] = checks.box(box) not in (None, (0, 1))
     values = {"y": y, "eps": eps, "norm": norm, "box": box}
     for name in (name for name, found in wrong.items() if found):
         value = " ".join(repr(values[name]).split())
@@ -243,6 +252,8 @@ def _fitting(given: Property, structure: Structure, kind: str) -> Query:
     if given.lower.shape[1:] != shape:
         raise ValueError(f"lower must have shape [n, *{shape}], got {given.lower.shape}")
     given.output.conditions(outputs)
+    if given.eps is not None:
+        checks.held("eps", given.eps, kind)
     return balls(given, kind)
 
 

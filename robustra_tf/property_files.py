@@ -12,6 +12,7 @@ import numpy as np
 
 from robustra_tf import vnnlib
 from robustra_tf.conditions import Conditions, Output
+from robustra_tf.intake import checks
 from robustra_tf.outputs import unreachable
 
 
@@ -66,10 +67,13 @@ class InFiles:
 
         Raises:
           OSError: nothing could be written.
-          ValueError: a ball that is no box, or another number of outputs than it speaks of.
+          ValueError: no examples, a ball that is no box, or another number of outputs than it
+            speaks of.
         """
+        conditions = self.output.conditions(checks.whole("outputs", outputs))
         lower, upper = self._ends()
-        conditions = self.output.conditions(outputs)
+        if not len(lower):
+            raise ValueError("lower must have one example or more for VNN-LIB, got none")
         cases = (
             vnnlib.Case(low.ravel(), high.ravel(), _polyhedra(conditions, example))
             for example, (low, high) in enumerate(zip(lower, upper, strict=True))

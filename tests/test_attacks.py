@@ -156,6 +156,36 @@ def test_replay_believes_no_claim(rng):
     assert not broken.success.any()
 
 
+def test_radii_of_one_axis_are_by_pixel_as_everywhere():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(2, use_bias=False)])
+    model.set_weights([np.eye(2)])
+    x, elsewhere = [[0.6, 0.4]] * 4, [[0.5, 0.52], [0.6, 0.54], [0.5, 0.4], [0.6, 0.4]]
+    by_pixel, by_image = np.array([0.0, 0.15]), np.array([0.15, 0.0, 0.0, 0.0])[:, None]
+    bound = certify(model, x, [0] * 4, by_pixel)
+    for radii, inside in ((by_pixel, [False, True, False, True]), (by_image, [True, 0, 0, True])):
+        np.testing.assert_array_equal(attacks.contained(x, elsewhere, radii), inside)
+    assert bound.certified.all()
+    assert not attacks.replay(model, x, elsewhere, [0] * 4, by_pixel).success.any()
+    found = attacks.replay(model, x, elsewhere, [0] * 4, by_image).success
+    np.testing.assert_array_equal(found, [True, False, False, False])
+    with pytest.raises(ValueError, match=r"radii by image have shape \(4, 1\)"):
+        attacks.replay(model, x, elsewhere, [0] * 4, np.full(4, 0.1))
+
+
+def test_what_is_replayed_is_what_is_compared():
+    # Within the ball in float64, outside it in the float32 that is run.
+    point, seen = np.array([[0.1, 0.1]]), []
+
+    def network(points):
+        seen.append(points.numpy())
+        return points * [0.0, 1.0]
+
+    found = attacks.replay(network, [[0.0, 0.0]], point, [0], 0.1)
+    assert (seen[0].astype(np.float64) > 0.1).all()
+    assert not found.success.any()
+    assert attacks.replay(network, [[0.0, 0.0]], point, [0], 0.11).success.all()
+
+
 def test_an_attack_transfers_by_replaying_it_elsewhere(rng):
     f, g = nets.conv(1), nets.conv(2)
     x = nets.images(f, 60)

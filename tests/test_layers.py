@@ -44,7 +44,7 @@ IMPORTS = {
     "outputs": {"conditions", "intake"},
     "programs": {"__version__"},
     "property": {"conditions", "graph", "intake", "outputs", "property_files", "vocabulary"},
-    "property_files": {"conditions", "outputs", "vnnlib"},
+    "property_files": {"conditions", "intake", "outputs", "vnnlib"},
     "published": set(),
     "storage": set(),
     "training": {

@@ -313,6 +313,8 @@ def test_the_checker_accepts_what_is_written_and_nothing_else(mode, tmp_path, ca
                 derive.check(claim.read(claims.written(path, changed, header)))
         unsafe = arrays | {"safe": 0 * arrays["safe"]}
         assert not derive.check(claim.read(claims.written(path, unsafe, header))).certified.any()
+        last = arrays | {"group": 0 * arrays["group"] + arrays["group"].shape[1] - 1}
+        assert claim.read(claims.written(path, last, header)).inputs.endswith("in 1 groups")
         nothing = arrays | {"group": 0 * arrays["group"] - 1}
         with pytest.raises((RejectedError, claim.UnreadableError)):
             derive.check(claim.read(claims.written(path, nothing, header)))

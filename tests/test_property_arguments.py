@@ -47,6 +47,12 @@ WRONG = {
     "probability": (lambda: rt.binary(1, probability=1.0), "must lie between 0 and 1, got 1.0"),
     "target": (lambda: rt.targeted([0, 1], [0]), r"targets must be other classes .*got \[0\]"),
     "value": (lambda: rt.below(0, np.nan), "value must be finite, got NaN"),
+    "outputs": (lambda: asked().to_vnnlib("none", -3), "outputs must be at least 1, got -3"),
+    "outputs true": (lambda: asked().to_vnnlib("none", True), "outputs must be a whole number"),
+    "no examples": (
+        lambda: rt.Property(ONE[:0], ONE[:0], rt.below(0, 1)).to_vnnlib("none", 2),
+        "lower must have one example or more for VNN-LIB, got none",
+    ),
     "k": (lambda: rt.above(-1, 0), "k must be at least 0, got -1"),
 }
 #: Of a network of two pixels and two logits.
@@ -68,6 +74,14 @@ REFUSED = {
     "no y": (lambda m: rt.certify(m, X, eps=0.1), "y must be given beside images, got None"),
     "radii": (lambda m: rt.certify(m, X, [0, 1], np.ones(3)), r"eps must be .*\(2, 2\), got shape"),
     "radii < 0": (lambda m: rt.certify(m, X, [0, 1], [[-1], [0]]), "eps must be finite numbers"),
+    "float32": (
+        lambda m: rt.attack(m, X, [0, 1], 1e39, box=None),
+        r"eps must be at most 3.40282e\+38 in float32, got 1e\+39",
+    ),
+    "float32 of outputs": (
+        lambda m: rt.attack(m, X, rt.below(0, 1), [[1.0], [1e39]], box=None),
+        "eps must be at most 3.4",
+    ),
     "loss": (lambda m: rt.attack(m, asked(), loss="cross_entropy"), "loss must be 'margin' of out"),
     "several": (lambda m: rt.Verifier(m).verify(asked()), "property of one example, got 2"),
     "l2": (
@@ -75,6 +89,23 @@ REFUSED = {
         "norm must be one of linf, l1, got 'l2'",
     ),
     "verifier's eps": (lambda m: rt.Verifier(m).verify(X[0], 0), "eps must be given to the verif"),
+}
+
+
+#: What `replay` is called with after a model and images.
+REPLAYED = {
+    "no y": ((X, None, 0.1), "y must be given beside images, got None"),
+    "no eps": ((X, [0, 1]), "eps must be given beside images, got None"),
+    "eps < 0": ((X, [0, 1], -1), "eps must be one finite number of pixels >= 0, got -1"),
+    "eps nan": ((X, [0, 1], np.nan), "eps must be one finite number of pixels >= 0, got nan"),
+    "shape": ((X[:, :1], [0, 1], 0.1), r"candidates: expected the images' shape \(2, 2\)"),
+    "candidates": (("a", [0, 1], 0.1), "candidates must be numbers, got <U1"),
+    "part labels": ((X, [0.5, 1], 0.1), "y must be one axis of integers, got float64"),
+    "labels": ((X, [0, 2], 0.1), r"y must lie in 0\.\.1, got 0\.\.2"),
+    "few labels": ((X, [0], 0.1), "y must have a label for each of the 2 images, got 1"),
+    "norm": ((X, [0, 1], 0.1, {"norm": "foo"}), "norm must be one of linf, l2, l1, got 'foo'"),
+    "box": ((X, [0, 1], 0.1, {"box": (1, 0)}), r"box must be \(lo, hi\), .*, got \(1, 0\)"),
+    "batch": ((X, [0, 1], 0.1, {"batch_size": 0}), "batch_size must be at least 1, got 0"),
 }
 
 
@@ -101,3 +132,32 @@ def test_a_question_that_does_not_fit_is_one_line(wrong, plain):
     with pytest.raises(ValueError, match=message) as raised:
         call(plain)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("wrong", REPLAYED)
+def test_what_does_not_fit_a_replay_is_one_line(wrong, plain):
+    (*given, last), message = REPLAYED[wrong]
+    options = last if isinstance(last, dict) else {}
+    given = given if options else (*given, last)
+    with pytest.raises(ValueError, match=message) as raised:
+        rt.attacks.replay(plain, X, *given, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_replay_of_a_property_takes_nothing_beside_it(plain):
+    with pytest.raises(ValueError, match="eps must be left out beside a property"):
+        rt.attacks.replay(plain, asked(), X, eps=0.1)
+    with pytest.raises(ValueError, match=r"box must be \(lo, hi\)"):
+        rt.attacks.replay(plain, asked(), X, box=3)
+
+
+def test_labels_are_not_replayed_on_one_logit():
+    with pytest.raises(ValueError, match=r"y must be rt\.binary, below or above"):
+        rt.attacks.replay(lambda x: x[:, :1], X, X, [0, 0], 0.1)
+    with pytest.raises(ValueError, match=r"model must give logits \[n, outputs\], got shape"):
+        rt.attacks.replay(lambda x: x[:, 0], X, X, [0, 0], 0.1)
+
+
+def test_outputs_are_joined_with_outputs_alone():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        rt.below(0, 1) & 3

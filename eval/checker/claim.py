@@ -261,7 +261,7 @@ def _property(header: dict[str, Any], members: _Members, nodes: tuple[Node, ...]
     walls = None
     if "low" in members.arrays:
         walls = tuple(members.take(name, _FLOATS, shape) for name in ("low", "high"))
-    groups = int(group.max()) + 1
+    groups = len(np.unique(group[group >= 0]))
     about = f"{conditions} conditions on {outputs[0]} outputs in {groups} groups"
     return {
         "inputs": f"property: {_named(header['norm'], x, radius, walls)}, {about}",

@@ -7,15 +7,16 @@ lies in the ball and the box in exact terms: float32 images compared in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Box
+from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.conditions import Output
-from robustra_tf.property import Interval, Property, Query, balls, by_labels
+from robustra_tf.intake import checks
+from robustra_tf.property import Interval, Property, Query, balls, by_labels, check_parts
 
 
 class Replay(NamedTuple):
@@ -40,7 +41,7 @@ class Replay(NamedTuple):
 
 def replay(  # noqa: PLR0913, public
     model: Callable,
-    x: np.ndarray | Property,
+    x: Any,
     candidates: np.ndarray,
     y: np.ndarray | Output | None = None,
     eps: float | np.ndarray | None = None,
@@ -55,16 +56,19 @@ def replay(  # noqa: PLR0913, public
 
     Args:
       model: a Keras model or graph, float32 [n, *shape] -> logits [n, classes].
-      x: images float32 [n, *shape], in pixels; or a `Property`, which has all but the candidates.
-      candidates: float32 [n, *shape].
+      x: images [n, *shape], in the box, taken as float64; or a `Property`, which has all but the
+        candidates.
+      candidates: [n, *shape], rounded to float32: what is run is what is compared with the set.
       y: labels int [n], or what must not be reached.
-      eps: radius in pixels, or radii that broadcast to the images, or one for each image, [n].
+      eps: radius in pixels, or radii that broadcast to [n, *shape], one for each image as
+        [n, 1, ...]; as `certify` takes it.
       norm: "linf", "l2" or "l1".
       box: (lo, hi) of every pixel, or None.
       batch_size: candidates a forward pass.
 
     Raises:
-      ValueError: arrays of different lengths or shapes, or labels that are not classes.
+      ValueError: an argument out of its range, missing or one too many, by name; arrays of
+        different lengths or shapes, or labels that are not classes.
 
     Example:
       >>> candidates = np.array([[0.4, 0.6]], "float32")
@@ -72,17 +76,31 @@ def replay(  # noqa: PLR0913, public
       >>> found.success, found.predicted
       (array([ True]), array([1]))
     """
-    if isinstance(y, Output):
-        x, y, eps = Property.around(x, eps, y, norm, box), None, None
+    query = _asked(x, y, eps, norm, box)
+    with np.errstate(over="ignore"):
+        candidates = _candidates(query.x, candidates).astype(np.float32)
+    return replayed(model, query, candidates, checks.whole("batch_size", batch_size))
+
+
+def _asked(x: Any, y: Any, eps: Any, norm: str, box: Any) -> Query:
+    """What is asked, in float64: as `property.asked`, but whether labels are classes is left open.
+
+    The model may be any, so its shapes are not known yet.
+    """
+    check_parts(x, y, eps, norm, box)
     if isinstance(x, Property):
-        return replayed(model, balls(x, "float64"), candidates, batch_size)
-    if len(y) != len(x):
-        raise ValueError(f"y: expected one label for each of {len(x)} images, got {len(y)}")
-    query = by_labels(x, np.asarray(y, np.int64), eps, norm, box)
-    return replayed(model, query, candidates, batch_size)
+        return balls(x, "float64")
+    x, box = checks.numbers("x", x), checks.box(box)
+    x = checks.images(x, x.shape[1:], box, "float64")
+    eps = checks.radius(eps, norm, box, x.shape[1:], len(x))
+    if isinstance(y, Output):
+        return balls(Property.around(x, eps, y, norm, box), "float64")
+    return by_labels(x, checks.integers(y, len(x)), eps, norm, box)
 
 
-def replayed(model: Callable, query: Query, candidates: np.ndarray, batch_size: int) -> Replay:
+def replayed(
+    model: Callable, query: Query, candidates: np.ndarray, batch_size: int = 500
+) -> Replay:
     """As `replay`, of a question.
 
     Args:
@@ -91,7 +109,7 @@ def replayed(model: Callable, query: Query, candidates: np.ndarray, batch_size: 
       candidates: float32 [n, *shape].
       batch_size: candidates a forward pass.
     """
-    inside = contained(query.x, candidates, query.eps, query.norm, query.box)
+    inside = within(query.x, candidates, query.eps, query.norm, query.box)
     parts = []
     for first in range(0, len(inside), batch_size):
         index = np.arange(first, min(first + batch_size, len(inside)))
@@ -108,11 +126,9 @@ def _judged(logits: np.ndarray, query: Query) -> tuple[np.ndarray, np.ndarray]:
     if query.labels is None:
         conditions = query.conditions(logits.shape[1])
         return conditions.reached(logits), conditions.violation(logits)
-    labels = query.labels[:, None]
-    if not ((labels >= 0) & (labels < logits.shape[1])).all():
-        raise ValueError(
-            f"y: expected labels in 0..{logits.shape[1] - 1}, got {labels.min()}..{labels.max()}"
-        )
+    if logits.shape[1] < 2:
+        raise ValueError("y must be rt.binary, below or above for a model of one logit, got labels")
+    labels = checks.labels(query.labels, len(logits), logits.shape[1])[:, None]
     others = logits.copy()
     np.put_along_axis(others, labels, -np.inf, axis=1)
     margin = others.max(axis=1) - np.take_along_axis(logits, labels, axis=1)[:, 0]
@@ -126,7 +142,20 @@ def _inferred(model: Callable, x: tf.Tensor) -> np.ndarray:
         (logits,) = keras.tree.flatten(model(x, training=False))
     else:
         logits = model(x)
-    return np.asarray(logits)
+    logits = np.asarray(logits)
+    if logits.ndim != 2:
+        raise ValueError(f"model must give logits [n, outputs], got shape {logits.shape}")
+    return logits
+
+
+def _candidates(x: np.ndarray, candidates: Any) -> np.ndarray:
+    """Candidates for images, float64."""
+    candidates = checks.numbers("candidates", candidates)
+    if x.shape != candidates.shape:
+        raise ValueError(
+            f"candidates: expected the images' shape {x.shape}, got {candidates.shape}"
+        )
+    return candidates
 
 
 def contained(
@@ -134,30 +163,53 @@ def contained(
     candidates: np.ndarray,
     eps: float | np.ndarray,
     norm: str = "linf",
-    box: Interval | None = (0.0, 1.0),
+    box: Box | None = (0.0, 1.0),
 ) -> np.ndarray:
     """Whether each candidate satisfies `||candidate - x|| <= eps` and lies in the box.
 
     Args:
       x: images [n, *shape].
       candidates: [n, *shape].
-      eps, norm, box: the set; radii and ends of a box may be arrays with the images' axes, radii
-        [n] too.
+      eps: radius in pixels, or radii that broadcast to [n, *shape], one for each image as
+        [n, 1, ...]; as `certify` takes it.
+      norm: "linf", "l2" or "l1".
+      box: (lo, hi) of every pixel, or None.
 
     Returns:
       Boolean [n], computed in float64 without any tolerance.
+
+    Raises:
+      ValueError: an argument that is something else, by name.
 
     Example:
       >>> rt.attacks.contained(x, x + np.float32(0.125), eps=0.1)
       array([False])
     """
-    if x.shape != candidates.shape:
-        raise ValueError(
-            f"candidates: expected the images' shape {x.shape}, got {candidates.shape}"
-        )
+    x, norm, box = checks.numbers("x", x), checks.member("norm", norm, NORMS), checks.box(box)
+    if x.ndim == 0:
+        raise ValueError("x must have shape [n, *shape], got one number")
+    eps = checks.radius(eps, norm, box, x.shape[1:], len(x))
+    return within(x, _candidates(x, candidates), eps, norm, box)
+
+
+def within(
+    x: np.ndarray,
+    candidates: np.ndarray,
+    eps: float | np.ndarray,
+    norm: str,
+    box: Interval | None,
+) -> np.ndarray:
+    """As `contained`, of checked arguments.
+
+    Args:
+      x, candidates: [n, *shape] each.
+      eps: as `checks.radius` gives it.
+      norm: of the ball.
+      box: an interval for every pixel, or one for all, or None.
+    """
     points = candidates.astype(np.float64)
     # Not a number is nowhere: comparisons with it are false.
-    if np.ndim(eps) > 1 and norm == "linf":
+    if np.ndim(eps) and norm == "linf":
         inside = _flat(np.abs(points - x.astype(np.float64)) <= eps).all(axis=1)
     else:
         inside = distances(x, candidates, norm) <= np.reshape(eps, -1)
@@ -183,7 +235,7 @@ def settle(
     Args:
       x: images [n, *shape] that lie in the box.
       candidates: float32 [n, *shape], up to rounding inside already.
-      eps, norm, box: the set, as `contained` takes it.
+      eps, norm, box: the set, as `within` takes it.
 
     Returns:
       float32 [n, *shape].

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustra_tf.attacks import Attack, replay
-from robustra_tf.attacks.replay import distances
+from robustra_tf.attacks import Attack
+from robustra_tf.attacks.replay import distances, replayed
 from robustra_tf.bounds.balls import Box
 from robustra_tf.certificates.brackets import Brackets, Search
 from robustra_tf.exact.verdict import Status
 from robustra_tf.exact.verifier import Verifier
+from robustra_tf.property import by_labels
 
 #: Of the margin at the image, what is guessed to be left at the certified radius.
 _LEFT = 1 / 3
@@ -107,10 +108,11 @@ class Images(NamedTuple):
         """The points, moved straight to their images while they are classified wrongly."""
         shape = (-1, *[1] * (x.ndim - 1))
         near, far = np.zeros(len(x), np.float32), np.ones(len(x), np.float32)
+        anywhere = by_labels(x, y, np.inf, self.norm, self.box)
         for _ in range(_HALVINGS):
             share = 0.5 * (near + far)
             tried = x + share.reshape(shape) * (points - x)
-            won = replay(model, x, tried, y, np.inf, norm=self.norm, box=self.box).success
+            won = replayed(model, anywhere, tried).success
             near, far = np.where(won, near, share), np.where(won, share, far)
         tried = x + far.reshape(shape) * (points - x)
         return np.where((far < 1).reshape(shape), tried, points)

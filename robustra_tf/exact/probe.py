@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.attacks.replay import contained, settle
+from robustra_tf.attacks.replay import settle, within
 from robustra_tf.conditions import Conditions
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.solver import TOLERANCE
@@ -166,7 +166,7 @@ def _sampled(inputs: Inputs, image: np.ndarray, count: int) -> np.ndarray:
         candidates = np.concatenate([candidates, points.astype(np.float32)])
     images = np.broadcast_to(image, candidates.shape)
     settled = settle(images, candidates, *inputs)
-    return settled[contained(images, settled, *inputs)]
+    return settled[within(images, settled, *inputs)]
 
 
 def _drawn(inputs: Inputs, x: np.ndarray, count: int) -> np.ndarray:

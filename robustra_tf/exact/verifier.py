@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.attacks.replay import contained, settle
+from robustra_tf.attacks.replay import settle, within
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
 from robustra_tf.exact.branch import BranchAndBound
@@ -132,7 +132,7 @@ class Verifier:
         self._check_weights()
         image = settle(query.x, query.x.astype(np.float32), *query[1:4])
         found = self._network.compare(image, self._network.allowed)
-        if not contained(query.x, image, *query[1:4]).all():
+        if not within(query.x, image, *query[1:4]).all():
             verdict = unknown("no float32 number was found in the set")
         elif found.comparable.all():
             goal = Goal.of(query.conditions(*self._network.structure.output_shape))

@@ -130,6 +130,13 @@ def radii(value: Any, norm: str, cut: Box | None, shape: Sequence[int], count: i
     return eps
 
 
+def held(name: str, value: float | np.ndarray, kind: str) -> None:
+    """Refuses numbers that are infinite in the type `kind`."""
+    largest, greatest = np.finfo(kind).max, np.max(value, initial=0.0)
+    if greatest > largest:
+        raise ValueError(f"{name} must be at most {largest:g} in {kind}, got {greatest:g}")
+
+
 def _check_diameter(eps: float, norm: str, cut: Box | None, shape: Sequence[int]) -> None:
     if cut is not None:
         largest = largest_radius(norm, shape) * (cut[1] - cut[0])
@@ -172,13 +179,19 @@ def images(x: Any, shape: Sequence[int], cut: Box | None, kind: str) -> np.ndarr
 
 def labels(y: Any, count: int, classes: int) -> np.ndarray:
     """Labels int32 [count], each one of the classes."""
+    y = integers(y, count)
+    if y.size and not (y.min() >= 0 and y.max() < classes):
+        raise ValueError(f"y must lie in 0..{classes - 1}, got {y.min()}..{y.max()}")
+    return y.astype(np.int32)
+
+
+def integers(y: Any, count: int) -> np.ndarray:
+    """As `labels`, of a number of classes that is not known yet: integers as they are given."""
     y = np.asarray(y)
     if y.ndim == 1 and not y.size:
         y = y.astype(np.int32)
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"y must be one axis of integers, got {y.dtype} of shape {y.shape}")
-    if y.size and not (y.min() >= 0 and y.max() < classes):
-        raise ValueError(f"y must lie in 0..{classes - 1}, got {y.min()}..{y.max()}")
     if len(y) != count:
         raise ValueError(f"y must have a label for each of the {count} images, got {len(y)}")
-    return y.astype(np.int32)
+    return y
