@@ -86,9 +86,16 @@ def predicted_tensor(logits: tf.Tensor) -> tf.Tensor:
     return tf.where(tf.reduce_all(tf.math.is_finite(logits), -1), found, NO_CLASS)
 
 
+def labels_tensor(y: tf.Tensor) -> tf.Tensor:
+    """Labels as int32 [n]; what is beyond that type comes out far below 0, as no class."""
+    wide = tf.cast(y, tf.int64)
+    near = tf.cast(wide, tf.int32)
+    return tf.where(tf.equal(tf.cast(near, tf.int64), wide), near, tf.int32.min)
+
+
 def certified_tensor(lower: tf.Tensor, y: tf.Tensor, classes: tf.Tensor | None = None) -> tf.Tensor:
     """`certified` of tensors, boolean [n]."""
-    count, y = tf.shape(lower)[-1], tf.cast(y, tf.int32)
+    count, y = tf.shape(lower)[-1], labels_tensor(y)
     own = tf.equal(tf.range(count)[None], y[:, None])
     proven = tf.logical_and(lower > 0, tf.math.is_finite(lower))
     has_rival = tf.logical_and(tf.reduce_any(own, -1), count > 1)

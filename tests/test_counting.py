@@ -38,6 +38,7 @@ TABLE = {
     "one class, infinite": ([INF], 0, 0, False),
     "no class at all": ([], 0, 0, False),
     "a label above the classes": ([1.0, 1.0, 1.0], 3, 3, False),
+    "a label beyond int32": ([0.0, 1.0, 1.0], 2**32, 2**32, False),
     "a label below them": ([1.0, 1.0, 1.0], -1, -1, False),
     "predicted otherwise": ([0.0, 1.0, 2.0], 0, 1, False),
     "nothing predicted": ([0.0, 1.0, 2.0], 0, counting.NO_CLASS, False),

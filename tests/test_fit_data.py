@@ -66,6 +66,11 @@ LABELS = {
     "above the classes": (Y + 1, r"y must lie in 0\.\.2, got 1\.\.3"),
     "below them": (Y - 1, r"y must lie in 0\.\.2, got -1\.\.1"),
     "above, as [n, 1]": (Y[:, None] + 5, r"y must lie in 0\.\.2, got 5\.\.7"),
+    "a class and 2**32": (Y + 2**32, r"y must lie in 0\.\.2, got 4294967296\.\.4294967298"),
+    "a class and 2**63": (
+        Y.astype("uint64") + 2**63,
+        r"y must lie in 0\.\.2, got 92233720368547758",
+    ),
 }
 BATCHES = {name: (change, Y, told) for name, (change, told) in VALUES.items()}
 BATCHES |= {name: (lambda x: x, y, told) for name, (y, told) in LABELS.items()}
@@ -76,7 +81,7 @@ BATCHES |= {name: (lambda x: x, y, told) for name, (y, told) in LABELS.items()}
     [(name, "fit") for name in BATCHES]
     + [
         (name, way)
-        for name in ("standardised", "below them")
+        for name in ("standardised", "below them", "a class and 2**32")
         for way in ("evaluate", "tf.data", "one batch", "validation")
     ],
 )
@@ -109,7 +114,7 @@ def test_what_is_known_before_a_step_is_refused_without_one(learner):
         (x, Y.astype("float32"), "y must be integer labels, got float32"),
         (x, Y + 0.7, "y must be integer labels, got float"),
         (x, Y > 0, "y must be integer labels, got bool"),
-        (x, np.eye(4, dtype=int)[Y], r"y must (be one|have a) .*label"),
+        (x, np.eye(4, dtype=int)[Y], r"y must be one integer label .*\[n, 3\], got .*6,? 4"),
         (x[:, :2], Y, r"x must have shape \[n, 3, 3, 1\], got .*2,? 3,? 1"),
         (x[..., 0], Y, r"x must have shape \[n, 3, 3, 1\], got .*3,? 3[\])]"),
     ):

@@ -2,6 +2,7 @@
 
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -54,6 +55,57 @@ def test_brackets_close_about_the_root(name, dtype):
     for radius in search.radii:
         assert not ((found.low < radius) & (radius < found.high)).any()
     assert each < (30 if name in ("a sign", "nothing beyond", "nothing finite beyond") else 14)
+
+
+ENDLESS = {
+    "for ever": lambda root, r: np.where(np.isinf(root), 1.0, root - r),
+    "ever less": lambda root, r: np.where(np.isinf(root), np.exp(-r / 1e4), root - r),
+    "nearly flat": lambda root, r: np.where(r < root, 1 - 1e-9 * r, -1.0),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_without_a_largest_radius_brackets_grow_by_doubling(name):
+    roots = np.append(10 ** np.random.default_rng(0).uniform(-3, 5, 99), np.inf)
+    search, low = Search(1e-3, 2.0**20, 1.0).at([50.0]), np.zeros(len(roots))
+
+    def evaluate(index, radii):
+        assert (radii <= np.maximum(1, 2 * low[index])).all()
+        values = ENDLESS[name](roots[index], radii)
+        low[index] = np.where(values > 0, radii, low[index])
+        asked.append(len(index))
+        return radii, values
+
+    asked, found = [], Brackets.of(low, ENDLESS[name](roots, low))
+    found.narrow(evaluate, search, lambda count: None)
+    assert (found.low <= roots).all()
+    assert (roots <= found.high).all()
+    assert (found.high - found.low)[:-1].max() <= 1e-3
+    assert found.low[-1] == 2.0**20
+    assert not ((found.low < 50) & (found.high > 50)).any()
+    assert sum(asked) / len(roots) < 60
+    assert len(asked) < 120
+
+
+def test_without_a_box_images_may_be_in_any_unit():
+    """The margin of the ball is that of (200 - r, 50 + r): 0 at 75. A constant has none."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.set_weights([np.eye(2), np.zeros(2)])
+    x, y = np.array([[200.0, 50.0], [50.0, 200.0]]), np.zeros(2, int)
+    given = {"box": None, "tolerance": TOLERANCE}
+    found = rt.certified_radius(model, x, y, **given)
+    decided = rt.certified_radius(model, x, y, complete=True, attack_steps=0, **given)
+    for radii in (found, decided):
+        assert 75 - TOLERANCE <= radii.certified[0] <= 75 <= radii.attacked[0] <= 75 + TOLERANCE
+        assert radii.certified[1] == radii.attacked[1] == 0
+    parted = rt.certified_radius(model, x, y, radii=(74.999, 3e6), attack_steps=0, **given)
+    assert parted.curve([0.0, 74.999, 3e6]).certified.tolist() == [0.5, 0.5, 0.0]
+    model.set_weights([np.zeros((2, 2)), np.array([1.0, 0.0])])
+    constant = rt.certified_radius(model, x, y, attack_steps=2, **given)
+    assert constant.certified.tolist() == [2.0**20] * 2
+    assert np.isinf(constant.attacked).all()
+    assert constant.curve().certified.tolist() == constant.curve([1e9]).attacked.tolist() * 2
+    assert "certified radii: median 1.049e+06" in constant.summary()
 
 
 def test_a_tolerance_below_rounding_ends():
@@ -222,6 +274,7 @@ BAD = {
     "tolerance beyond": ({"tolerance": 2}, "tolerance must be above 0 and at most 1"),
     "tolerance of text": ({"tolerance": "fine"}, "tolerance must be above 0 .*, got 'fine'"),
     "radius below 0": ({"radii": (0.1, -0.1)}, r"radii must be above 0 .*, got \(0.1, -0.1\)"),
+    "an infinite radius": ({"radii": (np.inf,), "box": None}, "radii must be above 0 and at most"),
     "radius beyond": ({"radii": (8,)}, "radii must be above 0 and at most 1, in pixels"),
     "norm": ({"norm": "l0"}, "norm must be one of linf, l2, l1, got 'l0'"),
     "method": ({"method": "complete"}, "method must be one of dual, interval, crown, alpha, got"),

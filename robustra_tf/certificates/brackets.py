@@ -14,7 +14,7 @@ import numpy as np
 
 #: Shares of the tolerance that a guess is moved by, so that two guesses enclose what both aim at.
 _ASIDE = 0.3
-#: Every so many evaluations the bracket is halved, whatever the guess.
+#: Every so many evaluations the bracket is halved, or its lower end doubled, whatever the guess.
 _HALVED = 4
 #: Without an upper end no more than this share of the extrapolated way: margins fall ever faster.
 _DAMPED = 0.3
@@ -31,12 +31,14 @@ class Search:
     Attributes:
       tolerance: the width at which a bracket is left alone, above 0.
       limit: the largest radius that is looked at.
+      start: above it, and without an upper end, a radius is at most doubled.
       radii: those that no bracket may keep within it.
       dtype: what radii are numbers of.
     """
 
     tolerance: float
     limit: float
+    start: float = np.inf
     radii: Sequence[float] = ()
     dtype: str = "float64"
 
@@ -44,6 +46,10 @@ class Search:
         """The search that parts its brackets at the radii, as numbers of `dtype`."""
         parted = self.representable(np.asarray(radii, float)).tolist()
         return dataclasses.replace(self, radii=tuple(parted))
+
+    def reach(self, low: np.ndarray) -> np.ndarray:
+        """The largest radii to look at next where these hold and nothing else is known."""
+        return np.minimum(np.maximum(self.start, 2 * low), self.limit)
 
     def representable(self, radii: np.ndarray) -> np.ndarray:
         """The least numbers of `dtype` that are at least the radii, but at most the limit."""
@@ -138,7 +144,9 @@ class Brackets:
             share = np.where(self.count[index] < 2, _DAMPED, 1.0)
             step = np.where(fall > 0, share * value / fall, low)
         step = np.maximum(np.where(np.isnan(fall), first, step), search.tolerance)
-        return np.minimum(low + step, search.limit)
+        # Margins that fall ever more slowly would have lines lead but a little on.
+        slow = self.count[index] % _HALVED == _HALVED - 1
+        return np.minimum(low + np.where(slow, np.maximum(step, low), step), search.reach(low))
 
     def _within(self, index: np.ndarray, search: Search) -> np.ndarray:
         low, high = self.low[index], np.minimum(self.high[index], search.limit)

@@ -27,6 +27,9 @@ from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 from robustra_tf.vocabulary import largest_radius
 
+#: Without a box: how many times its start a search goes up to.
+_GROWTH = 2.0**20
+
 
 @full_precision()
 def certified_radius(  # noqa: PLR0913, the door to all radii
@@ -56,6 +59,10 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
     is attacked is a point that was run through the model again. The bracket of every image is
     narrowed by itself, in batches of equal size: one compiled function serves all radii.
 
+    No radius looked at is above the diameter of the box. Without a box there is no largest one: the
+    search goes on from the diameter of [0, 1], or the largest of `radii`, by at most doubling, and
+    ends at 2**20 times that. An image certified there may be at larger radii too.
+
     Args:
       model, x, y, norm, box, method, batch_size, dtype, inner, sound: as `certify` takes them.
       tolerance: in pixels, above 0: how near the certified radius is to one where the certificate
@@ -71,7 +78,8 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
       progress: shows a bar on the error stream, for long work.
 
     Returns:
-      `Radii`. Both are 0 for images that are misclassified as they are.
+      `Radii`. Both are 0 for images that are misclassified as they are; an attacked radius is
+      infinite where no attack succeeded up to the end of the search.
 
     Raises:
       ValueError: an argument out of its range, by name, or arguments that do not go together; a
@@ -93,8 +101,8 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
     checks.member("norm", norm, NORMS)
     box, size = checks.box(box), checks.whole("batch_size", batch_size)
     steps = checks.whole("attack_steps", attack_steps, 0)
-    limit = largest_radius(norm, structure.input_shape) * (1.0 if box is None else box[1] - box[0])
-    search = _search(tolerance, radii, limit, dtype)
+    unit = largest_radius(norm, structure.input_shape)
+    search = _search(tolerance, radii, unit, box, dtype)
     if sound:
         check_sound(network.model, network.graph, method, dtype, inner)
     if complete:
@@ -143,8 +151,15 @@ def _margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.take_along_axis(logits, y[:, None].astype(int), 1) - logits
 
 
-def _search(tolerance: float, radii: Sequence[float], limit: float, dtype: str) -> Search:
-    """Refuses (`ValueError`) a tolerance or radii outside their ranges."""
+def _search(
+    tolerance: float, radii: Sequence[float], unit: float, box: Box | None, dtype: str
+) -> Search:
+    """Refuses (`ValueError`) a tolerance or radii outside their ranges.
+
+    No ball need be larger than the diameter of the box, `unit` times its width; without a box
+    there is no such radius, and the search starts from `unit` and the radii.
+    """
+    limit = float(np.finfo(dtype).max) if box is None else unit * (box[1] - box[0])
     width = checks.number(tolerance)
     if width is None or not 0 < width <= limit:
         raise ValueError(
@@ -153,8 +168,10 @@ def _search(tolerance: float, radii: Sequence[float], limit: float, dtype: str) 
     known = [checks.number(radius) for radius in np.atleast_1d(np.asarray(radii, object))]
     if not all(radius is not None and 0 < radius <= limit for radius in known):
         raise ValueError(f"radii must be above 0 and at most {limit:g}, in pixels, got {radii!r}")
-    search = Search(width, limit, dtype=dtype)
-    return search.at(known)
+    if box is not None:
+        return Search(width, limit, dtype=dtype).at(known)
+    start = max([unit, *known])
+    return Search(width, min(_GROWTH * start, limit), start, dtype=dtype).at(known)
 
 
 def _check_complete(norm: str, sound: bool) -> None:

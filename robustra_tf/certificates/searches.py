@@ -130,6 +130,8 @@ class Images(NamedTuple):
         x, limit = self.x[at : at + 1].astype(np.float32), self.search.limit
         while min(high, limit) - low > self.search.tolerance:
             radius = 0.5 * (low + min(high, limit))
+            if np.isinf(high):
+                radius = min(radius, float(self.search.reach(np.float64(low))))
             verdict = verifier.verify(x[0], self.y[at], radius)
             if verdict.status is Status.VERIFIED:
                 low = radius

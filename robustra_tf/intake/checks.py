@@ -150,7 +150,7 @@ def _check_diameter(eps: float, norm: str, cut: Box | None, shape: Sequence[int]
 def likely(eps: float, largest: float, cut: Box = (0.0, 1.0)) -> str:
     """A question for a radius that seems to count in 255ths; nothing where that does not fit."""
     share = eps / 255
-    if cut[1] - cut[0] != 1 or share > largest:
+    if cut[1] - cut[0] != 1 or not 0 < share <= largest:
         return ""
     return f": did you mean {eps:g}/255 = {share:.4f}?"
 

@@ -30,4 +30,4 @@ def robust_error(h: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 def clean_error(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Whether the predicted class is not the label, or there is none. Boolean [n]."""
-    return tf.not_equal(counting.predicted_tensor(logits), tf.cast(y, tf.int32))
+    return tf.not_equal(counting.predicted_tensor(logits), counting.labels_tensor(y))

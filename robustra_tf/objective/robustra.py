@@ -11,6 +11,7 @@ from robustra_tf.bounds.balls import as_scalar
 from robustra_tf.bounds.margins import Margins, margins
 from robustra_tf.bounds.options import DEFAULT_BUDGET, BoundOptions
 from robustra_tf.bounds.projection import MarginEstimate, Projection, margin_estimates
+from robustra_tf.counting import labels_tensor
 from robustra_tf.graph.graph import Network
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
@@ -242,7 +243,7 @@ class DualObjective(keras.layers.Layer):
         x = tf.convert_to_tensor(x)
         number = 0 if step is None else step
         seed = tf.stack([tf.cast(part, tf.int32) for part in (self._seed, number)])
-        return _Question(x, tf.cast(y, tf.int32), as_scalar(eps, x.dtype), seed)
+        return _Question(x, labels_tensor(y), as_scalar(eps, x.dtype), seed)
 
     def _margins(self, x, y, eps, seed) -> list[Margins | MarginEstimate]:
         """Of f, and of g where there is one; each has random vectors of its own."""

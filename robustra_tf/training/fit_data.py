@@ -20,8 +20,10 @@ from robustra_tf.graph.graph import Structure
 #: What a refusal stands between, in whatever TensorFlow puts around it.
 _BEGIN, _END = "<refused>", "</refused>"
 
-#: Axes of labels after the first: none, or one of a single entry.
-_LABELS = ([], [1], [None])
+_NO_INTEGERS = "y must be integer labels, got {}"
+
+#: Axes of weights after the first: none, or one of a single entry.
+_SINGLE = ([], [1], [None])
 
 
 class Examples(NamedTuple):
@@ -55,22 +57,16 @@ def batch(data: Any, structure: Structure, box: Box) -> Examples:
         one-hot, weights that are negative or not finite.
     """
     x, given, weight = keras.utils.unpack_x_y_sample_weight(data)
-    classes = structure.output_shape[0]
     x = _images(x, structure.input_shape, box)
-    y, known = _labels(given, classes)
+    y = _labels(given, structure.output_shape[0])
     checks = [
-        *known,
+        y,
         _require(
             tf.equal(tf.shape(x)[0], tf.size(y)),
             "y must have a label for each image, got {} images and {} labels",
             *(tf.shape(x)[0], tf.size(y)),
         ),
         *_pixels(x, box),
-        _require(
-            tf.reduce_all(tf.logical_and(y >= 0, y < classes)),
-            f"y must lie in 0..{classes - 1}, got {{}}..{{}}",
-            *(tf.reduce_min(y), tf.reduce_max(y)),
-        ),
     ]
     if weight is not None:
         weight = _weights(weight)
@@ -122,41 +118,82 @@ def _pixels(x: tf.Tensor, box: Box) -> list[tf.Tensor]:
     ]
 
 
-def _labels(y: Any, classes: int) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Labels int32 [n], of integers or of one-hot rows, and the checks of these."""
-    # Steps for data of several shapes are traced for shapes, or ranks, that are not known.
-    axes = None
-    if tf.is_tensor(y):
-        axes = None if y.shape.rank is None else y.shape[1:].as_list()
-    if axes == [classes] and (y.dtype.is_floating or y.dtype.is_integer):
-        return tf.argmax(y, 1, output_type=tf.int32), [_one_hot(y)]
-    if not (tf.is_tensor(y) and (axes is None or axes in _LABELS)):
-        raise ValueError(
-            "y must be one integer label per image, of shape [n] or [n, 1], or one-hot rows "
-            f"[n, {classes}], got {getattr(y, 'shape', None)}"
-        )
-    if not y.dtype.is_integer:
-        raise ValueError(f"y must be integer labels, got {y.dtype.name}")
-    return tf.cast(tf.reshape(y, (-1,)), tf.int32), []
+def _labels(y: Any, classes: int) -> tf.Tensor:
+    """Labels int32 [n], of integers or of one-hot rows, checked."""
+    expected = (
+        "y must be one integer label per image, of shape [n] or [n, 1], or one-hot rows "
+        f"[n, {classes}], got "
+    )
+    rows = tf.TensorShape((None, classes))
+    shapes = (tf.TensorShape((None,)), tf.TensorShape((None, 1)), rows)
+    if not tf.is_tensor(y) or not any(map(y.shape.is_compatible_with, shapes)):
+        raise ValueError(f"{expected}{getattr(y, 'shape', None)}")
+    if not (y.dtype.is_floating or y.dtype.is_integer or y.dtype.is_bool):
+        raise ValueError(f"y must be integer labels or one-hot rows, got {y.dtype.name}")
+    if not y.shape.is_compatible_with(rows):
+        if not y.dtype.is_integer:
+            raise ValueError(_NO_INTEGERS.format(y.dtype.name))
+        return _integers(y, classes)
+    if y.shape.rank == 2 and y.shape[1] == classes:
+        return _one_hot(y)
+    return _either(y, classes, expected)
+
+
+def _either(y: tf.Tensor, classes: int, expected: str) -> tf.Tensor:
+    """Labels int32 [n], told apart in the step.
+
+    Steps for data of several shapes are traced for shapes, or ranks, that are not known.
+    """
+    rank, width = tf.rank(y), tf.reduce_prod(tf.shape(y)[1:])
+    flat = (rank == 1) | ((rank == 2) & (width == 1))
+    rows = (rank == 2) & (width == classes)
+
+    def integers() -> tf.Tensor:
+        told = [_require(flat, f"{expected}{{}}", tf.shape(y))]
+        given = y
+        if not y.dtype.is_integer:
+            told += [_require(tf.constant(False), _NO_INTEGERS.format(y.dtype.name))]
+            given = tf.cast(y, tf.int64)
+        with tf.control_dependencies(told):
+            return _integers(tf.identity(given), classes)
+
+    return tf.cond(rows, lambda: _one_hot(tf.reshape(y, (-1, classes))), integers)
+
+
+def _integers(y: tf.Tensor, classes: int) -> tf.Tensor:
+    """Labels int32 [n] of integers, each of them a class."""
+    y = tf.reshape(y, (-1,))
+    # No type is wider: what of uint64 does not fit comes out below 0.
+    wide = tf.cast(y, tf.int64)
+    lies = _require(
+        tf.reduce_all(tf.logical_and(wide >= 0, wide < classes)),
+        f"y must lie in 0..{classes - 1}, got {{}}..{{}}",
+        *(tf.reduce_min(y), tf.reduce_max(y)),
+    )
+    with tf.control_dependencies([lies]):
+        return tf.cast(wide, tf.int32)
 
 
 def _one_hot(y: tf.Tensor) -> tf.Tensor:
-    """The check that every row has a single 1 and is 0 elsewhere."""
+    """Labels int32 [n] of rows, each with a single 1 and 0 elsewhere."""
+    ones = tf.equal(y, tf.ones((), y.dtype))
     single = tf.equal(tf.math.count_nonzero(y, 1), 1)
-    wrong = tf.logical_not(tf.logical_and(single, tf.reduce_any(tf.equal(y, 1), 1)))
+    wrong = tf.logical_not(tf.logical_and(single, tf.reduce_any(ones, 1)))
     first = tf.argmax(tf.cast(wrong, tf.int32))
-    return _require(
+    hot = _require(
         tf.logical_not(tf.reduce_any(wrong)),
         "y must be one-hot rows, a single 1 and 0 elsewhere, got the row {}",
         # Of no examples there is none to show.
         tf.gather(tf.pad(y, ((0, 1), (0, 0))), first),
     )
+    with tf.control_dependencies([hot]):
+        return tf.argmax(tf.cast(ones, tf.int32), 1, output_type=tf.int32)
 
 
 def _weights(weight: Any) -> tf.Tensor:
     """Weights of examples, float32 [n]."""
     real = tf.is_tensor(weight) and (weight.dtype.is_floating or weight.dtype.is_integer)
-    if not real or not (weight.shape.rank is None or weight.shape[1:].as_list() in _LABELS):
+    if not real or not (weight.shape.rank is None or weight.shape[1:].as_list() in _SINGLE):
         raise ValueError(
             "sample_weight must be one number for each image, of shape [n], got "
             f"{getattr(weight, 'shape', None)}"

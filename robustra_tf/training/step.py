@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from robustra_tf.counting import labels_tensor
 from robustra_tf.objective.batch import Seed
 from robustra_tf.training.gradient import Step, StepGradient
 from robustra_tf.training.options import StepOptions
@@ -70,7 +71,7 @@ class TrainStep:
           seed: integers [2], of the attacks' random starts and of the random vectors.
         """
         eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
-        return self._step(x, tf.cast(y, tf.int32), eps, seed)
+        return self._step(x, labels_tensor(y), eps, seed)
 
     def _run(self, x, y, eps, seed):
         self.traces += 1
