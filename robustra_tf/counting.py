@@ -88,6 +88,9 @@ def predicted_tensor(logits: tf.Tensor) -> tf.Tensor:
 
 def labels_tensor(y: tf.Tensor) -> tf.Tensor:
     """Labels as int32 [n]; what is beyond that type comes out far below 0, as no class."""
+    y = tf.convert_to_tensor(y)
+    if y.dtype.is_integer and y.dtype.max <= tf.int32.max:
+        return tf.cast(y, tf.int32)
     wide = tf.cast(y, tf.int64)
     near = tf.cast(wide, tf.int32)
     return tf.where(tf.equal(tf.cast(near, tf.int64), wide), near, tf.int32.min)
