@@ -74,9 +74,13 @@ def least_margin(lower: np.ndarray, y: np.ndarray) -> np.ndarray:
       lower: [n, classes].
       y: labels, integers [n].
     """
+    return over_rivals(lower, y).min(1, initial=np.inf if lower.shape[1] > 1 else -np.inf)
+
+
+def over_rivals(lower: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`lower` with -inf for what is no finite number, and infinity for the labels themselves."""
     own = np.arange(lower.shape[1]) == y[:, None]
-    proven = np.where(np.isfinite(lower), lower, -np.inf)
-    return np.where(own, np.inf, proven).min(1, initial=np.inf if lower.shape[1] > 1 else -np.inf)
+    return np.where(own, np.inf, np.where(np.isfinite(lower), lower, -np.inf))
 
 
 def predicted_tensor(logits: tf.Tensor) -> tf.Tensor:

@@ -103,8 +103,9 @@ def test_images_that_float32_does_not_have_are_verified_as_they_are():
     assert verdict.status != "verified"
     other = steep([([[1.0, -1.0]], [0.0, 0.79])])
     verdict = rt.Verifier(other, 0.1, box=None).verify(np.array([0.3]), 1)
-    if verdict.status == "falsified":
-        assert abs(float(verdict.witness[0]) - 0.3) <= 0.1
+    # Class 0 from 0.395 on: a witness there, within the ball about 0.3 itself.
+    assert verdict.status == "falsified"
+    assert abs(float(verdict.witness[0]) - 0.3) <= 0.1
     found = rt.attack(other, np.array([[0.3]]), [1], 0.1, box=None, early_stop=False)
     assert abs(float(found.adversarial[0, 0]) - 0.3) <= 0.1
 

@@ -334,10 +334,6 @@ def test_objective_compiles_by_xla():
     assert_close(tf.function(bound, jit_compile=True)(), bound(), 1e-10)
 
 
-def test_the_layer_takes_its_memory_in_mebibytes():
-    assert DualObjective(nets.dense(), memory_mb=3)._options.budget == 3 * 2**20
-
-
 def test_layer_refuses_what_it_cannot_do():
     f = nets.dense()
     with pytest.raises(ValueError, match=r"norm must be .* got 'l7'"):

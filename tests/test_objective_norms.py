@@ -292,3 +292,7 @@ def test_slack_variable_compiles_by_xla(rng, norm):
     compiled = tf.function(lambda a, b: choose(a, b, norm), jit_compile=True)
     for ours, theirs in zip(compiled(*rows), choose(*rows, norm), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_the_layer_takes_its_memory_in_mebibytes():
+    assert DualObjective(nets.dense(), memory_mb=3)._options.budget == 3 * 2**20

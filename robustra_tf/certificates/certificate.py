@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from robustra_tf.property import Property, shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Certificate:
+class Certificate(tables.Table):
     """What is proven of a model on some images.
 
     Attributes:
@@ -61,12 +60,14 @@ class Certificate:
 
         -inf where nothing is proven: where one is no finite number, or there is no other target.
         """
-        return self._others().min(1, initial=np.inf if self._rivals else -np.inf)
+        return counting.least_margin(self.margin_lower, self.labels)
 
     @property
     def worst_target(self) -> np.ndarray:
         """The target of the smallest margin, integers [n]."""
-        return self._others().argmin(1) if self._rivals else np.zeros(len(self.labels), int)
+        if self.margin_lower.shape[1] < 2:
+            return np.zeros(len(self.labels), int)
+        return counting.over_rivals(self.margin_lower, self.labels).argmin(1)
 
     @property
     def certified(self) -> np.ndarray:
@@ -79,15 +80,6 @@ class Certificate:
         radii = np.asarray(self.eps).reshape((*np.shape(self.eps)[:1], -1))
         return found & ((radii >= 0) & (radii < np.inf)).all(-1)
 
-    @property
-    def _rivals(self) -> bool:
-        return self.margin_lower.shape[1] > 1
-
-    def _others(self) -> np.ndarray:
-        own = np.arange(self.margin_lower.shape[1]) == self.labels[:, None]
-        proven = np.where(np.isfinite(self.margin_lower), self.margin_lower, -np.inf)
-        return np.where(own, np.inf, proven)
-
     def columns(self) -> dict[str, np.ndarray]:
         """What is known image by image, as columns of equal length."""
         return {
@@ -98,14 +90,6 @@ class Certificate:
             "worst_target": self.worst_target,
             "worst_margin": self.worst_margin,
         }
-
-    def to_pandas(self) -> Any:
-        """`columns` as a DataFrame of pandas, a row for each image.
-
-        Raises:
-          ImportError: pandas is not installed.
-        """
-        return tables.to_pandas(self.columns())
 
     def by_class(self) -> dict[str, np.ndarray]:
         """For each class that occurs: images, shares correct and certified, the median margin."""

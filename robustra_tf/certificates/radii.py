@@ -26,7 +26,7 @@ class Curve(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Radii:
+class Radii(tables.Table):
     """How far each image can move, in pixels.
 
     Attributes:
@@ -96,14 +96,6 @@ class Radii:
             "certified": self.certified,
             "attacked": self.attacked,
         }
-
-    def to_pandas(self) -> Any:
-        """`columns` as a DataFrame of pandas, a row for each image.
-
-        Raises:
-          ImportError: pandas is not installed.
-        """
-        return tables.to_pandas(self.columns())
 
     def by_class(self) -> dict[str, np.ndarray]:
         """For each class that occurs: images, share correct, and the medians of both radii."""

@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 
-#: Columns of equal length by their names.
-Columns = Mapping[str, np.ndarray]
 
+class Table:
+    """What is known of images, with `columns` of equal length."""
 
-def to_pandas(columns: Columns) -> Any:
-    """The columns as a DataFrame of pandas.
+    def columns(self) -> dict[str, np.ndarray]:
+        """What is known image by image, by name."""
+        raise NotImplementedError
 
-    Raises:
-      ImportError: pandas is not installed.
-    """
-    try:
-        pandas = importlib.import_module("pandas")
-    except ImportError:
-        raise ImportError("to_pandas: needs pandas, which pip install pandas brings") from None
-    return pandas.DataFrame(dict(columns))
+    def to_pandas(self) -> Any:
+        """`columns` as a DataFrame of pandas, a row for each image.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise ImportError("to_pandas: needs pandas, which pip install pandas brings") from None
+        return pandas.DataFrame(self.columns())
 
 
 def by_class(

@@ -109,8 +109,8 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
     while getattr(type(model), "call", None) is Wrapper.call:
         model = model.network
     graph, calls = read(model)
+    _check_slopes(graph, what)
     with tf.init_scope():
-        _check_slopes(graph, what)
         subject = Subject(model, graph, calls, tolerances(graph), what)
         if rival:
             subject.check_rival()
@@ -133,7 +133,8 @@ def _check_slopes(graph: Graph, what: str) -> None:
     """Refuses slopes that are weights and so large that `slope z + (1 - slope) z` loses `z`."""
     for node in graph.structure.nodes:
         if isinstance(node.op, Scale) and node.op.kind == "slope":
-            found = float(tf.reduce_max(tf.abs(graph.variables[node.weights[0]])))
+            with tf.init_scope():
+                found = float(tf.reduce_max(tf.abs(graph.variables[node.weights[0]])))
             if not found <= LARGEST:
                 raise ValueError(
                     f"{what}: layer {node.name!r} must have slopes of at most {LARGEST:g} in size, "
