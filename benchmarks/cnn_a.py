@@ -1,0 +1,92 @@
+"""Certifies networks of others: `python -m benchmarks.cnn_a --folder=DIR`.
+
+The two networks CNN-A-Adv of the beta-CROWN comparisons with their 200 images each, read from a
+folder that has their PyTorch weights (`mnist_cnn_a_adv.npz`, `cifar_cnn_a_adv.npz`) and images
+(`mnist_200_images.npz`, `cifar_200_images.npz`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import harness
+from robustra_tf.cli import command
+
+#: Mean and deviation of CIFAR-10's channels, in units of 1/255.
+MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
+#: By the name of the data: the shape of an image, and the radius in pixels.
+NETWORKS = {"mnist": ((28, 28, 1), 0.3), "cifar": ((32, 32, 3), 2 / 255)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What is measured."""
+
+    folder: str = command.setting("where the weights and images are", "../shared/cnn_a")
+    method: str = command.setting("of rt.certify", "crown")
+
+    def __post_init__(self):
+        command.check(self)
+
+
+def network(shape: tuple[int, ...], weights: dict[str, np.ndarray]) -> Any:
+    """The Keras model with PyTorch's weights, whose first dense layer reads channels first."""
+    import keras
+    from keras import layers
+
+    scaled = [] if shape[2] == 1 else [layers.Rescaling(255 / np.array(DEVIATION), _shift())]
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            *scaled,
+            layers.ZeroPadding2D(1),
+            layers.Conv2D(16, 4, 2, activation="relu", name="0"),
+            layers.ZeroPadding2D(1),
+            layers.Conv2D(32, 4, 2, activation="relu", name="2"),
+            layers.Permute((3, 1, 2)),
+            layers.Flatten(),
+            layers.Dense(100, activation="relu", name="5"),
+            layers.Dense(10, name="7"),
+        ]
+    )
+    for name in ("0", "2", "5", "7"):
+        kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        order = (2, 3, 1, 0) if kernel.ndim == 4 else (1, 0)
+        model.get_layer(name).set_weights([kernel.transpose(order), bias])
+    return model
+
+
+def _shift() -> np.ndarray:
+    return -np.array(MEAN) / np.array(DEVIATION)
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Of each network how many images are misclassified and certified, and in what time."""
+    import robustra_tf as rt
+
+    found = {}
+    for name, (shape, eps) in NETWORKS.items():
+        folder = Path(config.folder)
+        with np.load(folder / f"{name}_cnn_a_adv.npz") as weights:
+            model = network(shape, dict(weights))
+        with np.load(folder / f"{name}_200_images.npz") as images:
+            x, y = np.float32(images["x"] / 255).reshape(-1, *shape), images["y"].astype(int)
+        start = time.perf_counter()
+        certificate = rt.certify(model, x, y, eps, method=config.method)
+        found[name] = {
+            "eps": eps,
+            "images": len(y),
+            "misclassified": int((certificate.predicted != y).sum()),
+            "certified": int(certificate.certified.sum()),
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+    return {**dataclasses.asdict(config), **found, "machine": harness.machine()}
+
+
+if __name__ == "__main__":
+    harness.show(measure(command.read(Config, "benchmarks.cnn_a", __doc__)))
