@@ -87,8 +87,7 @@ class Verifier:
         """
         checks.member("norm", norm, NORMS)
         box = checks.box(box)
-        if (seconds := checks.number(time_limit)) is None or not seconds >= 0:
-            raise ValueError(f"time_limit must be at least 0 seconds, got {time_limit!r}")
+        seconds = _seconds(time_limit)
         threads = checks.whole("threads", threads)
         if isinstance(solver, str):
             if solver not in SOLVERS:
@@ -113,6 +112,7 @@ class Verifier:
         x: np.ndarray | Property,
         y: int | Output | None = None,
         eps: float | np.ndarray | None = None,
+        time_limit: float | None = None,
     ) -> Verdict:
         """Decides one image, or a property of one example.
 
@@ -120,6 +120,7 @@ class Verifier:
           x: [*input_shape], in pixels, inside the box; or the property.
           y: its label, or what must not be reached; None of a property.
           eps: another radius than the verifier's.
+          time_limit: other seconds than the verifier's.
 
         Raises:
           ValueError: an image of another shape, outside the box or not finite, a label that is no
@@ -128,6 +129,7 @@ class Verifier:
             than its layers' weights and settings say.
         """
         start = time.monotonic()
+        deadline = start + (self._time_limit if time_limit is None else _seconds(time_limit))
         query = self._asked(x, y, eps)
         self._check_weights()
         image = settle(query.x, query.x.astype(np.float32), *query[1:4])
@@ -136,7 +138,7 @@ class Verifier:
             verdict = unknown("no float32 number was found in the set")
         elif found.comparable.all():
             goal = Goal.of(query.conditions(*self._network.structure.output_shape))
-            verdict = decide(Case(self._task, query, goal, start + self._time_limit))
+            verdict = decide(Case(self._task, query, goal, deadline))
         else:
             verdict = unknown(
                 "float32 may overflow on the image: nothing is known of the model then"
@@ -174,3 +176,10 @@ class Verifier:
         for read, now in zip(self._task.network.weights, present, strict=True):
             if not np.array_equal(read, now):
                 raise ValueError("model: its weights have changed since the verifier read them")
+
+
+def _seconds(value: Any) -> float:
+    seconds = checks.number(value)
+    if seconds is None or not seconds >= 0:
+        raise ValueError(f"time_limit must be at least 0 seconds, got {value!r}")
+    return seconds
