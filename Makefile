@@ -14,8 +14,12 @@ MUTATION_SEED ?= 0
 FUZZ_VERDICTS ?= 3000
 FUZZ_FILES ?= 1000
 FUZZ_TEXTS ?= 300
+VNNCOMP ?= $(or $(ROBUSTRA_SHARED),../shared)/vnncomp
+VNNCOMP_OUT ?= runs/vnncomp
+VNNCOMP_SECONDS ?=
+VNNCOMP_FLAGS ?=
 
-.PHONY: train test fuzz mutate bench docs wheel lint format clean
+.PHONY: train test fuzz vnncomp mutate bench docs wheel lint format clean
 
 train: $(VENV)/.train
 	mkdir -p $(dir $(RUN_DIR))
@@ -33,6 +37,12 @@ fuzz: $(VENV)/.dev
 		ROBUSTRA_FUZZ_FILES=$(FUZZ_FILES) ROBUSTRA_FUZZ_TEXTS=$(FUZZ_TEXTS) \
 		$(PYTEST) --dist load tests/test_fuzz.py tests/test_verdicts.py tests/test_vnnlib.py \
 		tests/test_onnx_writing.py
+
+vnncomp: $(VENV)/.dev
+	mkdir -p $(dir $(VNNCOMP_OUT))
+	$(BIN)/python -m eval.verify --instances=$(VNNCOMP) --expected=$(VNNCOMP)/verdicts.csv \
+		--out=$(VNNCOMP_OUT) --workers=2 $(if $(VNNCOMP_SECONDS),--timeout=$(VNNCOMP_SECONDS)) \
+		$(VNNCOMP_FLAGS)
 
 mutate: $(VENV)/.dev
 	$(BIN)/python -m mutation.main --count=$(MUTANTS) --seed=$(MUTATION_SEED)

@@ -157,6 +157,24 @@ def sorted_margins(margins: np.ndarray, certified: np.ndarray) -> Figure:
     return figure
 
 
+def decided_by(series: Mapping[str, Sequence[float]]) -> Figure:
+    """How many instances are decided within so many seconds each, by who decides them.
+
+    Args:
+      series: by name, the seconds of what is decided, in their order.
+    """
+    figure = _figure(7, 3.2)
+    axes = figure.subplots()
+    for number, (name, seconds) in enumerate(series.items()):
+        if len(seconds):
+            shown = np.maximum(seconds, 1e-2)  # of a logarithm
+            axes.step(shown, np.arange(1, len(seconds) + 1), f"C{number}", where="post", label=name)
+    axes.set(xscale="log", xlabel="seconds an instance", ylabel="decided", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return figure
+
+
 def images(rows: Sequence[Row], pictures: Sequence[np.ndarray]) -> Figure:
     """A row of images [h, w, c] with what the ledger says of each."""
     figure = _figure(11, 2.5)

@@ -9,30 +9,31 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from robustra_tf.storage.files import write_atomically
 from robustra_tf.storage.reading import read_json
 
-from .rows import FIELDS, Row
+from .rows import Line, Row
 
 NAME = "ledger.csv"
 IDENTITY_NAME = "ledger.json"
 
 
-_HEADER = ",".join(FIELDS) + "\n"
+Kept = TypeVar("Kept", bound=Line)
 
 
 class LedgerError(ValueError):
     """A ledger that cannot be continued; the text says why."""
 
 
-class Stored(NamedTuple):
+class Stored(NamedTuple, Generic[Kept]):
     """A ledger as it lies on disk.
 
     Attributes:
@@ -44,14 +45,14 @@ class Stored(NamedTuple):
     """
 
     identity: dict[str, Any]
-    rows: dict[int, Row]
+    rows: dict[int, Kept]
     seconds: dict[str, float]
     finished: bool
     size: int
 
 
-def read(directory: Path) -> Stored:
-    """Reads a ledger and changes nothing.
+def read(directory: Path, kind: type[Kept] = Row) -> Stored[Kept]:
+    """Reads a ledger of rows of one kind and changes nothing.
 
     Raises:
       LedgerError: there is none, or it is damaged; the text names the file and the line.
@@ -66,14 +67,14 @@ def read(directory: Path) -> Stored:
         lines = whole.decode("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise LedgerError(f"{path}: not text: {error}") from error
-    if lines and lines[0] + "\n" != _HEADER:
-        raise LedgerError(f"{path}, line 1: expected {_HEADER.strip()}, got {lines[0]}")
-    rows: dict[int, Row] = {}
+    if lines and lines[0] + "\n" != _header(kind):
+        raise LedgerError(f"{path}, line 1: expected {_header(kind).strip()}, got {lines[0]}")
+    rows: dict[int, Kept] = {}
     table = csv.reader(lines, strict=True)
     try:
         next(table, None)
         for cells in table:
-            row = Row.parse(cells)
+            row = kind.parse(cells)
             if about["finished"] and row.index in rows:
                 raise ValueError(f"index: {row.index} was there before; expected a row an example")
             rows[row.index] = row
@@ -90,7 +91,9 @@ def differences(
     return [(n, one.get(n), other.get(n)) for n in names if one.get(n) != other.get(n)]
 
 
-def check(directory: Path, identity: Mapping[str, Any], resume: bool) -> Stored | None:
+def check(
+    directory: Path, identity: Mapping[str, Any], resume: bool, kind: type[Kept] = Row
+) -> Stored[Kept] | None:
     """What `Ledger` would go on with, None where it would begin anew; changes nothing.
 
     Raises:
@@ -104,7 +107,7 @@ def check(directory: Path, identity: Mapping[str, Any], resume: bool) -> Stored 
             f"{path}: there is an unfinished evaluation; --resume goes on with it, another --out "
             "begins a new one"
         )
-    stored = read(directory)
+    stored = read(directory, kind)
     if different := differences(stored.identity, as_json(identity)):
         told = "; ".join(f"{name} was {was!r}, is {now!r}" for name, was, now in different)
         raise LedgerError(f"{path}: the ledger of another evaluation: {told}")
@@ -122,7 +125,11 @@ def evaluation_id(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Ledger:
+def _header(kind: type[Line]) -> str:
+    return ",".join(kind.FIELDS) + "\n"
+
+
+class Ledger(Generic[Kept]):
     """The rows of an evaluation, on disk before the next example is begun.
 
     Attributes:
@@ -130,7 +137,13 @@ class Ledger:
       seconds: what each stage has taken so far, over all the runs that wrote this ledger.
     """
 
-    def __init__(self, directory: Path, identity: Mapping[str, Any], resume: bool):
+    def __init__(
+        self,
+        directory: Path,
+        identity: Mapping[str, Any],
+        resume: bool,
+        kind: type[Kept] = Row,
+    ):
         """Begins a ledger, or goes on with the one in `directory`.
 
         Args:
@@ -138,6 +151,7 @@ class Ledger:
           identity: what the rows depend on: JSON values by name.
           resume: go on with a ledger of the same identity. A line that was cut off by a crash is
             dropped. Without a ledger there, one is begun.
+          kind: of its rows.
 
         Raises:
           LedgerError: another evaluation's ledger, a damaged one, or, without `resume`, an
@@ -146,21 +160,22 @@ class Ledger:
         """
         self._path, self._about = directory / NAME, directory / IDENTITY_NAME
         self._identity = as_json(identity)
-        stored = check(directory, identity, resume)
-        self.rows: dict[int, Row] = stored.rows if stored else {}
+        stored = check(directory, identity, resume, kind)
+        self._kind = kind
+        self.rows: dict[int, Kept] = stored.rows if stored else {}
         self.seconds: dict[str, float] = stored.seconds if stored else {}
         self._next_about = 0.0
         if stored is None:
             self._write_about(finished=False)
         if stored is None or stored.size == 0:
-            write_atomically(self._path, _HEADER)
+            write_atomically(self._path, _header(kind))
         else:
             with self._path.open("r+b") as file:
                 file.truncate(stored.size)
         self._file = self._path.open("a", encoding="utf-8", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
 
-    def record(self, rows: Iterable[Row], stage: str, seconds: float) -> None:
+    def record(self, rows: Iterable[Kept], stage: str, seconds: float) -> None:
         """Writes rows, and adds to a stage's seconds."""
         for row in rows:
             self._writer.writerow(row.cells())
@@ -175,8 +190,12 @@ class Ledger:
     def finish(self) -> None:
         """Rewrites the file with one row an example, in their order, and closes it."""
         self._file.close()
-        lines = [",".join(self.rows[index].cells()) + "\n" for index in sorted(self.rows)]
-        write_atomically(self._path, _HEADER + "".join(lines))
+        with io.StringIO(newline="") as text:
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerows(
+                [self._kind.FIELDS, *(self.rows[i].cells() for i in sorted(self.rows))]
+            )
+            write_atomically(self._path, text.getvalue())
         self._write_about(finished=True)
 
     def close(self) -> None:

@@ -50,14 +50,14 @@ def main(argv) -> int:
 def _evaluate(config: configs.Config, stop: Stop) -> Exit:
     try:
         require_tensorflow_backend()
-        from . import milp, run
+        from . import run, workers
 
         evaluation = run.prepare(config)
     except (ValueError, OSError, BackendError) as error:
         return PROGRAM.refuse(error)
     try:
         run.evaluate(evaluation, stop)
-    except (Stopped, milp.StageError, OSError) as error:
+    except (Stopped, workers.StageError, OSError) as error:
         # Ctrl-C reaches the workers too, which may break off before anything is looked at.
         if stop.requested:
             PROGRAM.say("stopped; --resume goes on from here")

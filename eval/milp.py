@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from robustra_tf.exact import Status as VerdictStatus
 from robustra_tf.exact import Verdict, Verifier
@@ -23,13 +16,7 @@ from . import inputs
 from .cascade import Decisions, Examples
 from .config import Config
 from .rows import Status
-
-# Examples handed out ahead of each worker: none waits, and few are lost when one dies.
-_AHEAD = 2
-
-
-class StageError(RuntimeError):
-    """A stage that could not go on; what was recorded before stays."""
+from .workers import StageError, share_out
 
 
 class Milp:
@@ -62,34 +49,15 @@ class Milp:
             yield decisions(batch, verifier.verify(batch.images[0], int(batch.labels[0])))
 
     def _shared_out(self, batches: Iterator[Examples]) -> Iterator[Decisions]:
-        first = next(batches, None)
-        if first is None:
-            return
-        batches = itertools.chain([first], batches)
-        config, digest = self._config, fingerprint.weights_sha256(self._model)
-        # Not forks of this process, whose threads of TensorFlow's they would not have, but of one
-        # that has imported all and computed nothing.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tensorflow", "keras", __name__])
-        pool = ProcessPoolExecutor(config.workers, context, _begin, (config, digest))
-        waiting: dict = {}
-        try:
-            while True:
-                for batch in itertools.islice(batches, _AHEAD * config.workers - len(waiting)):
-                    job = pool.submit(_verify, batch.images[0], int(batch.labels[0]))
-                    waiting[job] = batch
-                if not waiting:
-                    return
-                for job in wait(waiting, return_when=FIRST_COMPLETED).done:
-                    batch = waiting.pop(job)
-                    yield decisions(batch, _answer(job, int(batch.indices[0])))
-        except BaseException:
-            # Nobody waits for what they are at: of a worker, nothing is recorded in any case.
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        digest = fingerprint.weights_sha256(self._model)
+        begin = _begin, (self._config, digest)
+        workers = self._config.workers
+        for batch, result in share_out(batches, workers, _verify, _question, begin):
+            try:
+                verdict = result(f"example {int(batch.indices[0])}")
+            except StageError as error:
+                raise StageError(f"milp: {error}") from error
+            yield decisions(batch, verdict)
 
 
 def make_verifier(config: Config, model: keras.Model) -> Verifier:
@@ -120,15 +88,8 @@ def decisions(batch: Examples, verdict: Verdict) -> Decisions:
     )
 
 
-def _answer(job, index: int) -> Verdict:
-    try:
-        return job.result()
-    except BrokenExecutor as error:
-        raise StageError(
-            f"milp: a worker died, on example {index} or beside it; --resume goes on"
-        ) from error
-    except Exception as error:
-        raise StageError(f"milp: example {index}: {type(error).__name__}: {error}") from error
+def _question(batch: Examples) -> tuple[np.ndarray, int]:
+    return batch.images[0], int(batch.labels[0])
 
 
 @dataclasses.dataclass
@@ -145,17 +106,7 @@ _worker = _Worker()
 
 def _begin(config: Config, weights_sha256: str) -> None:
     """Begins a worker; the network is read with the first example, where errors are told."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the evaluation's to answer
-    threading.Thread(target=_end_with, args=[multiprocessing.parent_process()], daemon=True).start()
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
     _worker.config, _worker.weights_sha256 = config, weights_sha256
-
-
-def _end_with(evaluation: multiprocessing.process.BaseProcess) -> None:
-    """Ends this process as soon as the evaluation's has ended, however it did."""
-    evaluation.join()
-    os._exit(1)
 
 
 def _verify(image: np.ndarray, label: int) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,28 @@ def write(out: Path, **options: Any) -> str:
       out: the evaluation's directory.
       options: of `report.build`.
     """
-    try:
+
+    def build() -> Path:
         from . import report
+
+        return report.build(out, **options)
+
+    return written(build, f"robustra report --out={out}")
+
+
+def written(build: Callable[[], Path], again: str) -> str:
+    """Writes a page; gives a line that says where, or why not.
+
+    Args:
+      build: writes it and gives its path; imports what draws it.
+      again: the command that writes it where that is installed later.
+    """
+    try:
+        return f"report in {build()}"
     except ModuleNotFoundError as error:
         if error.name not in _DRAWN_WITH:
             raise
         return (
             f"no report: {error.name} is not installed; after pip install 'robustra-tf[report]' "
-            f"robustra report --out={out} writes it"
+            f"{again} writes it"
         )
-    return f"report in {report.build(out, **options)}"

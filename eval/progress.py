@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Protocol
 
 from robustra_tf.cli.progress import RATE, Bar
 
-from .rows import Row, Status
+from .rows import Status
 
 # The first ones are seen in a narrow terminal too.
 _SHOWN = (Status.VERIFIED, Status.UNKNOWN, Status.FALSIFIED, Status.MISCLASSIFIED)
 
 
+class _Judged(Protocol):
+    index: int
+    status: StrEnum
+
+
 class Progress:
     """A bar a stage on the error stream; an instance is a `cascade.Watch`."""
 
-    def __init__(self, rows: Iterable[Row], prefix: str = ""):
-        """Counts the rows that a resumed evaluation begins with; `prefix` begins every bar."""
-        self._prefix = prefix
+    def __init__(
+        self, rows: Iterable[_Judged], prefix: str = "", shown: Sequence[StrEnum] = _SHOWN
+    ):
+        """Counts the rows that a resumed evaluation begins with; `prefix` begins every bar.
+
+        Args:
+          rows: with an index and a status each.
+          prefix: begins every bar.
+          shown: the statuses that are counted, the first ones in a narrow terminal too.
+        """
+        self._prefix, self._shown = prefix, shown
         self._status = {row.index: row.status for row in rows}
         self._stage: str | None = None
         self._bar: Bar | None = None
 
-    def __call__(self, stage: str, rows: Sequence[Row], total: int, left: int) -> None:
+    def __call__(self, stage: str, rows: Sequence[_Judged], total: int, left: int) -> None:
         """Shows that `stage` has added `rows` and has `left` of its `total` examples to do."""
         if stage != self._stage:
             self.close()
@@ -33,7 +48,7 @@ class Progress:
         if rows or not left:
             counts = collections.Counter(self._status.values())
             self._bar.advance(len(rows))
-            shown = [f"{status.value}={counts[status]}" for status in _SHOWN]
+            shown = [f"{status.value}={counts[status]}" for status in self._shown]
             self._bar.show([*shown, RATE], refresh=left == 0)
 
     def close(self) -> None:

@@ -1,13 +1,35 @@
-"""A row of the ledger: what is known of one example, and how that is written."""
+"""A row of a ledger: what is known of one example or instance, and how that is written."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
+
+
+class Line(Protocol):
+    """What a ledger holds of one of its things: frozen, made of text and made into text."""
+
+    #: Its fields, as the ledger's header names them.
+    FIELDS: ClassVar[tuple[str, ...]]
+
+    @property
+    def index(self) -> int:
+        """Position among all of them."""
+        ...
+
+    def cells(self) -> list[str]:
+        """The row as text, in the order of `FIELDS`."""
+        ...
+
+    @classmethod
+    def parse(cls, cells: list[str]) -> Self:
+        """The row of such text; `ValueError` where it is not one."""
+        ...
 
 
 class Status(enum.StrEnum):
@@ -32,6 +54,8 @@ class Row:
       worst_target: the class that attains it, or that an adversarial example is taken for.
       seconds: this example's share of the stage's time.
     """
+
+    FIELDS: ClassVar[tuple[str, ...]]
 
     index: int
     label: int
@@ -63,23 +87,30 @@ class Row:
         start = [str(self.index), str(self.label), str(self.predicted)]
         return [*start, self.status.value, self.stage, margin, target, f"{self.seconds:.6f}"]
 
-    @staticmethod
-    def parse(cells: list[str]) -> Row:
+    @classmethod
+    def parse(cls, cells: list[str]) -> Self:
         """The row of such text; `ValueError` where it is not one."""
-        if len(cells) != len(FIELDS):
-            raise ValueError(f"expected {len(FIELDS)} fields, got {len(cells)}")
-        read = {name: _READERS[name](name, cell) for name, cell in zip(FIELDS, cells, strict=True)}
-        return Row(**read)
+        return cls(**read(cells, _READERS))
 
 
-def _count(name: str, cell: str) -> int:
+def read(cells: list[str], readers: dict[str, Callable[[str, str], Any]]) -> dict[str, Any]:
+    """Fields by name from their text; `ValueError` where one of them is none."""
+    if len(cells) != len(readers):
+        raise ValueError(f"expected {len(readers)} fields, got {len(cells)}")
+    pairs = zip(readers.items(), cells, strict=True)
+    return {name: reader(name, cell) for (name, reader), cell in pairs}
+
+
+def count(name: str, cell: str) -> int:
+    """A whole number from 0."""
     # Not int(cell), which reads "1_0" and digits of other scripts too.
     if not re.fullmatch("[0-9]{1,18}", cell):
         raise ValueError(f"{name}: expected an integer of at least 0, got {cell[:40]!r}")
     return int(cell)
 
 
-def _number(name: str, cell: str) -> float:
+def number(name: str, cell: str) -> float:
+    """A number, which may be infinite."""
     try:
         value = float(cell)
     except ValueError:
@@ -89,22 +120,23 @@ def _number(name: str, cell: str) -> float:
     return value
 
 
-def _status(name: str, cell: str) -> Status:
-    if cell not in list(Status):
-        raise ValueError(f"{name}: expected one of {', '.join(Status)}, got {cell[:40]!r}")
-    return Status(cell)
+def member(kind: type[enum.StrEnum], name: str, cell: str) -> Any:
+    """One of an enumeration."""
+    if cell not in list(kind):
+        raise ValueError(f"{name}: expected one of {', '.join(kind)}, got {cell[:40]!r}")
+    return kind(cell)
 
 
 _READERS: dict[str, Callable[[str, str], Any]] = {
-    "index": _count,
-    "label": _count,
-    "predicted": lambda name, cell: -1 if cell == "-1" else _count(name, cell),
-    "status": _status,
+    "index": count,
+    "label": count,
+    "predicted": lambda name, cell: -1 if cell == "-1" else count(name, cell),
+    "status": functools.partial(member, Status),
     "stage": lambda _, cell: cell,
-    "margin_lower": lambda name, cell: _number(name, cell) if cell else None,
-    "worst_target": lambda name, cell: _count(name, cell) if cell else None,
-    "seconds": _number,
+    "margin_lower": lambda name, cell: number(name, cell) if cell else None,
+    "worst_target": lambda name, cell: count(name, cell) if cell else None,
+    "seconds": number,
 }
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+FIELDS = Row.FIELDS = tuple(_READERS)

@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from eval import attack, certify, curves, merge, network, radius, report, subject
+from eval import (
+    attack,
+    certify,
+    cross_check,
+    curves,
+    export_benchmark,
+    merge,
+    network,
+    radius,
+    report,
+    subject,
+    verify,
+)
 from eval import config as eval_config
 from robustra_tf.cli import command
 from robustra_tf.cli.settings import Range, SettingError
@@ -27,6 +39,9 @@ COMMANDS = {
     "eval.certify": (certify.Certify,),
     "eval.attack": (attack.Attacked,),
     "eval.radius": (radius.Radius,),
+    "eval.verify": (verify.Verify,),
+    "eval.cross_check": (cross_check.CrossCheck,),
+    "eval.export_benchmark": (export_benchmark.ExportBenchmark,),
 }
 
 
@@ -159,7 +174,7 @@ def test_every_setting_says_its_default_or_may_be_left_out(program):
             declaration = field.metadata["setting"]
             assert declaration.text
             if field.default is dataclasses.MISSING and not declaration.operands:
-                assert declaration.otherwise or field.name == "out", field.name
+                assert declaration.otherwise or field.name in ("out", "run"), field.name
 
 
 def test_a_declaration_is_borrowed_but_for_what_is_changed():

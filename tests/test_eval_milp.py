@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint
 from scipy.optimize import milp as scipy_milp
 
-from eval import config, inputs, milp, results, run
+from eval import config, inputs, milp, results, run, workers
 from eval.cascade import Examples
 from eval.ledger import LedgerError
 from eval.rows import Row, Status
@@ -170,7 +170,7 @@ def batches():
 def test_a_worker_that_raises_is_told(saved, tmp_path):
     decided = stage(saved, tmp_path, workers=2).run(batches())
     told = "milp: example 1: ValueError: x must be finite, got NaN or infinity"
-    with pytest.raises(milp.StageError, match=told):
+    with pytest.raises(workers.StageError, match=told):
         list(decided)
 
 
@@ -190,13 +190,13 @@ def test_a_worker_that_dies_is_told(saved, tmp_path, monkeypatch):
         def shutdown(self, **options):
             pass
 
-    monkeypatch.setattr(milp, "ProcessPoolExecutor", Dead)
-    with pytest.raises(milp.StageError, match=r"milp: a worker died, on example [01] or"):
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dead)
+    with pytest.raises(workers.StageError, match=r"milp: a worker died, on example [01] or"):
         list(stage(saved, tmp_path, workers=2).run(batches()))
 
 
 def test_nothing_to_do_starts_no_worker(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(milp, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
     assert list(stage(saved, tmp_path, workers=2).run(iter(()))) == []
 
 

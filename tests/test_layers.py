@@ -60,6 +60,7 @@ IMPORTS = {
         "storage",
         "vocabulary",
     },
+    "vnncomp": {"exact", "onnx", "property", "storage"},
     "vnnlib": {"storage"},
     "vocabulary": set(),
 }

@@ -45,7 +45,9 @@ def test_every_program_of_a_checkout_is_a_command():
 
 def test_every_command_is_in_the_table_of_the_pages():
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
-    rows = dict(re.findall(r"^\| `robustra (\w+)` \| `python -m ([\w.]+)` \|", page, re.MULTILINE))
+    rows = dict(
+        re.findall(r"^\| `robustra ([\w-]+)` \| `python -m ([\w.]+)` \|", page, re.MULTILINE)
+    )
     programs = {name: c.program.partition(":")[0] for name, c in console.COMMANDS.items()}
     assert rows == {name: module.removesuffix(".__main__") for name, module in programs.items()}
 
@@ -81,7 +83,7 @@ def test_a_command_that_is_none_is_refused_in_one_line(capsys):
     assert "train" in line
     assert console.main([]) == 2
     assert console.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"robustra {rt.__version__}\n"
+    assert capsys.readouterr().out == f"{rt.__version__}\n"
 
 
 def test_a_command_says_which_extra_it_needs(capsys, monkeypatch):

@@ -162,7 +162,7 @@ def read(
         common = {"default": field.default, "dest": field.name}
         if declaration.operands:
             needed = field.default is dataclasses.MISSING
-            nargs = "+" if several else None if needed else "?"
+            nargs = ("+" if needed else "*") if several else None if needed else "?"
             default = {} if needed else {"default": field.default}
             name = {"metavar": declaration.operands, "nargs": nargs, **default}
             parser.add_argument(field.name, type=base, **name)

@@ -22,6 +22,7 @@ class Exit(enum.IntEnum):
     BAD_USAGE = 2  # cannot be run as it stands; nothing was begun
     STOPPED = 3  # by SIGINT or SIGTERM; all that was done is saved and can be gone on with
     NOT_FINITE = 4  # training met a loss, a gradient or a weight that is no finite number
+    CONTRADICTED = 5  # done, and a verdict is the opposite of an agreed one
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error

@@ -80,9 +80,10 @@ class Decider:
 
         They are `verified` where each box is proven against each group of its conditions, as
         `Verifier` does it: over the box with its ends rounded outward to float32. They are
-        `falsified` where a point of a box, rounded to the nearest float32, is found whose outputs
-        of the model are unsafe, and which `accepts` takes. Every box has its turn before `seconds`
-        have passed; one that is left undecided does not end the search for a point in the others.
+        `falsified` where a float32 point of a box is found, as near as rounding takes it to one
+        where the box has none, whose outputs of the model are unsafe, and which `accepts` takes.
+        Every box has its turn before `seconds` have passed; one that is left undecided does not
+        end the search for a point in the others.
 
         Args:
           properties: one or several, of boxes alone, at least one box in all.
@@ -113,7 +114,7 @@ class Decider:
         return None
 
     def _taken(self, box: _Boxes, point: np.ndarray, accepts: Accepts) -> Verdict | None:
-        """Falsified by a point of one box, moved to where its own ends are rounded to."""
+        """Falsified by a point of one box rounded outward, moved into the box itself."""
         point = np.clip(point, box.low[0], box.high[0])
         if replay(self._model, box.outward, point[None]).success[0] and accepts(point):
             return Verdict(Status.FALSIFIED, None, None, point, 0.0)
@@ -150,8 +151,8 @@ class _Boxes(NamedTuple):
 
     Attributes:
       outward: the same with ends rounded outward to float32: what is proven.
-      low, high: their ends rounded to the nearest float32, [n, *input_shape] each. Between these
-        lie the roundings of all points of a box, and no others: counterexamples.
+      low, high: ends rounded inward, [n, *input_shape] each, where counterexamples lie; of an
+        interval that no float32 lies in, its ends rounded to the nearest.
     """
 
     outward: Property
@@ -164,7 +165,10 @@ class _Boxes(NamedTuple):
         with np.errstate(over="ignore"):  # ends without limit are refused as such
             ends = outward(given.lower, given.upper, "float32")
             near = given.lower.astype(np.float32), given.upper.astype(np.float32)
-        return cls(Property(*ends, given.output), *near)
+        low = np.where(ends[0] < given.lower, np.nextafter(ends[0], np.float32(np.inf)), ends[0])
+        high = np.where(ends[1] > given.upper, np.nextafter(ends[1], -np.float32(np.inf)), ends[1])
+        inside = [np.where(low <= high, *pair) for pair in zip((low, high), near, strict=True)]
+        return cls(Property(*ends, given.output), *inside)
 
     def at(self, place: int) -> _Boxes:
         """One of them."""

@@ -148,12 +148,16 @@ class _Network:
         return keras.Model(entry, tensor)
 
 
+def opsets() -> tuple[int, int]:
+    """The oldest and the newest opset that is read."""
+    return _OLDEST_OPSET, required("onnx").defs.onnx_opset_version()
+
+
 def _check_opset(proto: Any) -> None:
-    onnx = required("onnx")
     own = [each.version for each in proto.opset_import if each.domain in ("", "ai.onnx")]
-    newest = onnx.defs.onnx_opset_version()
-    if len(own) != 1 or not _OLDEST_OPSET <= own[0] <= newest:
-        raise ValueError(f"expected an opset from {_OLDEST_OPSET} to {newest}, got {own}")
+    oldest, newest = opsets()
+    if len(own) != 1 or not oldest <= own[0] <= newest:
+        raise ValueError(f"expected an opset from {oldest} to {newest}, got {own}")
 
 
 def _input_shape(given: Any) -> Shape:

@@ -66,12 +66,18 @@ def save(
     shape = tuple(functional.inputs[0].shape[1:])
     if None in shape or not shape:
         raise ValueError(f"model: expected a known input shape, {model.name!r} has {shape}")
-    turned = len(shape) > 1 and _reads_images(functional)
+    turned = channels_first(model)
     proto = _proto(functional, turned, fold, opset)
     _check(model, proto, turned)
     path = Path(path)
     write_atomically(path, proto.SerializeToString())
     return path
+
+
+def channels_first(model: keras.Model) -> bool:
+    """Whether `save` writes a model's input with channels first, where the model has them last."""
+    functional = _functional(_taken(model))
+    return len(functional.inputs[0].shape) > 2 and _reads_images(functional)
 
 
 def _taken(model: Any) -> keras.Model:

@@ -33,6 +33,12 @@ COMMANDS = {
     "certify": Command("eval.certify:main", "certificates for images of a file or a data set"),
     "attack": Command("eval.attack:main", "adversarial examples for such images"),
     "radius": Command("eval.radius:main", "how far each image can move: certified and attacked"),
+    "verify": Command("eval.verify:main", "networks in ONNX against properties in VNN-LIB"),
+    "supports": Command("eval.supports:main", "what of these is read, for VNN-LIB 2.0's tools"),
+    "export-benchmark": Command(
+        "eval.export_benchmark:main", "an evaluation as a benchmark for other verifiers"
+    ),
+    "cross-check": Command("eval.cross_check:main", "where two verifiers' results differ"),
     "check": Command("eval.check:main", "derive a certificate's file anew, by NumPy alone"),
     "hash": Command("eval.network:main", "a network's hash, as certificates name it"),
     "merge": Command("eval.merge:main", "one evaluation of parts of a test set"),
@@ -45,6 +51,8 @@ COMMANDS = {
 #: What an extra of the package installs, by the name that Python imports it by.
 EXTRAS = {"jinja2": "report", "matplotlib": "report", "tensorflow_datasets": "data"}
 _BAD_USAGE = 2
+#: What VNN-LIB's standard asks of every solver, each the whole line.
+_ABOUT = {"--name": "robustra", "--version": __version__}
 
 
 def usage() -> str:
@@ -79,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("help", "--help", "-h"):
         sys.stdout.write(usage())
         return 0
-    if name == "--version":
-        sys.stdout.write(f"robustra {__version__}\n")
+    if name in _ABOUT:
+        sys.stdout.write(f"{_ABOUT[name]}\n")
         return 0
     if name not in COMMANDS:
         sys.stderr.write(f"robustra: expected one of {', '.join(COMMANDS)}, got {name!r}\n")

@@ -6,7 +6,20 @@ the package `vnnlib`.
 """
 
 from robustra_tf.vnnlib.cases import Case, Polyhedron, Specification, grouped
-from robustra_tf.vnnlib.reading import parse, read
+from robustra_tf.vnnlib.reading import parse, read, read_signature
+from robustra_tf.vnnlib.second import Signature, Tensor
 from robustra_tf.vnnlib.writing import text, write
 
-__all__ = ["Case", "Polyhedron", "Specification", "grouped", "parse", "read", "text", "write"]
+__all__ = [
+    "Case",
+    "Polyhedron",
+    "Signature",
+    "Specification",
+    "Tensor",
+    "grouped",
+    "parse",
+    "read",
+    "read_signature",
+    "text",
+    "write",
+]

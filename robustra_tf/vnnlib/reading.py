@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from robustra_tf.storage.reading import read_bytes
 from robustra_tf.vnnlib.cases import Specification, specification
-from robustra_tf.vnnlib.second import parse_second
+from robustra_tf.vnnlib.second import Signature, parse_second, signature
 from robustra_tf.vnnlib.syntax import Form, MalformedError, Token, forms
 from robustra_tf.vnnlib.terms import Alternatives, Variable, alternatives, combined, variable_of
 
+Found = TypeVar("Found")
 #: Bytes of a text. One of a network of 150,528 inputs takes 12 MB.
 LARGEST = 2**27
 
@@ -26,10 +28,31 @@ def read(path: str | os.PathLike[str]) -> Specification:
       ValueError: it is no such file, or says what cannot be handled; the text names the file and,
         where one is to blame, line and token.
     """
-    path = Path(path)
+    return _of_text(Path(path), parse)
+
+
+def read_signature(path: str | os.PathLike[str]) -> Signature:
+    """What a file of version 2.0 calls its network, input and output; raises as `read`."""
+
+    def of_second(text: str) -> Signature:
+        for first in forms(text)[:1]:
+            _check_second(first)
+        return signature(text)
+
+    return _of_text(Path(path), of_second)
+
+
+def _check_second(first: Form) -> None:
+    """Refuses what the first form does not call version 2.0."""
+    version = first.items[1] if first.head == "vnnlib-version" and len(first.items) == 2 else None
+    if not re.fullmatch(r"<2\.\d+>", getattr(version, "text", "")):
+        raise MalformedError(first.line, "expected version <2.0>, got another one")
+
+
+def _of_text(path: Path, parser: Callable[[str], Found]) -> Found:
     content = read_bytes(path, LARGEST)
     try:
-        return parse(content.decode("utf-8-sig"))
+        return parser(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected UTF-8: {error}") from error
     except MalformedError as error:
@@ -45,12 +68,8 @@ def parse(text: str) -> Specification:
     found = forms(text)
     if not found:
         raise MalformedError(0, "expected declarations and assertions, got none")
-    first = found[0]
-    if first.head == "vnnlib-version":
-        if len(first.items) != 2 or not re.fullmatch(
-            r"<2\.\d+>", getattr(first.items[1], "text", "")
-        ):
-            raise MalformedError(first.line, "expected version <2.0>, got another one")
+    if found[0].head == "vnnlib-version":
+        _check_second(found[0])
         return gathered(*parse_second(text))
     declared: set[Variable] = set()
     asserted: list[Alternatives] = []

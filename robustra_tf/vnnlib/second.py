@@ -5,12 +5,30 @@ from __future__ import annotations
 import importlib
 import json
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from robustra_tf.vnnlib.syntax import MalformedError
 from robustra_tf.vnnlib.terms import Alternatives, Condition, Linear, combined
 
+#: The package's names of types -> those of the language, as far as they are read.
+KINDS = {"Real": "real", "F32": "float32", "F64": "float64"}
 _SIGNS = {"LessEqual": (1.0,), "GreaterEqual": (-1.0,), "Equal": (1.0, -1.0)}
+
+
+class Tensor(NamedTuple):
+    """An input or an output as a query declares it: its name, type and shape."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+class Signature(NamedTuple):
+    """What a query of version 2.0 calls its one network, and that network's input and output."""
+
+    network: str
+    input: Tensor
+    output: Tensor
 
 
 def parse_second(text: str) -> tuple[list[Alternatives], dict[str, int]]:
@@ -21,6 +39,21 @@ def parse_second(text: str) -> tuple[list[Alternatives], dict[str, int]]:
       MalformedError: the package refuses it, or it speaks of more than one network, input or
         output, of hidden layers, strict inequalities or `!=`.
     """
+    query, names = _parsed(text)
+    sizes = {"X": math.prod(names.input.shape), "Y": math.prod(names.output.shape)}
+    kinds = {names.input.name: "X", names.output.name: "Y"}
+    try:
+        return [_alternatives(each.expr, kinds) for each in query.assertions], sizes
+    except _package().VNNLibException as error:
+        raise _refused(error) from error
+
+
+def signature(text: str) -> Signature:
+    """What a text of version 2.0 calls its network, input and output; raises as `parse_second`."""
+    return _parsed(text)[1]
+
+
+def _parsed(text: str) -> tuple[Any, Signature]:
     package = _package()
     try:
         query = package.parse_query_string(text)
@@ -31,12 +64,8 @@ def parse_second(text: str) -> tuple[list[Alternatives], dict[str, int]]:
     (network,) = query.networks
     if network.hidden:
         raise MalformedError(0, f"expected inputs and outputs, got hidden {network.hidden[0].name}")
-    sizes = {"X": _size("input", network.inputs), "Y": _size("output", network.outputs)}
-    kinds = {network.inputs[0].name: "X", network.outputs[0].name: "Y"}
-    try:
-        return [_alternatives(each.expr, kinds) for each in query.assertions], sizes
-    except package.VNNLibException as error:
-        raise _refused(error) from error
+    ends = _tensor("input", network.inputs), _tensor("output", network.outputs)
+    return query, Signature(network.name, *ends)
 
 
 def _package() -> Any:
@@ -59,13 +88,14 @@ def _refused(error: Exception) -> MalformedError:
         return MalformedError(0, " ".join(text.split()))
 
 
-def _size(what: str, definitions: tuple[Any, ...]) -> int:
+def _tensor(what: str, definitions: tuple[Any, ...]) -> Tensor:
     if len(definitions) != 1:
         raise MalformedError(0, f"expected one {what}, got {len(definitions)}")
-    kind = definitions[0].dtype.name
-    if kind not in ("F32", "F64"):
-        raise MalformedError(0, f"expected {what} {definitions[0].name!r} of float32, got {kind}")
-    return math.prod(definitions[0].shape)
+    (given,) = definitions
+    kind = given.dtype.name
+    if kind not in KINDS:
+        raise MalformedError(0, f"expected {what} {given.name!r} of float32, got {kind}")
+    return Tensor(given.name, KINDS[kind], tuple(given.shape))
 
 
 def _alternatives(expression: Any, kinds: dict[str, str]) -> Alternatives:

@@ -1,0 +1,219 @@
+"""A benchmark of VNN-COMP, from its list of instances to verdicts, witnesses and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from robustra_tf.cli.settings import SettingError
+from robustra_tf.cli.stopping import NEVER, Stop
+from robustra_tf.storage.files import hold, write_atomically
+from robustra_tf.vnncomp import instances
+from robustra_tf.vnncomp.answers import Answer, Word
+from robustra_tf.vnncomp.instances import Instance
+from robustra_tf.vnncomp.tables import stem
+
+from . import answered, folder
+from .answered import Answered
+from .ledger import Ledger
+from .progress import Progress
+from .workers import share_out
+
+if TYPE_CHECKING:
+    from robustra_tf.vnncomp.networks import Network
+
+#: What the bar counts.
+_SHOWN = (Word.UNSAT, Word.SAT, Word.TIMEOUT, Word.UNKNOWN)
+_STAGE = "verify"
+
+
+class Question(NamedTuple):
+    """An instance of a list, its files found.
+
+    Attributes:
+      index: position in the list.
+      instance: as the list has it.
+      network, query: its files.
+      seconds: that it is given.
+    """
+
+    index: int
+    instance: Instance
+    network: Path
+    query: Path
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A run over a list of instances.
+
+    Attributes:
+      name: of the benchmark: its folder's.
+      out: folder of what is found.
+      questions: in the list's order.
+      identity: what the verdicts depend on.
+    """
+
+    name: str
+    out: Path
+    questions: tuple[Question, ...]
+    identity: dict[str, Any]
+
+
+def prepare(place: Path, out: Path, most: float | None = None) -> Benchmark:
+    """Reads a list and finds its files; computes nothing.
+
+    Args:
+      place: the list, `instances.csv`.
+      out: folder of what is found.
+      most: seconds that no instance is given more than.
+
+    Raises:
+      OSError, ValueError: the list cannot be read, or names a file that is not there.
+    """
+    home = place.resolve().parent
+    questions = tuple(
+        Question(
+            index,
+            each,
+            instances.located(home, each.network),
+            instances.located(home, each.query),
+            each.seconds if most is None else min(most, each.seconds),
+        )
+        for index, each in enumerate(instances.read(place))
+    )
+    identity = {
+        "instances": [[*question.instance[:2], question.seconds] for question in questions],
+        "files_sha256": _sha256(sorted({file for q in questions for file in q[2:4]})),
+    }
+    return Benchmark(name=home.name, out=out, questions=questions, identity=identity)
+
+
+def _sha256(files: Iterable[Path]) -> str:
+    found = hashlib.sha256()
+    for file in files:
+        found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
+
+
+def open_ledger(benchmark: Benchmark, resume: bool, overwrite: bool) -> Ledger[Answered]:
+    """Begins or goes on with a run in its folder, which others are kept out of.
+
+    Raises:
+      ValueError, OSError: results of a finished run, another run's or an unfinished ledger, another
+        process, a folder that cannot be written.
+    """
+    out = benchmark.out
+    out.mkdir(exist_ok=True)
+    hold(out)
+    if overwrite:
+        folder.clear(out)
+    if not resume and (out / answered.NAME).exists():
+        wanted = "a folder without verdicts; --overwrite replaces them, --resume goes on"
+        raise SettingError("out", wanted, str(out))
+    (out / answered.WITNESSES).mkdir(exist_ok=True)
+    return Ledger(out, benchmark.identity, resume, Answered)
+
+
+def run(
+    benchmark: Benchmark, ledger: Ledger[Answered], workers: int, stop: Stop = NEVER
+) -> list[Answered]:
+    """Answers what the ledger has no row of; gives all rows, in the list's order.
+
+    Networks are taken one after the other, so that each is read once by a process.
+
+    Args:
+      benchmark: the run.
+      ledger: its ledger, which is finished.
+      workers: processes that answer; 1 for this one.
+      stop: asks for an end between two instances.
+
+    Raises:
+      Stopped: `stop` asked for it; everything that was answered is recorded.
+      StageError: a worker failed or died.
+    """
+    left = [question for question in benchmark.questions if question.index not in ledger.rows]
+    left.sort(key=lambda question: question.network)
+    progress = Progress(ledger.rows.values(), f"{benchmark.name}, ", _SHOWN)
+    total, todo = len(benchmark.questions), len(left)
+    try:
+        progress(_STAGE, (), total, todo)
+        for question, found in _answers(left, workers):
+            row = Answered(
+                question.index,
+                *question.instance[:2],
+                question.seconds,
+                found.word,
+                found.seconds,
+                found.reason,
+            )
+            _keep(benchmark.out / answered.WITNESSES, question, found)
+            ledger.record([row], _STAGE, found.seconds)
+            todo -= 1
+            stop.nothing_to_lose(None)
+            progress(_STAGE, (row,), total, todo)
+            stop.check()
+    finally:
+        progress.close()
+        ledger.close()
+    ledger.finish()
+    rows = [ledger.rows[question.index] for question in benchmark.questions]
+    answered.write(benchmark.out, benchmark.name, rows)
+    return rows
+
+
+def _answers(left: list[Question], workers: int) -> Iterator[tuple[Question, Answer]]:
+    if workers == 1:
+        for question in left:
+            imported()
+            yield question, _answer(*_asked(question))
+        return
+    for question, result in share_out(left, workers, _answer, _asked, (imported, ())):
+        yield question, result(f"instance {question.index}")
+
+
+def _asked(question: Question) -> tuple[Path, Path, float]:
+    return question.network, question.query, question.seconds
+
+
+def imported() -> None:
+    """Imports what answers need before their time counts, and keeps TensorFlow quiet."""
+    from robustra_tf.backend import require_tensorflow_backend
+
+    require_tensorflow_backend()
+    import tensorflow as tf
+
+    from robustra_tf.vnncomp import networks
+
+    del networks
+    # Every network and every form of question is compiled anew, which it would advise against.
+    tf.get_logger().setLevel("ERROR")
+
+
+def _answer(network: Path, query: Path, seconds: float) -> Answer:
+    """The answer to one instance, in whichever process; `unknown` where its files are refused."""
+    start = time.monotonic()
+    try:
+        return _network(network).answer(query, seconds, start)
+    except (ValueError, OSError) as error:
+        return Answer(Word.UNKNOWN, time.monotonic() - start, str(error))
+
+
+@functools.lru_cache(maxsize=1)
+def _network(path: Path) -> Network:
+    from robustra_tf.vnncomp.networks import Network
+
+    return Network(path)
+
+
+def _keep(home: Path, question: Question, found: Answer) -> None:
+    """Writes a counterexample, under the name that the competition gives it."""
+    if found.counterexample is not None:
+        name = f"{stem(question.instance.network)}_{stem(question.instance.query)}.counterexample"
+        write_atomically(home / name, found.counterexample.text)
