@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robustra_tf.vocabulary import Question
+
 #: The group of a condition that is none: a label's margin over itself.
 NO_GROUP = -1
 
@@ -90,7 +92,7 @@ def by_group(values: np.ndarray, group: np.ndarray, join: np.ufunc, start: Any) 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Output:
+class Output(Question):
     """Unsafe outputs of a network, for one or for many examples; `first & second` means both.
 
     Made by `classified`, `targeted`, `binary`, `below`, `above` and

@@ -11,7 +11,7 @@ from robustra_tf.conditions import Conditions, Output
 from robustra_tf.intake import checks
 from robustra_tf.outputs import classified
 from robustra_tf.property_files import InFiles
-from robustra_tf.vocabulary import NORMS
+from robustra_tf.vocabulary import NORMS, Question
 
 if TYPE_CHECKING:
     from robustra_tf.graph.graph import Structure
@@ -22,7 +22,7 @@ Interval = tuple[np.ndarray, np.ndarray] | checks.Box
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Property(InFiles):
+class Property(InFiles, Question):
     """No input between two arrays, and within a ball if one is given, has unsafe outputs.
 
     A property speaks of `n` examples at once. What is given is broadcast to [n, *shape], `shape` of

@@ -31,6 +31,10 @@ MODEL_INPUTS = {
 MODELS, CLASSES = tuple(MODEL_INPUTS), 10
 
 
+class Question:
+    """What a property and unsafe outputs are: a question in one object, which few doors take."""
+
+
 def largest_radius(norm: str, shape: Sequence[int]) -> float:
     """The diameter of the images in [0, 1] in the given norm: no ball need be larger.
 

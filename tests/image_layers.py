@@ -1,5 +1,11 @@
 """Layers of images and of rows, by Keras's names, with the options that tests try of each."""
 
+import functools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
 FIRST = {"data_format": "channels_first"}
 
 MORE = {
@@ -68,3 +74,16 @@ ROWS = {
     "UpSampling1D": [{"size": 3}],
     "Permute": [{"dims": (2, 1)}],
 }
+
+
+@functools.cache
+def channels_first_runs() -> bool:
+    """Whether Keras convolves with channels first here: without a library of Intel's it does not.
+
+    TensorFlow uses that library by itself on processors with AVX-512.
+    """
+    try:
+        keras.layers.Conv2D(1, 1, **FIRST)(np.zeros((1, 1, 2, 2), np.float32))
+    except tf.errors.OpError:
+        return False
+    return True

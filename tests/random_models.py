@@ -26,7 +26,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 SHAPES = ((4,), (7,), (4, 4, 1), (5, 4, 2), (3, 5, 3), (5, 5, 1))
 
 
-def model(draw, shapes=SHAPES, depth=5) -> keras.Model:
+def model(draw, shapes=SHAPES, depth=5, named=None) -> keras.Model:
     """A built model, pixels to at least two logits.
 
     Args:
@@ -34,12 +34,15 @@ def model(draw, shapes=SHAPES, depth=5) -> keras.Model:
         its own: Keras draws seeds from Python's random numbers, which strategies must not.)
       shapes: of the image, one of them.
       depth: at most so many layers or blocks before the logits.
+      named: a layer that is one of them, of `random_layers.EVERY`.
     """
     drawn = _Drawn(draw)
     inputs = keras.Input(draw(st.sampled_from(shapes)))
     x = inputs
-    for _ in range(draw(st.integers(0, depth))):
-        x = drawn.grown(x)
+    count = draw(st.integers(0 if named is None else 1, depth))
+    place = draw(st.integers(0, count - 1)) if named is not None else None
+    for k in range(count):
+        x = drawn.of(named, x) if k == place else drawn.grown(x)
     if len(x.shape) > 2:
         x = layers.Flatten()(x)
     x = drawn.dense(draw(st.integers(2, 4)), draw(st.sampled_from([None, None, "relu"])))(x)
@@ -57,6 +60,11 @@ def model(draw, shapes=SHAPES, depth=5) -> keras.Model:
     return found
 
 
+def name(rng: np.random.Generator) -> str | None:
+    """For half of all models a layer that they have to have, any of the less usual ones."""
+    return str(rng.choice(random_layers.EVERY)) if rng.random() < 0.5 else None
+
+
 class _Drawn(random_layers.Others):
     """Layers drawn one after another."""
 
@@ -69,7 +77,7 @@ class _Drawn(random_layers.Others):
     def grown(self, x):
         """`x` after one more layer or block."""
         kinds = [self.activation, self.scaled, self.branched, self.nested, self.reshaped]
-        kinds += [self.skipped, self.bent, self.joined, self.rows]
+        kinds += [self.skipped, self.bent, self.joined, self.rows, self.repeated]
         if len(x.shape) == 4:
             kinds += [self.convolved] * 3 + [self.pooled, self.padded, self.flat]
             kinds += [self.otherwise_convolved] * 2 + [self.largest, self.largest, self.moved]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from robustra_tf.bounds.balls import ball
@@ -19,10 +19,10 @@ from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
 from robustra_tf.bounds.interval import interval_margins, propagate
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.graph import build
+from robustra_tf.graph import build, convert, lowering
 from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import AffineOp
-from tests import oracle_nets, oracles, random_models
+from tests import oracle_nets, oracles, random_layers, random_models
 from tests.points import ascend, corners
 
 BLOCKS = 4
@@ -164,12 +164,30 @@ def check_bounds(structure, weights, net, rng, eps, norm, box):
             assert upper[k, y[k]] == 0, name
 
 
+@settings(MANY, max_examples=1, phases=[Phase.generate])
+@given(data=st.data())
+def test_every_layer_is_drawn_by_its_name(data):
+    for name in random_layers.EVERY:
+        model = random_models.model(data.draw, [(3, 3, 1)], depth=1, named=name)
+        found = {type(layer).__name__ for layer in model._flatten_layers(False, True)}
+        assert name in found | {"channels first"}
+
+
+def test_every_supported_layer_can_be_drawn():
+    drawn = {getattr(keras.layers, name, None) for name in random_layers.EVERY}
+    usual = {"Add", "BatchNormalization", "Dense", "Flatten", "Normalization", "Rescaling"}
+    usual |= {"Reshape", "Softmax"}  # The last one is taken off: `test_heads`.
+    usual = {getattr(keras.layers, name) for name in usual}
+    identities = {k for k, known in lowering.KNOWN.items() if known.converter is convert._identity}
+    assert drawn - {None} == lowering.KNOWN.keys() - usual - identities
+
+
 @pytest.mark.parametrize("block", range(BLOCKS))
 @MANY
 @given(data=st.data(), seed=random_models.SEEDS, eps=RADII, balls=BALLS)
 def test_no_random_network_breaks_a_promise(block, data, seed, eps, balls):
-    model = random_models.model(data.draw)
     rng = np.random.default_rng([seed, block])
+    model = random_models.model(data.draw, named=random_models.name(rng))
     graph = build(model)
     weights = graph.weights(tf.float64)
     net = oracle_nets.of_graph(graph.structure, weights)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from robustra_tf import graph
@@ -124,7 +125,12 @@ def test_computes_what_the_layer_computes(make):
     model = between_images_and_logits(make())
     # Beyond pixels too: nothing may be cut to a range.
     x = np.concatenate([nets.images(model, 3), 9.0 * nets.images(model, 1) - 4.0])
-    expected = model(x, training=False)
+    try:
+        expected = model(x, training=False)
+    except tf.errors.OpError:
+        if image_layers.channels_first_runs():
+            raise
+        pytest.skip("Keras itself does not run it on this processor")
     np.testing.assert_allclose(graph.build(model)(x), expected, rtol=1e-5, atol=1e-5)
 
 

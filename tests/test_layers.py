@@ -30,7 +30,7 @@ IMPORTS = {
         "vocabulary",
     },
     "cli": {"vocabulary"},
-    "conditions": set(),
+    "conditions": {"vocabulary"},
     "counting": set(),
     "data": {"storage"},
     "exact": {"attacks", "bounds", "conditions", "graph", "intake", "property"},

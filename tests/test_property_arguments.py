@@ -134,6 +134,32 @@ def test_a_question_that_does_not_fit_is_one_line(wrong, plain):
     assert "\n" not in str(raised.value)
 
 
+def stepped(kind, model, *arguments):
+    return kind(model, None, keras.optimizers.SGD(), "ibp")(*arguments)
+
+
+#: Doors that take images and labels alone, by the name that their error has for them.
+ALONE = {
+    "layer_bounds": lambda m, x, y: rt.layer_bounds(m, x, 0.1),
+    "certified_radius": lambda m, x, y: rt.certified_radius(m, x, y),
+    "TrainStep": lambda m, x, y: stepped(rt.TrainStep, m, x, y, 0.1),
+    "PureStep": lambda m, x, y: stepped(rt.PureStep, m, None, x, y, [], 0.1, 0.1),
+    "DualObjective": lambda m, x, y: rt.DualObjective(m)(x, y, eps=0.1),
+    "CertifiedModel.fit": lambda m, x, y: rt.CertifiedModel(m).fit(x, y),
+    "CertifiedModel.evaluate": lambda m, x, y: rt.CertifiedModel(m).evaluate(x, y),
+}
+
+
+@pytest.mark.parametrize("door", ALONE)
+def test_doors_without_properties_refuse_them_by_name(door, plain):
+    end = f"for {door}, got a %s: certify, margin_bounds, attack and Verifier take those$"
+    with pytest.raises(ValueError, match="^x must be images " + end % "Property"):
+        ALONE[door](plain, asked(), None)
+    if door != "layer_bounds":
+        with pytest.raises(ValueError, match="^y must be labels " + end % "Output"):
+            ALONE[door](plain, X, rt.classified(0))
+
+
 @pytest.mark.parametrize("wrong", REPLAYED)
 def test_what_does_not_fit_a_replay_is_one_line(wrong, plain):
     (*given, last), message = REPLAYED[wrong]

@@ -57,6 +57,27 @@ def test_brackets_close_about_the_root(name, dtype):
     assert each < (30 if name in ("a sign", "nothing beyond", "nothing finite beyond") else 14)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_upper_ends_that_are_found_points_close_from_above(share):
+    """At a radius above the root a point is found, some of the way on to where the search was."""
+    roots = np.random.default_rng(0).uniform(0.05, 0.9, 200)
+    search, asked = Search(1e-3, 1.0), []
+
+    def evaluate(index, radii):
+        asked.append(len(index))
+        hit = radii >= roots[index]
+        found = roots[index] + share * (radii - roots[index])
+        return np.where(hit, found, radii), np.where(hit, 0.0, roots[index] - radii)
+
+    brackets = Brackets.of(0.5 * roots, 0.5 * roots)
+    brackets.record(np.arange(200), np.minimum(1.0, 1.01 * roots), np.zeros(200))
+    brackets.narrow(evaluate, search, lambda count: None)
+    assert (brackets.low < roots).all()
+    assert (roots <= brackets.high + 1e-12).all()
+    assert (brackets.high - brackets.low).max() <= 1e-3
+    assert sum(asked) / 200 < {0.0: 2.1, 0.3: 5, 0.9: 12}[share]
+
+
 ENDLESS = {
     "for ever": lambda root, r: np.where(np.isinf(root), 1.0, root - r),
     "ever less": lambda root, r: np.where(np.isinf(root), np.exp(-r / 1e4), root - r),
@@ -152,7 +173,9 @@ def test_what_is_attacked_is_classified_wrongly_and_beyond_every_certificate(jud
     # A complete search knows of a wrong point there too, and of none at the certified radius.
     verifier = rt.Verifier(model, 0.0, box=None)
     for one in hit[:4]:
-        assert verifier.verify(x[one], y[one], found.attacked[one]).status.value == "falsified"
+        # The point found is on the border: its margin is 0 but for rounding.
+        beyond = found.attacked[one] + 1e-4
+        assert verifier.verify(x[one], y[one], beyond).status.value == "falsified"
         assert verifier.verify(x[one], y[one], found.certified[one]).status.value == "verified"
 
 

@@ -200,8 +200,8 @@ class Subject:
 @MANY
 @given(data=st.data(), seed=random_models.SEEDS, inputs=INPUTS)
 def test_no_verdict_is_contradicted(block, data, seed, inputs):
-    model = random_models.model(data.draw, SHAPES, depth=3)
     rng = np.random.default_rng([seed, block])
+    model = random_models.model(data.draw, SHAPES, depth=3, named=random_models.name(rng))
     for draw in range(DRAWS):
         if draw:
             random_models.randomise(model, data.draw)
@@ -293,7 +293,8 @@ class Asked:
 @given(data=st.data(), seed=random_models.SEEDS)
 def test_no_verdict_of_a_property_is_contradicted(data, seed):
     rng = np.random.default_rng(seed)
-    asked = Asked(random_models.model(data.draw, SHAPES, depth=3), rng)
+    named = random_models.name(rng)
+    asked = Asked(random_models.model(data.draw, SHAPES, depth=3, named=named), rng)
     if not np.isfinite(asked.values).all() or np.abs(asked.values).max() > 1e30:
         return
     how = {"sound": True} if rng.random() < 0.3 else {"method": "crown", "dtype": "float64"}

@@ -116,7 +116,7 @@ class Attack:
         self.norm, self.box, self.loss = norm, checks.box(box), loss
         self.steps, self.restarts, self.seed = steps, restarts, seed
         self.relative_step, self.early_stop, self.batch_size = relative_step, early_stop, batch_size
-        self._network = take(model, rival=False)
+        self.network = take(model, rival=False)
         self._traced = {}
 
     @full_precision()
@@ -141,17 +141,29 @@ class Attack:
           ValueError: images outside the box, arguments that do not fit each other, or images on
             which the model computes something else than its layers' weights and settings say.
         """
-        x, y = arrays(x, y, self._network.structure.input_shape)
-        given, query = x, asked(self._network, x, y, eps, self.norm, self.box, "float32")
+        x, y = arrays(x, y, self.network.structure.input_shape)
+        given, query = x, asked(self.network, x, y, eps, self.norm, self.box, "float32")
         if query.labels is None and self.loss != "margin":
             raise ValueError(
                 f"loss must be 'margin' of outputs that have no label, got {self.loss!r}"
             )
+        indices = np.arange(len(query.x)) if indices is None else np.asarray(indices)
+        if indices.shape != (len(query.x),):
+            raise ValueError(
+                f"indices must be one for each of the {len(query.x)} images, got {indices}"
+            )
+        self.network.compare(query.x)
+        return self.of(query, query.unrounded(given), indices)
+
+    def of(self, query: Query, exact: Query, indices: np.ndarray) -> AttackResult:
+        """As a call, of a question about images on which the model was compared already.
+
+        Args:
+          query: in float32.
+          exact: the same without rounding.
+          indices: as a call takes them.
+        """
         x = np.ascontiguousarray(query.x)
-        indices = np.arange(len(x)) if indices is None else np.asarray(indices)
-        if indices.shape != (len(x),):
-            raise ValueError(f"indices must be one for each of the {len(x)} images, got {indices}")
-        self._network.compare(x)
         best, margin = x.copy(), np.full(len(x), -np.inf, np.float32)
         for restart in range(self.restarts):
             # Only what has resisted so far is attacked again, in full batches.
@@ -162,9 +174,8 @@ class Attack:
                 better = value > margin[taken]
                 best[taken[better]] = point[better]
                 margin[taken[better]] = value[better]
-        query = query.unrounded(given)
-        best = settle(query.x, best, query.eps, query.norm, query.box)
-        found = replayed(self._network, query, best, self.batch_size)
+        best = settle(exact.x, best, exact.eps, exact.norm, exact.box)
+        found = replayed(self.network, exact, best, self.batch_size)
         return AttackResult(best, found.success, found.predicted, found.margin)
 
     def _climbed(
@@ -180,7 +191,7 @@ class Attack:
                 part.norm, part.numbers, self.loss, self.steps, self.relative_step, self.early_stop
             )
             self._traced[key] = tf.function(
-                lambda *tensors: ascent.run(self._network, pack(tensors)),
+                lambda *tensors: ascent.run(self.network, pack(tensors)),
                 input_signature=specs,
                 autograph=False,
             )
@@ -203,7 +214,7 @@ class Attack:
         if part.box is not None and part.numbers is None:
             walls = tuple(tf.reshape(spread(end, np.float32), (count, -1)) for end in part.box)
         if aim is None:
-            conditions, _ = part.conditions(*self._network.structure.output_shape).scaled()
+            conditions, _ = part.conditions(*self.network.structure.output_shape).scaled()
             rows, offset, group, _ = conditions
             kinds = (np.float32, np.float32, np.int32)
             aim = Unsafe(*map(spread, (rows, offset, group), kinds))

@@ -16,6 +16,8 @@ import numpy as np
 _ASIDE = 0.3
 #: Every so many evaluations the bracket is halved, or its lower end doubled, whatever the guess.
 _HALVED = 4
+#: The same share where the upper end is known to be a root: what lies beyond closes the bracket.
+_BELOW = 0.9
 #: Without an upper end no more than this share of the extrapolated way: margins fall ever faster.
 _DAMPED = 0.3
 
@@ -70,6 +72,7 @@ class Brackets:
       high, high_value: the smallest at which it was not; infinite and NaN before there is one.
       other, other_value: the point that the last one pushed out of its place; NaN without one.
       count: of evaluations.
+      lowered: of the last ones, those that moved the upper end.
     """
 
     low: np.ndarray
@@ -79,13 +82,15 @@ class Brackets:
     other: np.ndarray
     other_value: np.ndarray
     count: np.ndarray
+    lowered: np.ndarray
 
     @classmethod
     def of(cls, low: np.ndarray, value: np.ndarray) -> Brackets:
         """Brackets of which the lower ends are known, with the values there."""
         high, unknown = np.full(len(low), np.inf), np.full(len(low), np.nan)
         copies = (unknown.copy() for _ in range(3))
-        return cls(low.copy(), value.astype(float), high, *copies, np.zeros(len(low), int))
+        counts = (np.zeros(len(low), int) for _ in range(2))
+        return cls(low.copy(), value.astype(float), high, *copies, *counts)
 
     def record(self, index: np.ndarray, radii: np.ndarray, values: np.ndarray) -> None:
         """Narrows the brackets at `index` by what was found at the radii."""
@@ -96,6 +101,7 @@ class Brackets:
             self.other[place], self.other_value[place] = at[place], value[place]
             at[place], value[place] = radii[kept], values[kept]
         self.count[index] += 1
+        self.lowered[index] = np.where(holds, 0, self.lowered[index] + 1)
 
     def narrow(self, evaluate: Evaluate, search: Search, done: Callable[[int], None]) -> None:
         """Evaluates until every bracket is as narrow as the search asks for.
@@ -155,7 +161,11 @@ class Brackets:
         # Towards the farther end: if that is right, the next guess is but on the other side.
         guess = root + np.where(root < middle, aside, -aside)
         usable = (low < guess) & (guess < high) & (self.count[index] % _HALVED < _HALVED - 1)
-        return np.where(usable, guess, middle)
+        guess = np.where(usable, guess, middle)
+        # Where the upper end is a root itself the nearest other one is sought, in growing steps.
+        steps = np.clip(self.lowered[index] - 2, 0, 60)
+        below = high - _BELOW * search.tolerance * 2.0**steps
+        return np.where(self.high_value[index] == 0, np.maximum(below, middle), guess)
 
     def _root(self, index: np.ndarray) -> np.ndarray:
         """Where the parabola through the three points is 0, or the line through the two ends."""

@@ -198,6 +198,7 @@ def layer_bounds(  # noqa: PLR0913, public
       >>> print(lower.round(2), upper.round(2))
       [[0.7 0.1]] [[0.9 0.3]]
     """
+    checks.plain("layer_bounds", x)
     network = take(model, rival=False)
     graph = network.graph
     if method not in INNER:

@@ -92,6 +92,7 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
         certified radii: median 0.3, the middle half from 0.3 to 0.3
         attacked radii: median 0.3009, the middle half from 0.3009 to 0.3009
     """
+    checks.plain("certified_radius", x, y)
     network = take(model)
     structure = network.structure
     if inner is None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robustra_tf.attacks import Attack
+from robustra_tf.attacks.nearest import Nearest
 from robustra_tf.attacks.replay import distances, replayed
 from robustra_tf.bounds.balls import Box
 from robustra_tf.certificates.brackets import Brackets, Search
@@ -17,6 +18,8 @@ from robustra_tf.property import by_labels
 
 #: Of the margin at the image, what is guessed to be left at the certified radius.
 _LEFT = 1 / 3
+#: How many steps the descent has for each of an attack.
+_DESCENT = 2
 #: How often the way from an image to a point that is classified wrongly is halved.
 _HALVINGS = 8
 
@@ -75,8 +78,11 @@ class Images(NamedTuple):
     ) -> np.ndarray:
         """The radii [n] of the nearest points found that are classified wrongly, else `high`.
 
+        One descent looks for near points of all images; then attacks at radii below what was found
+        close the brackets.
+
         Args:
-          attack: to find them by.
+          attack: to find them by, of images on which its model was compared already.
           model: that is attacked.
           low: the certified radii.
           clean: the least margins of the images themselves.
@@ -84,19 +90,33 @@ class Images(NamedTuple):
           done: called with the number of images that were just finished.
         """
         going = np.flatnonzero(high > 0)
+        steps = _DESCENT * attack.steps
+        nearest = Nearest(attack.network, self.norm, self.box, self.search.limit, steps)
+
+        def moved(index: np.ndarray, points: np.ndarray, won: np.ndarray) -> np.ndarray:
+            """How far the points are, those classified wrongly as near as they stay so."""
+            x, y = images[index], self.y[going[index]]
+            points[won] = self._nearer(model, x[won], points[won], y[won])
+            return distances(x, points, self.norm)
 
         def evaluate(index: np.ndarray, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             chosen = going[index]
-            x, y = self.x[chosen].astype(np.float32), self.y[chosen]
-            found = attack(x, y, self._by_image(radii), indices=chosen)
+            query = by_labels(images[index], self.y[chosen], self._by_image(radii), *ball)
+            found = attack.of(query, query, chosen)
             values = np.where(found.success, 0.0, np.maximum(-found.margin, np.finfo(float).tiny))
-            points, won = found.adversarial, found.success
-            points[won] = self._nearer(model, x[won], points[won], y[won])
-            return np.where(won, distances(x, points, self.norm), radii), values
+            away = moved(index, found.adversarial, found.success)
+            return np.where(found.success, away, radii), values
 
+        images, ball = self.x[going].astype(np.float32), (self.norm, self.box)
         brackets = Brackets.of(low[going], _LEFT * clean[going])
         brackets.other[:], brackets.other_value[:] = 0.0, clean[going]
         done(len(high) - len(going))
+        points = nearest(images, self.y[going])
+        anywhere = by_labels(images, self.y[going], np.inf, *ball)
+        won = replayed(model, anywhere, points).success
+        hit = np.flatnonzero(won)
+        away = moved(np.arange(len(going)), points, won)
+        brackets.record(hit, away[hit], np.zeros(len(hit)))
         brackets.narrow(evaluate, self.search, done)
         high = high.copy()
         high[going] = brackets.high

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from robustra_tf.vocabulary import largest_radius
+from robustra_tf.vocabulary import Question, largest_radius
 
 Box = tuple[float, float]
 DTYPES = ("float32", "float64")
@@ -153,6 +153,16 @@ def likely(eps: float, largest: float, cut: Box = (0.0, 1.0)) -> str:
     if cut[1] - cut[0] != 1 or not 0 < share <= largest:
         return ""
     return f": did you mean {eps:g}/255 = {share:.4f}?"
+
+
+def plain(door: str, x: Any, y: Any = None) -> None:
+    """Refuses a property, or outputs in place of labels, where the door takes none."""
+    for name, value, wanted in (("x", x, "images"), ("y", y, "labels")):
+        if isinstance(value, Question):
+            raise ValueError(
+                f"{name} must be {wanted} for {door}, got a {type(value).__name__}: certify, "
+                "margin_bounds, attack and Verifier take those"
+            )
 
 
 def images(x: Any, shape: Sequence[int], cut: Box | None, kind: str) -> np.ndarray:

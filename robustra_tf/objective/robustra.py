@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,7 @@ from robustra_tf.bounds.options import DEFAULT_BUDGET, BoundOptions
 from robustra_tf.bounds.projection import MarginEstimate, Projection, margin_estimates
 from robustra_tf.counting import labels_tensor
 from robustra_tf.graph.graph import Network
+from robustra_tf.intake import checks
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 from robustra_tf.objective.breakpoints import Tightness, choose, combined_norm, tightness
@@ -196,6 +197,12 @@ class DualObjective(keras.layers.Layer):
         self._compiled_terms = tf.function(self._terms, autograph=False)
         self.built = True
 
+    def __call__(self, *args: Any, **kwargs: Any):
+        """As Keras's own, which takes tensors and what becomes one."""
+        named = dict(zip(("x", "y"), args, strict=False)) | kwargs
+        checks.plain("DualObjective", named.get("x"), named.get("y"))
+        return super().__call__(*args, **kwargs)
+
     @full_precision()
     def call(
         self,
@@ -234,6 +241,7 @@ class DualObjective(keras.layers.Layer):
         return {f"{name}{ending}": term for name, term in terms.items()}
 
     def _question(self, x, y, eps, step) -> _Question:
+        checks.plain("DualObjective", x, y)
         eps = self.eps if eps is None else eps
         if eps is None:
             raise ValueError("eps must be given to the layer or to the call, got None for both")

@@ -218,10 +218,16 @@ class CertifiedModel(SavedWhole):
         """Whether there are metrics of labels and logits."""
         return any(metric not in self._means for metric in self.metrics)
 
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
+        """As Keras's own."""
+        checks.plain("CertifiedModel.fit", x, y)
+        return super().fit(x, y, *args, **kwargs)
+
     @full_precision()
-    def evaluate(self, *args: Any, **kwargs: Any):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any):
         """As Keras's own, in full float32."""
-        return super().evaluate(*args, **kwargs)
+        checks.plain("CertifiedModel.evaluate", x, y)
+        return super().evaluate(x, y, *args, **kwargs)
 
     def _averaged(
         self,

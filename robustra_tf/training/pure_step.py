@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.graph.graph import Network
+from robustra_tf.intake import checks
 from robustra_tf.objective.batch import Seed
 from robustra_tf.training import optimizers
 from robustra_tf.training.gradient import StepGradient
@@ -103,6 +104,7 @@ class PureStep:
           The new state, and the metrics of `TrainStep`. Where the loss or its gradient is not
           finite, the state is as it was.
         """
+        checks.plain("PureStep", x, y)
         seed = tf.cast(seed, tf.int32)
         return self.function(state, x, y, reference, eps, learning_rate, seed)
 

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from robustra_tf.counting import labels_tensor
+from robustra_tf.intake import checks
 from robustra_tf.objective.batch import Seed
 from robustra_tf.training.gradient import Step, StepGradient
 from robustra_tf.training.options import StepOptions
@@ -70,6 +71,7 @@ class TrainStep:
           eps: radius in pixels, a scalar tensor.
           seed: integers [2], of the attacks' random starts and of the random vectors.
         """
+        checks.plain("TrainStep", x, y)
         eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
         return self._step(x, labels_tensor(y), eps, seed)
 
