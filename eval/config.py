@@ -21,7 +21,7 @@ STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
 UNSOUND = ("crown", "alpha", "milp")
 DTYPES = ("float32", "float64")
 LOSSES = ("margin", "cross_entropy")
-SOLVERS = ("branch", "highs", "gurobi")
+SOLVERS = ("auto", "batched", "branch", "highs", "gurobi")
 
 
 _RESULTS = "Results"
@@ -73,7 +73,13 @@ class Config(Examined):
     seed: int = _attack("of the random starts", 0, range=Range(0, 2**31 - 1))
 
     solver: str = _exact(
-        "a search over the phases of ReLUs, or a mixed-integer solver", "branch", choices=SOLVERS
+        "a search over the phases of ReLUs, many domains at a time, one by one, or by whichever "
+        "is measured to be cheaper; or a mixed-integer solver",
+        "auto",
+        choices=SOLVERS,
+    )
+    memory_mb: int = _exact(
+        "MiB for the domains of a search", vocabulary.DEFAULT_MEMORY_MB, range=Range(16)
     )
     time_limit: float = _exact(
         "for an example, over all its targets", 120.0, range=Range(0.0, unit="seconds")
@@ -177,7 +183,9 @@ def _check(config: Config) -> None:
     if config.sound and unsound:
         raise SettingError("stages", f"no {', '.join(UNSOUND)} with --sound", unsound[0])
     if config.solver == "gurobi" and importlib.util.find_spec("gurobipy") is None:
-        raise SettingError("solver", "branch or highs where gurobipy is not installed", "gurobi")
+        raise SettingError(
+            "solver", "auto, batched, branch or highs where gurobipy is not installed", "gurobi"
+        )
     if config.resume and config.overwrite:
         raise SettingError("overwrite", "one of --resume and --overwrite", True)
     if "milp" in config.stages and config.norm == "l2":

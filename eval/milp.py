@@ -69,6 +69,7 @@ def make_verifier(config: Config, model: keras.Model) -> Verifier:
         box=config.box,
         time_limit=config.time_limit,
         solver=config.solver,
+        memory_mb=config.memory_mb,
     )
 
 

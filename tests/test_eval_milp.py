@@ -135,7 +135,7 @@ def test_workers_are_not_part_of_what_a_ledger_is_bound_to(saved, tmp_path):
     prepared(workers=3)
     for change, message in (
         ({"time_limit": 7.0}, "time_limit was 120.0, is 7.0"),
-        ({"solver": "highs"}, "solver was 'branch', is 'highs'"),
+        ({"solver": "highs"}, "solver was 'auto', is 'highs'"),
     ):
         with pytest.raises(LedgerError, match=message):
             prepared(**change)
@@ -252,7 +252,10 @@ def test_errors_count_what_each_stage_decided():
     [
         ({"time_limit": -1.0}, "--time_limit: expected at least 0 seconds, got -1.0"),
         ({"time_limit": float("nan")}, "--time_limit: expected at least 0 seconds"),
-        ({"solver": "cplex"}, "--solver: expected one of branch, highs, gurobi, got 'cplex'"),
+        (
+            {"solver": "cplex"},
+            "--solver: expected one of auto, batched, branch, highs, gurobi, got 'cplex'",
+        ),
         ({"workers": 0}, "--workers: expected at least 1"),
         ({"norm": "l2"}, "--stages: expected no milp with --norm=l2"),
     ],
@@ -265,12 +268,14 @@ def test_settings_out_of_range_are_named(saved, tmp_path, change, message):
 
 def test_gurobi_must_be_there(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SettingError, match="--solver: expected branch or highs where gurobipy is"):
+    with pytest.raises(
+        SettingError, match="--solver: expected auto, batched, branch or highs where"
+    ):
         evaluations.resolve(saved, tmp_path / "out", solver="gurobi")
 
 
 def test_stages_keep_their_order(saved, tmp_path):
     resolved = evaluations.resolve(saved, tmp_path / "out", stages=["milp", "pgd"])
     assert resolved.stages == ("clean", "pgd", "milp")
-    assert (resolved.time_limit, resolved.solver, resolved.workers) == (120.0, "branch", 1)
+    assert (resolved.time_limit, resolved.solver, resolved.workers) == (120.0, "auto", 1)
     assert dataclasses.replace(resolved, workers=2).workers == 2

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as L  # noqa: N812
 
-from robustra_tf.exact import Verifier, decision, matrices, probe, substitution
+from robustra_tf.exact import Verifier, decision, ground, matrices, probe, substitution
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.probe import probed
 from robustra_tf.exact.substitution import restrict
@@ -61,7 +61,7 @@ def test_another_network_is_an_error_and_no_verdict(fault, norm, monkeypatch):
     message = "a fault of the verifier, not a verdict"
     with pytest.raises(ValueError, match=message):
         case.probe.check_restriction(damaged(case.restriction, fault))
-    monkeypatch.setattr(decision, "restrict", lambda *args: damaged(restrict(*args), fault))
+    monkeypatch.setattr(ground, "restrict", lambda *a, **b: damaged(restrict(*a, **b), fault))
     monkeypatch.setattr(probe.Probe, "unsafe", lambda self, conditions: self.points[:0])
     monkeypatch.setattr(decision, "enclosed", unable)
     label = int(case.probe.deployed[0].argmax())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import robustra_tf as rt
 from robustra_tf.attacks import contained
-from robustra_tf.exact import Status, Verifier, decision
+from robustra_tf.exact import Status, Verifier, searches
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import Highs
@@ -86,7 +86,7 @@ def samples_never_beat(drawn):
 @given(
     seed=st.integers(0, 2**31 - 1),
     eps=st.sampled_from([0.02, 0.05, 0.1, 0.2]),
-    solver=st.sampled_from(["branch", "highs"]),
+    solver=st.sampled_from(["branch", "highs", "batched", "batched"]),
 )
 def test_verdicts_equal_brute_force(name, seed, eps, solver):
     drawn = Drawn(name, seed, eps)
@@ -100,17 +100,19 @@ def test_verdicts_equal_brute_force(name, seed, eps, solver):
     assert least <= drawn.exact + 1e-7
 
 
+@pytest.mark.parametrize("solver", ["branch", "batched"])
 @pytest.mark.parametrize("seed", range(6))
-def test_the_l1_ball(seed):
+def test_the_l1_ball(seed, solver):
     drawn = Drawn("dense", seed, 0.4, norm="l1")
-    drawn.check(Verifier(drawn.model, drawn.eps, norm="l1", box=BOX).verify(drawn.x, drawn.label))
+    verifier = Verifier(drawn.model, drawn.eps, norm="l1", box=BOX, solver=solver)
+    drawn.check(verifier.verify(drawn.x, drawn.label))
 
 
-@pytest.mark.parametrize("solver", ["branch", "highs"])
+@pytest.mark.parametrize("solver", ["auto", "branch", "highs"])
 @pytest.mark.parametrize("seed", range(4))
 def test_searches_behind_tightened_bounds(solver, seed, monkeypatch):
     """One node a first search: everything harder goes through tightening and the solver."""
-    monkeypatch.setattr(decision, "_FIRST_NODES", 1)
+    monkeypatch.setattr(searches, "_FIRST_NODES", 1)
     drawn = Drawn("dense", seed + 100, 0.3)
     verdict = Verifier(drawn.model, drawn.eps, solver=solver).verify(drawn.x, drawn.label)
     drawn.check(verdict)
@@ -212,14 +214,14 @@ def test_a_point_that_does_not_replay_is_no_witness(hard):
 
 def test_time_zero_is_unknown_or_free(hard):
     model, x, label, eps, truth = hard
-    for solver in ("branch", "highs"):
+    for solver in ("auto", "batched", "branch", "highs"):
         verdict = Verifier(model, eps, solver=solver, time_limit=0.0).verify(x, label)
         assert verdict.status is Status.TIMEOUT
         assert "time limit" in verdict.reason
     assert truth.status in (Status.VERIFIED, Status.FALSIFIED)
 
 
-@pytest.mark.parametrize("solver", [Highs(), BranchAndBound(nodes=None)])
+@pytest.mark.parametrize("solver", [Highs(), BranchAndBound(nodes=None), "batched"])
 def test_solvers_of_both_kinds_agree(hard, solver):
     model, x, label, eps, truth = hard
     verdict = Verifier(model, eps, solver=solver).verify(x, label)
@@ -294,7 +296,11 @@ def test_a_misclassified_image_is_its_own_witness():
         ({"norm": "l2"}, "norm must be one of linf, l1, got 'l2'"),
         ({"box": (1.0, 0.0)}, "box must be .lo, hi., two numbers with lo < hi"),
         ({"time_limit": -1.0}, "time_limit must be at least 0 seconds"),
-        ({"solver": "cplex"}, "solver must be one of branch, highs, gurobi, got 'cplex'"),
+        ({"memory_mb": 0}, "memory_mb must be above 0, got 0"),
+        (
+            {"solver": "cplex"},
+            "solver must be one of auto, batched, branch, highs, gurobi, got 'cplex'",
+        ),
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )

@@ -33,7 +33,7 @@ IMPORTS = {
     "conditions": {"vocabulary"},
     "counting": set(),
     "data": {"storage"},
-    "exact": {"attacks", "bounds", "conditions", "graph", "intake", "property"},
+    "exact": {"attacks", "bounds", "conditions", "graph", "intake", "property", "vocabulary"},
     "export": {"bounds", "counting", "graph", "intake", "storage"},
     "graph": set(),
     "intake": {"bounds", "graph", "vocabulary"},

@@ -166,7 +166,7 @@ def test_the_search_equals_brute_force():
     for seed, norm in itertools.product(range(100, 107), ("linf", "l1")):
         drawn = Drawn(seed, norm)
         exact = drawn.exact()
-        solver = "highs" if seed % 4 == 0 else "branch"
+        solver = ("highs", "branch", "batched", "auto")[seed % 4]
         verdict = rt.Verifier(drawn.model, solver=solver).verify(drawn.asked)
         statuses.append(verdict.status)
         if abs(min(exact)) > 1e-3:

@@ -208,7 +208,9 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
         subject = Subject(model, inputs, rng)
         if not np.isfinite(subject.logits).all():
             continue
-        solvers = ["branch", "highs"] if rng.random() < 0.25 else ["branch"]
+        solvers = (
+            ["auto", "batched", "branch", "highs"] if rng.random() < 0.25 else ["auto", "batched"]
+        )
         exact = subject.exact()
         statuses = set()
         for solver in solvers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,15 +38,28 @@ class BranchAndBound:
 
     name = "branch"
 
-    def __init__(self, threads: int = 1, nodes: int | None = None):
-        """Takes the threads of a solve and the most nodes of a search; None is no limit."""
+    def __init__(
+        self,
+        threads: int = 1,
+        nodes: int | None = None,
+        start: Sequence[Mapping[int, bool]] = ({},),
+    ):
+        """Prepares.
+
+        Args:
+          threads: of a solve.
+          nodes: the most of a search; None is no limit.
+          start: domains that are searched, of the phases of unstable ReLUs by their places; by
+            default the whole ball. What is proven is proven of these.
+        """
         self._threads, self._limit = threads, nodes
+        self._start = [_Node(tuple(fixed), tuple(fixed.values())) for fixed in start]
 
     def decide(self, question: Question, seconds: float) -> Answer:
         """See `Solver`."""
         deadline = time.monotonic() + seconds
         try:
-            return _Search(question, self._threads, self._limit, deadline).run()
+            return _Search(question, self._threads, self._limit, deadline).run(self._start)
         except (RuntimeError, ValueError, TypeError) as error:
             return undecided(f"HiGHS failed: {error}")
 
@@ -68,8 +82,8 @@ class _Search:
         self.best, self.point = np.inf, None
         self.nodes, self.bound = 0, np.inf
 
-    def run(self) -> Answer:
-        stack = [(_Node(), -np.inf)]
+    def run(self, start: Sequence[_Node]) -> Answer:
+        stack = [(node, -np.inf) for node in start]
         while stack:
             seconds = self.deadline - time.monotonic()
             if seconds <= 0 or self.nodes == self.limit:

@@ -49,6 +49,8 @@ def restrict(
     low: np.ndarray,
     high: np.ndarray,
     bounds: Bounds,
+    *,
+    sparse: bool = True,
 ) -> Restriction:
     """The network where pixels keep to [low, high] and pre-activations to their bounds.
 
@@ -57,8 +59,10 @@ def restrict(
       maps: of its affine nodes, as `affine_maps` gives them.
       low, high: [n] intervals of the pixels.
       bounds: for each ReLU node, sound (lower, upper) of its pre-activations, flattened.
+      sparse: whether pre-activations get names of their own where that keeps matrices sparse; else
+        every unit is an unstable ReLU.
     """
-    walk = _Walk(structure, maps, bounds)
+    walk = _Walk(structure, maps, bounds, sparse)
     for index in range(len(structure.nodes)):
         walk.visit(index)
     groups, columns = walk.groups, walk.columns
@@ -119,8 +123,14 @@ def _dead(ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 class _Walk:
     """The graph from the pixels on: each node's value over the pixels and the units so far."""
 
-    def __init__(self, structure: Structure, maps: Mapping[int, AffineMap], bounds: Bounds):
-        self.structure, self.maps, self.bounds = structure, maps, bounds
+    def __init__(
+        self,
+        structure: Structure,
+        maps: Mapping[int, AffineMap],
+        bounds: Bounds,
+        sparse: bool,
+    ):
+        self.structure, self.maps, self.bounds, self.sparse = structure, maps, bounds, sparse
         self.needed = needed_rows(structure, maps, bounds)
         self.columns = len(self.needed[0])
         self.found: list[_Expression] = []
@@ -161,7 +171,7 @@ class _Walk:
         entries = np.diff(below.matrix.indptr)
         compound = np.flatnonzero(entries > 1)
         named = entries[compound].sum() + len(compound) + (entries[own.indices] > 0).sum()
-        if matrix.nnz > _DENSER * named:
+        if self.sparse and matrix.nnz > _DENSER * named:
             # Whatever else reads the source may as well read it by its names.
             below = self.found[source] = self._named(below, compound, source)
             matrix = sp.csr_array(own @ below.matrix)

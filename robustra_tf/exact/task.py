@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf.exact.batched import SearchOptions
 from robustra_tf.exact.matrices import AffineMap
 from robustra_tf.exact.solver import Solver
 from robustra_tf.graph.graph import Structure
@@ -86,8 +87,10 @@ class Task(NamedTuple):
       network: the network.
       solver: what answers where a short search does not.
       threads: that a solve may use.
+      domains: how many domains at a time are searched in its place, or None.
     """
 
     network: Network
     solver: Solver
     threads: int
+    domains: SearchOptions | None = None

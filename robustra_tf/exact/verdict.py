@@ -35,6 +35,8 @@ class Verdict:
       binaries: ReLUs left to decide in the last search; 0 where none was needed.
       nodes: of all searches.
       solves: of linear or mixed-integer programmes.
+      search: which searches took it, in order, such as "branch batched"; empty where bounds or the
+        model's own values decided.
       reason: why it is unknown; empty otherwise.
     """
 
@@ -47,4 +49,5 @@ class Verdict:
     binaries: int = 0
     nodes: int = 0
     solves: int = 0
+    search: str = ""
     reason: str = ""

@@ -13,6 +13,7 @@ import tensorflow as tf
 from robustra_tf.attacks.replay import settle, within
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
+from robustra_tf.exact.batched import SearchOptions
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.decision import decide, unknown
@@ -28,8 +29,15 @@ from robustra_tf.intake import checks
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 from robustra_tf.property import Property, Query, asked
+from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 
-SOLVERS = {"branch": BranchAndBound, "highs": Highs, "gurobi": Gurobi}
+SOLVERS = {
+    "auto": BranchAndBound,
+    "batched": BranchAndBound,
+    "branch": BranchAndBound,
+    "highs": Highs,
+    "gurobi": Gurobi,
+}
 NORMS = ("linf", "l1")
 
 
@@ -57,15 +65,16 @@ class Verifier:
       'verified'
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the door to complete verification
         self,
         model: keras.Model | Graph,
         eps: float | np.ndarray | None = None,
         norm: str = "linf",
         box: Box | None = (0.0, 1.0),
         time_limit: float = 120.0,
-        solver: str | Solver = "branch",
+        solver: str | Solver = "auto",
         threads: int = 1,
+        memory_mb: float = DEFAULT_MEMORY_MB,
     ):
         """Reads the model's weights as they are now.
 
@@ -76,9 +85,13 @@ class Verifier:
           norm: "linf" or "l1".
           box: (lo, hi) of every pixel, or None.
           time_limit: seconds for an image, over all its targets.
-          solver: "branch" (the search of `exact.branch`), "highs" or "gurobi" (mixed-integer
-            programmes, behind the linear relaxation), or an object that is a `Solver`.
-          threads: that a solve may use.
+          solver: "branch" (a search by linear programmes, one domain at a time, `exact.branch`);
+            "batched" (by bounds of many domains at a time, on whatever device TensorFlow uses,
+            `exact.batched`); "auto", a short one of the first kind, then the second, and the first
+            again where it is measured to be cheaper; "highs" or "gurobi" (mixed-integer programmes,
+            behind the linear relaxation); or an object that is a `Solver`.
+          threads: that a solve by linear programmes may use.
+          memory_mb: MiB that the domains of "auto" and "batched" may take.
 
         Raises:
           ValueError: an argument out of range, weights that are not finite numbers, or a model that
@@ -89,7 +102,12 @@ class Verifier:
         box = checks.box(box)
         seconds = _seconds(time_limit)
         threads = checks.whole("threads", threads)
+        if not (megabytes := checks.number(memory_mb) or 0.0) > 0:
+            raise ValueError(f"memory_mb must be above 0, got {memory_mb!r}")
+        domains = None
         if isinstance(solver, str):
+            if solver in ("auto", "batched"):
+                domains = SearchOptions(short=solver == "auto", memory_mb=megabytes)
             if solver not in SOLVERS:
                 raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
             solver = SOLVERS[solver](threads)
@@ -103,6 +121,7 @@ class Verifier:
             Network(self._network, structure, affine_maps(graph), graph.weights(tf.float64)),
             solver,
             threads,
+            domains,
         )
         self._time_limit = seconds
 

@@ -1,0 +1,211 @@
+"""The best multipliers by ascent, and what the minimum of a relaxation says."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from robustra_tf.exact.dense import Block, Dense, Region
+from robustra_tf.exact.multipliers import (
+    Multipliers,
+    Pass,
+    Problem,
+    backward,
+    certified,
+    join_groups,
+    split_groups,
+    widths,
+)
+
+# Adam's.
+_MEAN, _SQUARE = 0.9, 0.99
+_TINY = 1e-12
+
+
+class Attained(NamedTuple):
+    """Where a relaxation attains the bound: what the bound's derivatives are.
+
+    Attributes:
+      image: the pixels [k, n].
+      before, after: of every group the pre-activations and the units [k, m_g].
+    """
+
+    image: tf.Tensor
+    before: list[tf.Tensor]
+    after: list[tf.Tensor]
+
+
+def attained(dense: Dense, found: Pass, norm: str) -> Attained:
+    """The minimum of the relaxation that a backward pass has found."""
+    pixels, sizes = dense.layout[0], widths(dense)
+    image = dense.region.lowest(tf.concat(found.image, 1), norm)
+    inputs = tf.split(image, sizes, axis=1)
+    before, after = [], []
+    offsets = split_groups(dense.offset, dense)
+    for blocks, count, offset, here, line in zip(
+        dense.weights, dense.sizes, offsets, found.unit, found.lines, strict=True
+    ):
+        sources = [*inputs[:pixels], *after]
+        read = (block.applied(u, count) for block, u in zip(blocks, sources, strict=True))
+        z = tf.add_n(list(read)) + offset
+        above = here < 0
+        before.append(z)
+        after.append(tf.where(above, line.upper * z + line.intercept, line.lower * z))
+    return Attained(image, before, after)
+
+
+def ascent(
+    dense: Dense, problem: Problem, given: Multipliers, norm: str
+) -> tuple[tf.Tensor, Multipliers]:
+    """The bounds [k], and their derivatives in the multipliers."""
+    found = backward(dense, problem, given, norm)
+    at = attained(dense, found, norm)
+    z, behind = (join_groups(part, given.unit) for part in (at.before, found.unit))
+    free = tf.nn.relu(behind) * z * dense.free
+    unit = tf.where(problem.phases == 0, free, -problem.phases * z)
+    mix = tf.zeros_like(given.mix)
+    if problem.rows.shape[1] != 1:
+        u = tf.concat([at.image, *at.after], 1)
+        values = tf.linalg.matvec(problem.rows, u) + problem.constants
+        total = tf.reduce_sum(given.mix, 1, keepdims=True)
+        mean = tf.reduce_sum(values * given.mix, 1, keepdims=True) / total
+        mix = (values - mean) / total
+    return found.bound, Multipliers(unit, mix)
+
+
+def climbed(
+    dense: Dense, problem: Problem, first: Multipliers, norm: str, steps: tf.Tensor, rate: tf.Tensor
+) -> tuple[tf.Tensor, Multipliers]:
+    """The best bounds [k] of `steps` steps of Adam from `first`, and what they follow from."""
+    fixed = tf.abs(problem.phases) > 0
+    most = tf.where(fixed, tf.constant(float("inf"), first.unit.dtype), 1.0)
+
+    def climb(k, best, kept, given, mean, square):
+        bound, slopes = ascent(dense, problem, given, norm)
+        count = tf.cast(k, bound.dtype)
+        kept = _better(bound > best, given, kept)
+        size = rate * 0.1 ** (count / tf.cast(steps, bound.dtype))
+        mean = _mapped(lambda m, g: _MEAN * m + (1 - _MEAN) * g, mean, slopes)
+        square = _mapped(lambda s, g: _SQUARE * s + (1 - _SQUARE) * g * g, square, slopes)
+        size *= tf.sqrt(1 - _SQUARE ** (count + 1)) / (1 - _MEAN ** (count + 1))
+        moved = _mapped(
+            lambda leaf, m, s: leaf + size * m / (tf.sqrt(s) + _TINY), given, mean, square
+        )
+        unit = tf.minimum(tf.nn.relu(moved.unit), most)
+        given = Multipliers(unit, tf.nn.relu(moved.mix) + _TINY)
+        return k + 1, tf.maximum(best, bound), kept, given, mean, square
+
+    nothing = _mapped(tf.zeros_like, first)
+    worst = tf.fill(tf.shape(first.mix)[:1], tf.constant(float("-inf"), first.mix.dtype))
+    start = (tf.constant(0), worst, first, first, nothing, nothing)
+    _, best, kept, last, _, _ = tf.while_loop(
+        lambda k, *_: k < steps, climb, start, parallel_iterations=1, maximum_iterations=steps
+    )
+    bound = backward(dense, problem, last, norm).bound
+    return tf.maximum(best, bound), _better(bound > best, last, kept)
+
+
+def _mapped(function: Callable, *nests: Multipliers) -> Multipliers:
+    return Multipliers(*(function(*leaves) for leaves in zip(*nests, strict=True)))
+
+
+def _better(mask: tf.Tensor, first: Multipliers, second: Multipliers) -> Multipliers:
+    return _mapped(lambda a, b: tf.where(mask[:, None], a, b), first, second)
+
+
+class Explored(NamedTuple):
+    """What the relaxation's own minimum says of each domain.
+
+    Attributes:
+      score: [k, m] what the relaxation of each open ReLU costs the bound; -inf of the others.
+      point: [k, n] the pixels.
+      margin: [k] the greatest of the network's own margins there, in float32.
+    """
+
+    score: tf.Tensor
+    point: tf.Tensor
+    margin: tf.Tensor
+
+
+def explored(dense: Dense, problem: Problem, given: Multipliers, norm: str) -> Explored:
+    """What the minima of the relaxations are worth."""
+    found = backward(dense, problem, given, norm)
+    at = attained(dense, found, norm)
+    parts = (at.before, at.after, found.unit)
+    z, h, behind = (join_groups(part, given.unit) for part in parts)
+    chosen = tf.logical_and(problem.phases == 0, dense.free > 0)
+    score = tf.where(chosen, tf.abs(behind * (h - tf.nn.relu(z))), float("-inf"))
+    u = forward(dense, at.image)
+    margin = tf.reduce_max(tf.linalg.matvec(problem.rows, u) + problem.constants, 1)
+    return Explored(score, at.image, margin)
+
+
+def forward(dense: Dense, x: tf.Tensor) -> tf.Tensor:
+    """`u` [k, n + m] at inputs [k, n], as the network computes it."""
+    sources = tf.split(x, widths(dense), axis=1)
+    parts = [split_groups(part, dense) for part in (dense.offset, dense.slope, dense.free)]
+    for blocks, count, offset, slope, free in zip(dense.weights, dense.sizes, *parts, strict=True):
+        read = (block.applied(u, count) for block, u in zip(blocks, sources, strict=True))
+        z = tf.add_n(list(read)) + offset
+        sources.append(tf.where(free > 0, tf.nn.relu(z), slope * z))
+    return tf.concat(sources, 1)
+
+
+class Engine(NamedTuple):
+    """The functions of networks of one layout and one norm, traced once for all sizes."""
+
+    climbed: Callable
+    bounded: Callable
+    certified: Callable
+    explored: Callable
+    valued: Callable
+
+
+@functools.lru_cache(maxsize=64)
+def engine(layout: tuple[int, int], norm: str, margins: int) -> Engine:
+    """The compiled functions.
+
+    Args:
+      layout: `Dense.layout`.
+      norm: of the ball.
+      margins: how many a problem has.
+    """
+
+    def signature(dtype):
+        one, two = (tf.TensorSpec((None,) * rank, dtype) for rank in (1, 2))
+        three, number = tf.TensorSpec((None, margins, None), dtype), tf.TensorSpec((), tf.int32)
+        region = Region(one, one, one, tf.TensorSpec((), dtype))
+        pixels, groups = layout
+        weights = tuple((Block(two, number),) * (pixels + earlier) for earlier in range(groups))
+        network = Dense(weights, (number,) * groups, *(one,) * 6, region)
+        return network, Problem(three, two, two), Multipliers(two, two)
+
+    single, double = signature(tf.float32), signature(tf.float64)
+    numbers = tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)
+
+    @tf.function(autograph=False, input_signature=(*single, *numbers))
+    def climb(network, problem, first, steps, rate):
+        return climbed(network, problem, first, norm, steps, rate)
+
+    @tf.function(autograph=False, input_signature=single)
+    def bound(network, problem, given):
+        return backward(network, problem, given, norm).bound
+
+    @tf.function(autograph=False, input_signature=double)
+    def certify(network, problem, given):
+        return certified(network, problem, given, norm)
+
+    @tf.function(autograph=False, input_signature=single)
+    def explore(network, problem, given):
+        return explored(network, problem, given, norm)
+
+    @tf.function(
+        autograph=False, input_signature=(double[0], tf.TensorSpec((None, None), tf.float64))
+    )
+    def value(network, x):
+        return forward(network, x)
+
+    return Engine(climb, bound, certify, explore, value)

@@ -1,0 +1,244 @@
+"""Branch and bound over the phases of ReLUs, many domains at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from robustra_tf.exact.bounding import Bounding, Target
+from robustra_tf.exact.domains import Domains, Pool, joined
+from robustra_tf.exact.restriction import Restriction
+from robustra_tf.exact.solver import Answer, Outcome, undecided
+from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
+
+# ReLUs that are tried before one is branched on.
+_CANDIDATES = 8
+# Fewer domains than this are split more than once at a time.
+_FEW = 64
+# The weight of the better half, beside that of the worse, in the choice of a ReLU.
+_BETTER_HALF = 0.1
+# Batches before their cost is measured: the first ones trace and warm up.
+_UNMEASURED = 3
+# How much cheaper a node of linear programmes has to be than a domain.
+_CHEAPER = 2.0
+# Float32 numbers for each column that a domain holds while it is bounded, or a little more.
+_COPIES = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """How a search over many domains at a time goes.
+
+    Attributes:
+      short: whether a search of a few linear programmes comes first, and those take over where
+        they are measured to be cheaper.
+      memory_mb: MiB of the domains that wait, and of a batch.
+      batch: domains that are bounded at a time, at most.
+      root_steps: of the ascent before anything is split.
+      steps: of the ascent of every domain, in as many parts as `parts`.
+      parts: after each of them what is proven leaves the batch.
+      rate: Adam's for slopes and multipliers.
+    """
+
+    short: bool = True
+    memory_mb: float = DEFAULT_MEMORY_MB
+    batch: int = 512
+    root_steps: int = 60
+    steps: int = 10
+    parts: int = 2
+    rate: float = 0.15
+
+
+class BatchedSearch:
+    """Decides several targets of one restricted network over one pool of domains.
+
+    A domain is the ball with the phases of some ReLUs fixed. It is bounded in float32 by ascent
+    over multipliers (`exact.multipliers`), from those of the domain that it is half of, and closed
+    only where these multipliers prove a bound above the tolerance in float64. The minimum of its
+    relaxation is a candidate for a counterexample, and says which ReLUs to branch on: of those
+    whose relaxation costs the most, the one whose halves have the best bounds (filtered smart
+    branching: A. De Palma et al., *Improved branch and bound for neural network verification via
+    Lagrangian decomposition*, 2021).
+    """
+
+    name = "batched"
+
+    def __init__(
+        self,
+        restriction: Restriction,
+        centre: np.ndarray,
+        l1_radius: float | None,
+        targets: Mapping[int, Target],
+        options: SearchOptions = SearchOptions(),
+    ):
+        """Prepares; `restriction`, `centre` and `l1_radius` are what `encode` takes."""
+        self._options = options
+        self._numbers, self._targets = list(targets), list(targets.values())
+        self._bounding = Bounding(restriction, centre, l1_radius, self._targets)
+        self._tolerance = np.array([target.tolerance for target in self._targets])
+        self._proven = np.full(len(targets), np.inf)
+        self._nodes = np.zeros(len(targets), int)
+        self._point: tuple[int, np.ndarray] | None = None
+        self._stuck: list[Domains] = []
+        self._batch = self._fitting()
+        bytes_each = 3 * restriction.units + 8 * _CANDIDATES + 64
+        self._pool = Pool(max(1, int(0.5 * options.memory_mb * 2**20 / bytes_each)))
+
+    def check(self, points: np.ndarray) -> None:
+        """As `Bounding.check`."""
+        self._bounding.check(points)
+
+    def _fitting(self) -> int:
+        """Domains of a batch that fit the memory."""
+        most = 0.5 * self._options.memory_mb * 2**20 / (4 * _COPIES * self._bounding.numbers)
+        return int(np.clip(most, 2, self._options.batch))
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a counterexample for one of the targets."""
+        return self._point is not None
+
+    def run(
+        self,
+        deadline: float,
+        cost: float = np.inf,
+        replays: Callable[[np.ndarray], bool] = lambda point: True,
+    ) -> None:
+        """Searches until all is proven, a counterexample is found, or others should go on.
+
+        Args:
+          deadline: of `time.monotonic`.
+          cost: seconds of a node of linear programmes; where a domain takes longer than that by
+            far, what is left is handed over.
+          replays: whether a point [n] is a counterexample of the network as it is deployed.
+        """
+        options, batches = self._options, 0
+        self._replays = replays
+        self._bound(self._bounding.roots(_CANDIDATES), options.root_steps)
+        while len(self._pool) and not self.found:
+            start = time.monotonic()
+            if start >= deadline:
+                break
+            domains = self._split(self._pool.take(max(1, self._batch // 2)))
+            self._bound(domains, options.steps)
+            batches += 1
+            each = (time.monotonic() - start) / len(domains)
+            if options.short and batches > _UNMEASURED and cost * _CHEAPER < each:
+                break
+
+    def answer(self, number: int) -> Answer:
+        """What is known of a target by its number."""
+        place = self._numbers.index(number)
+        nodes = int(self._nodes[place])
+        if self._point is not None and self._point[0] == place:
+            return Answer(Outcome.FOUND, -np.inf, self._point[1], nodes, 0)
+        if len(self.handed(number)):
+            return undecided("time limit", nodes=nodes)
+        return Answer(Outcome.PROVEN, self.proven(number), None, nodes, 0)
+
+    def proven(self, number: int) -> float:
+        """The least bound of all of a target's domains that are closed."""
+        return float(self._proven[self._numbers.index(number)])
+
+    def handed(self, number: int) -> Domains:
+        """The domains of a target that are not closed."""
+        left = joined(
+            [
+                *self._stuck,
+                *self._pool.blocks,
+                self._bounding.roots(_CANDIDATES).take(np.zeros(0, int)),
+            ]
+        )
+        return left.take(left.target == self._numbers.index(number))
+
+    def _bound(self, domains: Domains, steps: int) -> None:
+        """`_tried`, in smaller batches where memory does not suffice."""
+        waiting = [domains]
+        while waiting:
+            part = waiting.pop()
+            try:
+                self._tried(part, steps)
+            except tf.errors.ResourceExhaustedError:
+                if len(part) == 1:
+                    raise
+                if self._batch > 2:
+                    warnings.warn(
+                        "a batch of domains does not fit the device's memory: "
+                        f"{len(part) // 2} at a time from here on",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                self._batch = max(2, len(part) // 2)
+                waiting += [part.take(half) for half in np.array_split(np.arange(len(part)), 2)]
+
+    def _tried(self, domains: Domains, steps: int) -> None:
+        """Bounds domains, closes what can be, and lets the others wait."""
+        count, parts = domains.target, self._options.parts
+        for _ in range(parts):
+            domains = self._bounding.climbed(domains, max(steps // parts, 1), self._options.rate)
+            domains = domains.take(~self._closed(domains))
+            if not len(domains):
+                break
+        if len(domains):
+            self._kept(domains)
+        np.add.at(self._nodes, count, 1)
+
+    def _closed(self, domains: Domains) -> np.ndarray:
+        """Which of the domains are proven, by float64."""
+        tolerance = self._tolerance[domains.target]
+        closed = domains.bound > tolerance
+        if closed.any():
+            likely = domains.take(closed)
+            certain = self._bounding.certified(likely)
+            proven = certain > tolerance[closed]
+            np.minimum.at(self._proven, likely.target[proven], certain[proven])
+            closed[closed] = proven
+        return closed
+
+    def _kept(self, domains: Domains) -> None:
+        """Looks for counterexamples in domains that are not closed, and lets them wait."""
+        seen = self._bounding.seen(domains)
+        likely = np.flatnonzero(seen.margin <= -self._tolerance[domains.target])
+        for place in likely[np.argsort(seen.margin[likely])][:1]:
+            if self._replays(seen.point[place]):
+                self._point = int(domains.target[place]), seen.point[place]
+        domains = dataclasses.replace(domains, choices=seen.choices)
+        open_ = (seen.choices >= 0).any(1)
+        if not open_.all():
+            self._stuck.append(domains.take(~open_))
+        self._pool.add(domains.take(open_))
+
+    def _split(self, domains: Domains) -> Domains:
+        """Both halves of every domain, or more where there are few."""
+        levels = 1
+        few = min(_FEW, self._batch)
+        while len(domains) * 2 ** (levels + 1) <= few and levels < domains.choices.shape[1]:
+            levels += 1
+        chosen = self._chosen(domains, levels)
+        for level in range(levels):
+            unit = chosen[:, level]
+            rows, whole = np.flatnonzero(unit >= 0), np.flatnonzero(unit < 0)
+            domains = joined([domains.take(rows).halved(unit[rows]), domains.take(whole)])
+            chosen = chosen[np.concatenate([rows, rows, whole])]
+        return domains
+
+    def _chosen(self, domains: Domains, levels: int) -> np.ndarray:
+        """The ReLUs whose halves have the best bounds, the best first, -1 at the end: [k, levels].
+
+        Both halves of every candidate are bounded by the multipliers of the whole.
+        """
+        count, candidates = domains.choices.shape
+        unit = domains.choices.ravel()
+        there = np.flatnonzero(unit >= 0)
+        least = np.full((2, count * candidates), -np.inf)
+        for part in np.array_split(there, max(1, -(-2 * len(there) // self._batch))):
+            tried = domains.take(part // candidates).halved(unit[part])
+            least[:, part] = self._bounding.bounded(tried).reshape(2, -1)
+        score = least.min(0) + _BETTER_HALF * least.max(0)
+        best = np.argsort(-score.reshape(count, candidates), axis=1, kind="stable")[:, :levels]
+        return np.take_along_axis(domains.choices, best, 1)

@@ -1,0 +1,86 @@
+"""The restricted networks that searches stand on, each compared with the network itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from robustra_tf.exact.case import Case
+from robustra_tf.exact.domains import Domains
+from robustra_tf.exact.encoding import Encoding, encode
+from robustra_tf.exact.inner import improved
+from robustra_tf.exact.probe import Probe
+from robustra_tf.exact.restriction import Restriction
+from robustra_tf.exact.substitution import Bounds, restrict
+
+
+class Ground(NamedTuple):
+    """What searches stand on.
+
+    Attributes:
+      encoding: of the restricted network, compared with the network.
+      tight: whether its bounds are better than those of the dual and of intervals.
+      unstable: ReLUs on either side, by the bounds before any search.
+    """
+
+    encoding: Encoding
+    tight: bool
+    unstable: int
+
+    @property
+    def restriction(self) -> Restriction:
+        """The restricted network."""
+        return self.encoding.restriction
+
+
+def compared(case: Case, probe: Probe, restriction: Restriction, *, tight: bool) -> Ground:
+    """The encoding of a restriction, both compared with the network before they are used.
+
+    Raises:
+      ValueError: they are not the network.
+    """
+    probe.check_restriction(restriction)
+    encoding = encode(restriction, case.flat, l1_radius=case.inputs.l1_radius)
+    encoding.check(probe.points)
+    return Ground(encoding, tight, int(restriction.relu.sum()))
+
+
+def restricted(
+    case: Case, probe: Probe, bounds: Bounds, *, sparse: bool = True, tight: bool = False
+) -> Ground:
+    """The network restricted by bounds of its pre-activations; `sparse` as `restrict` takes it."""
+    network = case.task.network
+    low, high = case.inputs.intervals(case.flat)
+    small = restrict(network.structure, network.maps, low, high, bounds, sparse=sparse)
+    return compared(case, probe, small, tight=tight)
+
+
+def better(case: Case, probe: Probe, bounds: Bounds) -> Ground:
+    """The network restricted anew by better bounds, which `bounds` takes in."""
+    small = restricted(case, probe, bounds, sparse=False).restriction
+    small = improved(small, case.flat, case.inputs.l1_radius, case.deadline)
+    for index in np.unique(small.node):
+        units = np.flatnonzero(small.node == index)
+        lower, upper = bounds[index]
+        place, scale = small.neuron[units], small.scale[units]
+        lower[place] = np.maximum(lower[place], small.lower[units] * scale)
+        upper[place] = np.minimum(upper[place], small.upper[units] * scale)
+    return restricted(case, probe, bounds, sparse=False, tight=True)
+
+
+def phases_on(encoding: Encoding, domains: Domains, own: Restriction) -> list[dict[int, bool]]:
+    """The phases of domains of the restriction `own` as those of an encoding's ReLUs, by place.
+
+    A phase of a ReLU that is not unstable there is left out: the domain only grows.
+    """
+    r, units = encoding.restriction, encoding.units[encoding.unstable]
+    names = zip(r.node[units].tolist(), r.neuron[units].tolist(), strict=True)
+    places = {name: place for place, name in enumerate(names)}
+    found = []
+    for row in domains.phases:
+        fixed = np.flatnonzero(row)
+        named = ((int(own.node[i]), int(own.neuron[i])) for i in fixed)
+        on = zip(named, row[fixed] > 0, strict=True)
+        found.append({places[name]: bool(phase) for name, phase in on if name in places})
+    return found

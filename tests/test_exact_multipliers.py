@@ -1,0 +1,209 @@
+"""Bounds from multipliers: derivatives, samples, linear programmes with the same phases."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from robustra_tf.exact.ascent import ascent, engine, explored
+from robustra_tf.exact.dense import Columns, dense
+from robustra_tf.exact.encoding import encode
+from robustra_tf.exact.highs import LinearProgrammes
+from robustra_tf.exact.inner import as_type, improved
+from robustra_tf.exact.matrices import affine_maps
+from robustra_tf.exact.multipliers import Multipliers, Problem, backward, certified
+from robustra_tf.exact.substitution import restrict
+from robustra_tf.exact.tighten import enclosed, tightened
+from robustra_tf.graph import build
+from tests import nets
+
+RADIUS = {"linf": None, "l1": 0.9}
+#: Networks that are compared with linear programmes.
+PROGRAMMES = int(os.environ.get("ROBUSTRA_PROGRAMMES", "12"))
+
+
+class Case:
+    """A random network restricted to a ball, with margins and phases of some unstable ReLUs."""
+
+    def __init__(self, name, seed, norm="linf", margins=1, fixed=3, count=4):
+        self.norm, self.radius = norm, RADIUS[norm]
+        rng = np.random.default_rng(seed)
+        model = nets.randomise(nets.ALL[name](), seed)
+        graph = build(model)
+        x = nets.images(model, 1, seed=seed)[0].astype(np.float64)
+        eps = 0.3 if norm == "linf" else self.radius
+        classes = graph.structure.output_shape[0]
+        rows = rng.normal(size=(margins, classes))
+        found = enclosed(graph.structure, graph.weights(tf.float64), x, rows, eps, norm, (0.0, 1.0))
+        self.x = x.ravel()
+        low, high = np.maximum(self.x - eps, 0), np.minimum(self.x + eps, 1)
+        maps = affine_maps(graph)
+        self.r = restrict(graph.structure, maps, low, high, found.bounds, sparse=False)
+        given = [self.r.margin(row) for row in rows]
+        self.rows = np.stack([row for row, _ in given])
+        self.constants = np.array([constant for _, constant in given])
+        self.columns = Columns.of(self.r)
+        self.network = dense(self.columns, self.x, self.radius, tf.float64)
+        unstable = np.flatnonzero(self.r.relu & (self.r.lower < 0) & (self.r.upper > 0))
+        self.phases, self.rng = np.zeros((count, self.r.units)), rng
+        # The last one as they come, perhaps of no point; the others as points have them.
+        *real, last = self.phases[1:]
+        for row, z in zip(real, self.points(len(real))[2], strict=True):
+            chosen = rng.permutation(unstable)[:fixed]
+            row[chosen] = np.sign(z[chosen])
+        chosen = rng.permutation(unstable)[:fixed]
+        last[chosen] = rng.choice([-1.0, 1.0], len(chosen))
+
+    @property
+    def problem(self):
+        rows, constants = self.columns.rows(self.rows, self.constants)
+        count = len(self.phases)
+        parts = np.repeat(rows[None], count, 0), np.repeat(constants[None], count, 0), self.phases
+        return Problem(*(tf.constant(part) for part in parts))
+
+    def given(self):
+        unit = self.rng.uniform(0, 1, self.phases.shape)
+        mix = self.rng.uniform(0.2, 1, (len(self.phases), len(self.rows)))
+        return Multipliers(tf.constant(unit), tf.constant(mix))
+
+    def points(self, count=400):
+        """Random points of the ball [k, n], and what they are on: (u, z)."""
+        low, high = self.r.low, self.r.high
+        points = self.rng.uniform(low, high, (count, len(low)))
+        if self.norm == "l1":
+            shift = points - self.x
+            size = np.abs(shift).sum(1, keepdims=True)
+            points = self.x + shift * np.minimum(1, self.radius / size)
+        return points, *self.r.values(points)
+
+    def least(self, row):
+        """By HiGHS, over the triangles with the phases fixed: infinite where there is no point."""
+        encoding = encode(self.r, self.x, l1_radius=self.radius)
+        cost, upper = encoding.cost(self.rows[0]), encoding.relaxed.upper.copy()
+        place = {int(unit): k for k, unit in enumerate(encoding.units)}
+        for unit in np.flatnonzero(row):
+            if unit in place:
+                column = encoding.column(place[unit])
+                upper[column + (len(place) if row[unit] > 0 else 0)] = 0.0
+        session = LinearProgrammes(encoding.relaxed)
+        session.aim(cost)
+        solved = session.solve(encoding.relaxed.lower, upper, 20.0)
+        if solved.status == "Infeasible":
+            return np.inf
+        return float(cost @ solved.values) + self.constants[0]
+
+
+CASES = [("dense", 0, "linf", 1), ("residual", 1, "linf", 2), ("two_conv", 2, "l1", 3)]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+def case(request):
+    name, seed, norm, margins = request.param
+    return Case(name, seed, norm, margins)
+
+
+def test_derivatives_are_those_of_differences(case):
+    given, problem = case.given(), case.problem
+    bound, slopes = ascent(case.network, problem, given, case.norm)
+    assert np.abs(slopes.unit).max() > 0
+    direction = [tf.constant(case.rng.normal(size=part.shape)) for part in given]
+    h = 1e-7
+    ends = [
+        backward(
+            case.network,
+            problem,
+            Multipliers(*(g + sign * h * d for g, d in zip(given, direction, strict=True))),
+            case.norm,
+        ).bound.numpy()
+        for sign in (1, -1)
+    ]
+    expected = (ends[0] - ends[1]) / (2 * h)
+    ours = sum(np.sum(s * d, 1) for s, d in zip(slopes, direction, strict=True))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6 * np.abs(bound).max())
+
+
+def test_any_multipliers_are_below_the_network_on_its_domain(case):
+    _, u, z = case.points()
+    margins = (u @ case.rows.T + case.constants).max(1)
+    seen = 0
+    for _ in range(10):
+        bound = certified(case.network, case.problem, case.given(), case.norm).numpy()
+        for row, value in zip(case.phases, bound, strict=True):
+            inside = (row * z >= 0).all(1)
+            seen += inside.any()
+            assert value <= margins[inside].min(initial=np.inf)
+    assert seen >= 30
+
+
+def test_a_certified_bound_is_the_bound_less_a_little(case):
+    given = case.given()
+    bound = backward(case.network, case.problem, given, case.norm).bound.numpy()
+    less = bound - certified(case.network, case.problem, given, case.norm).numpy()
+    assert (less > 0).all()
+    assert (less < 1e-9 * (1 + np.abs(bound))).all()
+    nothing = given._replace(unit=given.unit * np.nan)
+    assert (certified(case.network, case.problem, nothing, case.norm).numpy() == -np.inf).all()
+
+
+def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():
+    """Of networks with phases fixed; a domain without a point has bounds without limit."""
+    close, count = 0, 0
+    for seed in range(PROGRAMMES):
+        name, norm = (("dense", "linf"), ("residual", "linf"), ("dense", "l1"))[seed % 3]
+        case = Case(name, seed, norm)
+        functions = engine(case.network.layout, norm, 1)
+        first = Multipliers(case.given().unit, tf.ones((len(case.phases), 1), tf.float64))
+        narrow = [as_type(part, tf.float32) for part in (case.problem, first)]
+        single = dense(case.columns, case.x, case.radius, tf.float32)
+        best, kept = functions.climbed(single, *narrow, 300, 0.2)
+        sure = functions.certified(case.network, case.problem, as_type(kept, tf.float64)).numpy()
+        least = np.array([case.least(row) for row in case.phases])
+        assert (sure <= least + 1e-7 * (1 + np.abs(least))).all()
+        np.testing.assert_allclose(best, sure, rtol=1e-3, atol=1e-4)
+        real = np.isfinite(least)
+        scale = np.abs(least[real]) + np.abs(case.constants).max()
+        close += int((least[real] - sure[real] <= 0.01 * scale).sum())
+        count += int(real.sum())
+    assert count > 3 * PROGRAMMES
+    assert close >= 0.97 * count
+
+
+def test_where_a_bound_is_attained_the_relaxation_has_its_value(case):
+    problem, given = case.problem, case.given()
+    found = explored(case.network, problem, given, case.norm)
+    margin = found.margin.numpy()
+    points = case.columns.image(found.point.numpy())
+    u = case.r.values(points)[0]
+    np.testing.assert_allclose(margin, (u @ case.rows.T + case.constants).max(1), rtol=1e-9)
+    outside = np.maximum(case.r.low - points, points - case.r.high)
+    assert outside.max() <= 1e-12
+    if case.norm == "l1":
+        assert np.abs(points - case.x).sum(1).max() <= case.radius * (1 + 1e-9)
+    score = found.score.numpy()
+    assert (score[case.phases != 0] == -np.inf).all()
+    # Without unstable ReLUs on the way nothing is lost: the bound is the margin's own.
+    bound = backward(case.network, problem, given, case.norm).bound.numpy()
+    gap = np.where(np.isfinite(score), score, 0).sum(1)
+    if len(case.rows) == 1:
+        whole = case.phases[0] == 0
+        assert whole.all()
+        np.testing.assert_array_less(bound[0], margin[0] + 1e-9)
+        assert gap[0] > 0
+
+
+@pytest.mark.parametrize(("name", "norm"), [("two_conv", "linf"), ("residual", "l1")])
+def test_inner_bounds_lie_between_those_of_linear_programmes_and_the_dual(name, norm):
+    case = Case(name, 5, norm)
+    ours = improved(case.r, case.x, case.radius, np.inf, 60)
+    best, _ = tightened(case.r, case.x, case.radius, np.inf)
+    loose = (case.r.upper - case.r.lower).sum()
+    assert (ours.lower <= best.lower + 1e-7).all()
+    assert (ours.upper >= best.upper - 1e-7).all()
+    width, least = (ours.upper - ours.lower).sum(), (best.upper - best.lower).sum()
+    assert width - least <= 0.02 * (loose - least)
+    _, _, z = case.points()
+    assert (ours.lower <= z).all()
+    assert (z <= ours.upper).all()
+    late = improved(case.r, case.x, case.radius, -np.inf)
+    np.testing.assert_array_equal(late.lower, case.r.lower)
