@@ -202,7 +202,12 @@ def _answer(network: Path, query: Path, seconds: float) -> Answer:
     try:
         return _network(network).answer(query, seconds, start)
     except (ValueError, OSError) as error:
-        return Answer(Word.UNKNOWN, time.monotonic() - start, str(error))
+        reason = str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # A fault here: one instance less, and not a night.
+        reason = f"{type(error).__name__}: {error}"
+    return Answer(Word.UNKNOWN, time.monotonic() - start, reason)
 
 
 @functools.lru_cache(maxsize=1)

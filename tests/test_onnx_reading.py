@@ -261,6 +261,12 @@ READ = {
     ),
     "no batch": ([node("MatMul", "wx", "z"), node("Relu", "z")], (4,), {"w": W}, 13),
     "nothing": ([node("Identity", "x")], (1, 3), {}, 13),
+    "one number": (
+        [node("Slice", "xse")],
+        (2,),
+        {"s": np.array([0]), "e": np.array([1])},
+        13,
+    ),
 }
 
 
@@ -274,6 +280,7 @@ def test_a_node_is_read_as_onnxruntime_computes_it(name, tmp_path, rng):
     (expected,) = Runtime(proto)(x)
     found = model(x, training=False).numpy()
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-5, atol=2e-5)
+    assert all(len(layer.output.shape) > 1 for layer in model.layers)
     if found.ndim > 2:
         model = keras.Sequential([model, keras.layers.Flatten()])
     network = graph.build(model)

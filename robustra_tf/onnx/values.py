@@ -211,8 +211,8 @@ def arranged(source: Source, wanted: np.ndarray) -> Source:
     if value.index.size == math.prod(value.shape):
         found = turn(value.index, value.shape)
         if found is not None:
-            tensor = reshaped(tensor, found.before)
             if found.order != tuple(range(len(found.order))):
+                tensor = reshaped(tensor, found.before)
                 tensor = layers.Permute([axis + 1 for axis in found.order])(tensor)
             return reshaped(tensor, wanted.shape)
     return reshaped(_selected(tensor, value.index.ravel()), wanted.shape)
