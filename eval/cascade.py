@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from .ledger import Ledger
-from .rows import Row, Status
+from .rows import Line, Row, Status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,66 @@ class Decisions(NamedTuple):
     seconds: float
     witnesses: np.ndarray | None = None
 
+    def rows(self, stage: str, ledger: Ledger[Row]) -> Iterator[Row]:
+        """The rows of the examples, with what the ledger knows where the stage did not look."""
+        examples = self.examples
+        for i, index in enumerate(examples.indices.tolist()):
+            if self.predicted is None:
+                predicted = ledger.rows[index].predicted
+            else:
+                predicted = int(self.predicted[i])
+            margin, target = self.margin_lower, self.worst_target
+            yield Row(
+                index,
+                int(examples.labels[i]),
+                predicted,
+                self.status[i],
+                stage,
+                None if margin is None else float(margin[i]),
+                None if target is None else int(target[i]),
+                self.seconds / len(examples),
+            )
+
+
+class Judged(Line, Protocol):
+    """A row that a stage adds."""
+
+    @property
+    def status(self) -> Status:
+        """What is known of the example."""
+        ...
+
+    @property
+    def stage(self) -> str:
+        """The one that has said it."""
+        ...
+
+
+class Asked(Protocol):
+    """Images, properties or whatever else stages decide: positions, and a choice of them."""
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Positions among all, int [n]."""
+        ...
+
+    def take(self, positions: np.ndarray) -> Self:
+        """Those at `positions` of these."""
+        ...
+
+
+class Decided(Protocol):
+    """What a stage says about a batch."""
+
+    @property
+    def seconds(self) -> float:
+        """That the batch took."""
+        ...
+
+    def rows(self, stage: str, ledger: Ledger[Any]) -> Iterable[Judged]:
+        """The rows of its examples."""
+        ...
+
 
 class Stage(Protocol):
     """A way to decide examples."""
@@ -57,20 +117,21 @@ class Stage(Protocol):
     name: str
     batch_size: int
 
-    def run(self, batches: Iterable[Examples]) -> Iterator[Decisions]:
+    def run(self, batches: Iterable[Any]) -> Iterator[Decided]:
         """Decides batches, in any order. An example's verdict must not depend on its batch."""
+        ...
 
 
 # Called with a stage's name, the rows it added and how many examples it had and has left.
-Watch = Callable[[str, Sequence[Row], int, int], None]
+Watch = Callable[[str, Sequence[Any], int, int], None]
 # Called with a stage's name and its decisions before they are recorded.
-Keep = Callable[[str, Decisions], None]
+Keep = Callable[[str, Any], None]
 
 
 def run(
     stages: Sequence[Stage],
-    examples: Examples,
-    ledger: Ledger,
+    examples: Asked,
+    ledger: Ledger[Any],
     watch: Watch,
     keep: Keep | None = None,
 ) -> None:
@@ -94,7 +155,7 @@ def run(
         left = len(entered) - len(done)
         watch(stage.name, (), len(entered), left)
         for decisions in stage.run(_unfinished(examples, entered, done, stage.batch_size)):
-            rows = [row for row in _rows(decisions, stage.name, ledger) if row.index not in done]
+            rows = [row for row in decisions.rows(stage.name, ledger) if row.index not in done]
             # First: what the ledger has is not done again.
             if keep is not None:
                 keep(stage.name, decisions)
@@ -103,7 +164,7 @@ def run(
             watch(stage.name, rows, len(entered), left)
 
 
-def _progress(row: Row | None, names: Sequence[str]) -> tuple[int, int]:
+def _progress(row: Judged | None, names: Sequence[str]) -> tuple[int, int]:
     """The last stage that an example enters as far as is known, and the last that has seen it."""
     if row is None:
         return 0, -1
@@ -112,29 +173,9 @@ def _progress(row: Row | None, names: Sequence[str]) -> tuple[int, int]:
 
 
 def _unfinished(
-    examples: Examples, entered: np.ndarray, done: set[int], batch_size: int
-) -> Iterator[Examples]:
+    examples: Asked, entered: np.ndarray, done: set[int], batch_size: int
+) -> Iterator[Asked]:
     for start in range(0, len(entered), batch_size):
         batch = examples.take(entered[start : start + batch_size])
         if not done.issuperset(batch.indices.tolist()):
             yield batch
-
-
-def _rows(decisions: Decisions, stage: str, ledger: Ledger) -> Iterator[Row]:
-    examples = decisions.examples
-    for i, index in enumerate(examples.indices.tolist()):
-        if decisions.predicted is None:
-            predicted = ledger.rows[index].predicted
-        else:
-            predicted = int(decisions.predicted[i])
-        margin, target = decisions.margin_lower, decisions.worst_target
-        yield Row(
-            index,
-            int(examples.labels[i]),
-            predicted,
-            decisions.status[i],
-            stage,
-            None if margin is None else float(margin[i]),
-            None if target is None else int(target[i]),
-            decisions.seconds / len(examples),
-        )

@@ -7,7 +7,7 @@ import functools
 import importlib.util
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from robustra_tf import data, vocabulary
 from robustra_tf.cli import command, settings
@@ -50,6 +50,11 @@ class Config(Examined):
     )
     box: tuple[float, float] | None = _question(
         "low,high that attacked pixels keep to, or none", otherwise="0,1"
+    )
+    properties: Path | None = command.setting(
+        "instead of images: a file of VNN-LIB, a folder of them, or a list .csv of their paths",
+        None,
+        topic="Question",
     )
     stages: tuple[str, ...] = _question(
         "run one after the other on what is undecided", ("clean", "lp"), choices=STAGES
@@ -96,6 +101,11 @@ class Config(Examined):
         super().__post_init__()
         _check(self)
 
+    @property
+    def about(self) -> str:
+        """What the network is evaluated on, for people."""
+        return f"{self.dataset} {self.split}"
+
 
 FIELDS = command.names(Config)
 
@@ -127,7 +137,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
         raise SettingError("out", "a directory for the results", None)
     values["out"] = settings.output_directory("out", values["out"])
     values["box"] = _parse_box(values["box"])
-    values["stages"] = _parse_stages(values.get("stages", Config.stages))
+    values["stages"] = parse_stages(values.get("stages", Config.stages))
     values["eps_sweep"] = _parse_radii("eps_sweep", values.get("eps_sweep", ()))
     config = Config(**values)
     split, info = config.checked()
@@ -147,7 +157,8 @@ def _parse_box(text: str) -> tuple[float, float] | None:
     return low, high
 
 
-def _parse_stages(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+def parse_stages(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """The stages of a command line in the order of the cascade, `clean` among them."""
     for name in names:
         settings.one_of("stages", name, STAGES)
     return tuple(name for name in STAGES if name in names or name == "clean")
@@ -172,21 +183,55 @@ def _check_examples(config: Config, info: data.Info) -> None:
         settings.radius("eps_sweep", radius, config.norm, info.shape)
 
 
+class Shared(Protocol):
+    """What evaluations of images and of properties are both set by."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Those that are run."""
+        ...
+
+    @property
+    def sound(self) -> bool:
+        """Whether rounding is subtracted."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Of the bounds."""
+        ...
+
+    @property
+    def resume(self) -> bool:
+        """Whether an evaluation is gone on with."""
+        ...
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether one is replaced."""
+        ...
+
+
+def check_together(given: Shared) -> None:
+    """Refuses (`SettingError`) settings that do not go together."""
+    if given.sound and given.dtype != "float64":
+        raise SettingError("dtype", "float64 with --sound", given.dtype)
+    unsound = [name for name in UNSOUND if name in given.stages]
+    if given.sound and unsound:
+        raise SettingError("stages", f"no {', '.join(UNSOUND)} with --sound", unsound[0])
+    if given.resume and given.overwrite:
+        raise SettingError("overwrite", "one of --resume and --overwrite", True)
+
+
 def _check(config: Config) -> None:
     if config.lp_box and config.box is None:
         raise SettingError("lp_box", "false with --box=none", True)
     if config.lp_box and config.norm != "linf":
         raise SettingError("lp_box", f"false with --norm={config.norm}", True)
-    if config.sound and config.dtype != "float64":
-        raise SettingError("dtype", "float64 with --sound", config.dtype)
-    unsound = [name for name in UNSOUND if name in config.stages]
-    if config.sound and unsound:
-        raise SettingError("stages", f"no {', '.join(UNSOUND)} with --sound", unsound[0])
+    check_together(config)
     if config.solver == "gurobi" and importlib.util.find_spec("gurobipy") is None:
         raise SettingError(
             "solver", "auto, batched, branch or highs where gurobipy is not installed", "gurobi"
         )
-    if config.resume and config.overwrite:
-        raise SettingError("overwrite", "one of --resume and --overwrite", True)
     if "milp" in config.stages and config.norm == "l2":
         raise SettingError("stages", "no milp with --norm=l2, whose balls are not linear", "milp")

@@ -3,7 +3,8 @@
 `python -m eval.main --saved_model=DIR --stages=clean,pgd,lp --out=DIR`, or `robustra eval`. Flags
 become one frozen `Config`; everything is checked before TensorFlow is imported. A network is a
 SavedModel that training wrote, a Keras model (`--model_file=NET.keras`), or published weights
-(`--weights=FILE.mat --model=NAME`); examples are a data set by name, or `--data=FILE.npz`.
+(`--weights=FILE.mat --model=NAME`); examples are a data set by name, or `--data=FILE.npz`; or else
+properties in VNN-LIB are evaluated (`--properties=`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from robustra_tf.cli.program import Program
 from robustra_tf.cli.stopping import Exit, Stop, Stopped
 
 from . import config as configs
-from . import results
+from . import questions, results
 
 FLAGS = flags.FLAGS
 PROGRAM = Program("eval.main")
@@ -33,7 +34,8 @@ def main(argv) -> int:
     """Evaluates as the flags say; returns the process's exit code."""
     del argv
     try:
-        config = configs.resolve({name: FLAGS[name].value for name in configs.FIELDS})
+        given = {name: FLAGS[name].value for name in configs.FIELDS}
+        config = (configs if given["properties"] is None else questions).resolve(given)
         if not (config.resume or config.overwrite):
             results.require_free(config.out)
     except (ValueError, OSError) as error:
@@ -43,20 +45,23 @@ def main(argv) -> int:
     logging.set_verbosity(logging.WARNING)
     with Stop(PROGRAM.say) as stop:
         stop.nothing_to_lose("nothing was decided yet")
-        PROGRAM.say(f"{config.place} on {config.dataset} {config.split}; starting TensorFlow")
+        PROGRAM.say(f"{config.place} on {config.about}; starting TensorFlow")
         return _evaluate(config, stop)
 
 
-def _evaluate(config: configs.Config, stop: Stop) -> Exit:
+def _evaluate(config: configs.Config | questions.Questions, stop: Stop) -> Exit:
     try:
         require_tensorflow_backend()
-        from . import run, workers
+        from . import property_run, run, workers
 
-        evaluation = run.prepare(config)
+        if isinstance(config, configs.Config):
+            work = functools.partial(run.evaluate, run.prepare(config), stop)
+        else:
+            work = functools.partial(property_run.evaluate, property_run.prepare(config), stop)
     except (ValueError, OSError, BackendError) as error:
         return PROGRAM.refuse(error)
     try:
-        run.evaluate(evaluation, stop)
+        work()
     except (Stopped, workers.StageError, OSError) as error:
         # Ctrl-C reaches the workers too, which may break off before anything is looked at.
         if stop.requested:

@@ -30,7 +30,7 @@ from robustra_tf.cli import command, plots
 from robustra_tf.cli.program import Program
 from robustra_tf.storage.files import write_atomically
 
-from . import curves, figures, gallery, published, results, sweep, witnesses
+from . import curves, figures, gallery, property_page, published, results, sweep, witnesses
 from .cascade import Examples
 from .ledger import Stored, read
 from .page import FOLDER, NAME
@@ -98,6 +98,8 @@ def build(
       ValueError: no finished evaluation there, a damaged file, or a `run` or `motivation` that is
         not one; what was only looked for and not found is said on the page.
     """
+    if property_page.is_of(out):
+        return property_page.build(out)
     stored, found = read(out), results.read(out)
     attacked = None if motivation is None else curves.read_motivation(motivation)
     if not stored.finished:

@@ -28,7 +28,7 @@ from .witnesses import Witnesses
 # many processes, and the radii of a sweep, which have ledgers of their own.
 _PLACES = (
     *("saved_model", "model_file", "weights", "data", "data_dir", "out", "resume", "overwrite"),
-    *("workers", "eps_sweep"),
+    *("workers", "eps_sweep", "properties"),
 )
 
 
@@ -84,7 +84,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
     made = stages.make(config, model)
     progress = Progress(ledger.rows.values())
     try:
-        cascade.run(made, examples, ledger, _until(stop, progress), kept.keep)
+        cascade.run(made, examples, ledger, until(stop, progress), kept.keep)
     finally:
         progress.close()
         ledger.close()
@@ -98,7 +98,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
     return figures
 
 
-def _until(stop: Stop, progress: Progress) -> cascade.Watch:
+def until(stop: Stop, progress: Progress) -> cascade.Watch:
     """Shows progress, and stops where a batch is recorded and the next one is not begun."""
 
     def watch(stage: str, rows: Sequence[Row], total: int, left: int) -> None:
@@ -124,7 +124,7 @@ def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> 
         for bar in bars:
             bar.close()
         bars[:] = [Progress(ledger.rows.values(), f"eps {eps:g}, ")]
-        return _until(stop, bars[0])
+        return until(stop, bars[0])
 
     try:
         points = sweep.run(
@@ -147,7 +147,7 @@ def _identity(
     """What a ledger's rows depend on."""
     options = {name: value for name, value in vars(config).items() if name not in _PLACES}
     return {
-        "network_sha256": _network_sha256(model),
+        "network_sha256": network_sha256(model),
         "weights_sha256": fingerprint.weights_sha256(model),
         "data_sha256": fingerprint.arrays_sha256([images, labels]),
         "split_sha256": inputs.split_sha256(config.origin, config.split),
@@ -158,7 +158,7 @@ def _identity(
     }
 
 
-def _network_sha256(model: keras.Model) -> str:
+def network_sha256(model: keras.Model) -> str:
     """Hash of what the weights are used for: the operations, without the layers' names."""
     nodes = graph.build(model).structure.nodes
     text = repr([(node.op, node.inputs, node.weights) for node in nodes])

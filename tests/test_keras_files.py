@@ -216,7 +216,8 @@ def test_a_lambda_in_a_file_of_keras_is_not_run(tmp_path):
 def test_a_file_that_is_not_there_and_an_export_of_keras_say_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"net\.keras: there is no such file"):
         export.load(tmp_path / "net.keras")
-    (tmp_path / "exported").mkdir()
-    (tmp_path / "exported" / "saved_model.pb").touch()
+    # What Keras exports has operations and no layers.
+    small = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    small.export(str(tmp_path / "exported"), verbose=False)
     with pytest.raises(FileNotFoundError, match=r"save the model as \.keras"):
         export.load(tmp_path / "exported")
