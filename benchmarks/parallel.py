@@ -33,7 +33,7 @@ class Config:
     )
     model: str = command.setting("both networks", "mnist_small", choices=vocabulary.MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
-    inner: str = command.setting("bounds of inner layers", "dual", choices=vocabulary.INNER)
+    inner: str = command.setting("bounds of inner layers", "dual", choices=vocabulary.TRAINED_INNER)
     eps: float = command.setting("radius in pixels", 0.01)
     batch: int = command.setting("examples a step", 50, range=Range(1))
     memory_mb: int = command.setting(

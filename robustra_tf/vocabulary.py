@@ -10,8 +10,11 @@ NORMS = ("linf", "l2", "l1")
 PROJECTED_NORMS = ("linf", "l2")
 # How certificates bound margins: by the dual, intervals, or CROWN with fixed or optimised slopes.
 BOUNDS = ("dual", "interval", "crown", "alpha")
-# Where bounds of inner layers come from: the dual; intervals; or whichever is tighter.
-INNER = ("dual", "interval", "mixed")
+# Where bounds of inner layers come from: the dual; intervals; whichever is tighter; or all of these
+# and CROWN's, with fixed or optimised slopes.
+INNER = ("dual", "interval", "mixed", "crown", "alpha")
+# Those that training differentiates.
+TRAINED_INNER = INNER[:3]
 # How initial weights are drawn.
 INITS = ("fan_in", "interval")
 # MiB that the rows of one piece of a batch may take: 55 examples of mnist_small.

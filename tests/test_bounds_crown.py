@@ -7,11 +7,13 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, ball
-from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins, parallel
+from robustra_tf.bounds.crown import crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.bounds.lines import adaptive, parallel
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.slopes import Descent
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Network
 from tests import nets, oracle_intervals, oracle_nets, oracles
@@ -29,7 +31,7 @@ def compiled(structure, norm):
     @tf.function(autograph=False)
     def run(weights, centre, radius, y, bounds, steps):
         network, region = Network(structure, weights), Ball(centre, radius, norm)
-        return optimised_margins(network, region, y, bounds, steps=steps)
+        return optimised_margins(network, region, y, bounds, Descent(steps))
 
     return run
 
@@ -138,7 +140,7 @@ def test_margins_against_a_programme_with_the_same_lines(name, region):
         for k in case.structure.relus:
             low.append(bounds[k][0][0].numpy().ravel())
             high.append(bounds[k][1][0].numpy().ravel())
-            below.append(slopes[k][0, 0].numpy().ravel())
+            below.append(slopes[k][0].numpy().ravel())
         x = case.images[0].ravel()
         found = oracles.Enclosure(net, x, case.eps, case.norm, case.box, low, high)
         programme = Programme(found, lower_slopes=below)

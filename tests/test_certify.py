@@ -134,20 +134,23 @@ def test_interval_margins_are_the_oracle(case):
 
 
 def test_methods_are_ordered_where_theory_says_so(case):
-    """Optimised slopes are never looser than CROWN's, nor mixed inner bounds than the dual's."""
+    """Each counts those before it; nor are mixed inner bounds looser than the dual's."""
     model, _, x, y = case
     found = {
         method: rt.certify(model, x, y, EPS, method=method, dtype="float64").margin_lower
-        for method in ("crown", "alpha")
+        for method in ("interval", "dual", "crown", "alpha")
     }
-    assert np.all(found["alpha"] >= found["crown"] - 1e-12)
-    assert np.max(found["alpha"] - found["crown"]) > 1e-4
+    for below, above in (("interval", "crown"), ("dual", "crown"), ("crown", "alpha")):
+        assert np.all(found[above] >= found[below] - 1e-12)
+        assert np.max(found[above] - found[below]) > 1e-4
     inner = {
         kind: rt.certify(model, x, y, EPS, inner=kind, dtype="float64").worst_margin.sum()
         for kind in ("dual", "interval", "mixed")
     }
     assert inner["interval"] < inner["dual"] <= inner["mixed"]
-    with pytest.raises(ValueError, match="inner must be one of dual, interval, mixed, got 'x'"):
+    with pytest.raises(
+        ValueError, match="inner must be one of dual, interval, mixed, crown, alpha, got 'x'"
+    ):
         rt.certify(model, x, y, EPS, inner="x")
 
 

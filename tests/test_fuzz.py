@@ -15,10 +15,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
+from robustra_tf.bounds.crown import crown_margins, optimised_margins
 from robustra_tf.bounds.interval import interval_margins, propagate
+from robustra_tf.bounds.lines import adaptive
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.refine import refined
+from robustra_tf.bounds.slopes import Descent
 from robustra_tf.graph import build, convert, lowering
 from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import AffineOp
@@ -124,6 +127,10 @@ def found_bounds(structure, weights, region, y, rng):
     drawn = {k: tf.constant(rng.random(shape)) for k, shape in shapes.items()}
     layers = {name: found.enclosure.bounds for name, found in duals.items()}
     layers |= {"mixed": inner, "interval": intervals}
+    layers["crown"] = refined(*network, inner, BoundOptions("every"))
+    # Of every fourth network: eagerly, a descent takes as long as everything else.
+    if rng.random() < 0.25:
+        layers["alpha"] = refined(*network, inner, BoundOptions("needed"), Descent(1))
     uppers = {name: found.upper for name, found in duals.items()}
     uppers |= {
         "mixed": mixed.upper,
@@ -131,8 +138,10 @@ def found_bounds(structure, weights, region, y, rng):
         "interval": elided,
         "crown": crown_margins(*network, y, inner, adaptive(inner)),
         "crown, any slopes": crown_margins(*network, y, inner, drawn),
-        "alpha": optimised_margins(*network, y, inner, steps=2),
+        "alpha": optimised_margins(*network, y, inner, Descent(2)),
     }
+    best = layers.get("alpha", layers["crown"])
+    uppers["crown on refined"] = crown_margins(*network, y, best, adaptive(best))
     return layers, uppers
 
 

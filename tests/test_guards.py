@@ -13,13 +13,15 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, ball
-from robustra_tf.bounds.crown import adaptive, crown_margins, lines, optimised_margins
+from robustra_tf.bounds.crown import crown_margins, optimised_margins
 from robustra_tf.bounds.dual import dual_norm
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.bounds.lines import adaptive, lines
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.relu import relax
+from robustra_tf.bounds.slopes import Descent
 from robustra_tf.graph import Network, build
 from robustra_tf.objective.batch import LossOptions
 from robustra_tf.objective.interval_losses import regulariser, spread
@@ -110,7 +112,7 @@ def uppers(structure, weights, region, y):
         "inner intervals": margins(*graph, y, BoundOptions(inner="interval")).upper,
         "intervals": interval_margins(*graph, y).upper,
         "crown": crown_margins(*graph, y, inner, adaptive(inner)),
-        "alpha": optimised_margins(*graph, y, inner, steps=2),
+        "alpha": optimised_margins(*graph, y, inner, Descent(2)),
     }
 
 

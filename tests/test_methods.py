@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from robustra_tf import data, models
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.crown import adaptive, crown_margins
+from robustra_tf.bounds.crown import crown_margins
 from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.bounds.lines import adaptive
 from robustra_tf.graph import Network, build
 from robustra_tf.objective.batch import Batch
 from robustra_tf.objective.batch import LossOptions as Options

@@ -7,8 +7,12 @@ With one set of inner bounds for all of them, lower bounds of the margin `f_y - 
 where the triangle is the linear programme over the least convex set of every ReLU: each of the
 others relaxes it. Alpha begins at CROWN's slopes and counts WK's. Tighter inner bounds tighten the
 triangle. Nothing orders intervals, WK and CROWN among each other: for each pair there are margins
-where either is the better one, and the last test shows such margins. That is why the stages of an
-evaluation follow one another instead of the best replacing the rest.
+where either is the better one, and the last test shows such margins. That is why `best_margins`,
+which is what `certify` has of the methods `crown` and `alpha`, takes the least of them:
+
+    interval, WK <= crown <= alpha <= exact
+
+with the inner bounds that each of them has by default.
 """
 
 import functools
@@ -21,9 +25,11 @@ import tensorflow as tf
 
 from robustra_tf.attacks import Attack
 from robustra_tf.bounds.balls import Ball, ball
-from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
+from robustra_tf.bounds.best import best_margins
+from robustra_tf.bounds.crown import crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.bounds.lines import adaptive
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import Network, build
@@ -33,6 +39,7 @@ from tests.oracle_lp import Programme
 
 NAMES = {"dense": 6, "conv": 6, "residual": 6, "batch_norm": 6, "branches": 2, "maxima": 3}
 INNER = ("interval", "mixed")
+BEST = ("dense", "residual", "branches")
 BOX = (0.0, 1.0)
 CLOSE = 1e-6  # of HiGHS and of the float32 attack
 
@@ -73,6 +80,23 @@ def compiled(structure, inner):
     return run
 
 
+@functools.cache
+def compiled_best(structure):
+    """(weights, centre, radius, y) -> upper bounds by `interval`, `dual`, `crown` and `alpha`."""
+
+    @tf.function(autograph=False)
+    def run(weights, centre, radius, y):
+        graph = Network(structure, weights), Ball(centre, radius, "linf"), y
+        return (
+            interval_margins(*graph).upper,
+            margins(*graph).upper,
+            best_margins(*graph, BoundOptions(inner="crown")),
+            best_margins(*graph, BoundOptions(inner="alpha"), optimise=True),
+        )
+
+    return run
+
+
 class Drawn:
     """A model with random weights, an image, and a ball small enough for the exact margin."""
 
@@ -101,12 +125,21 @@ class Drawn:
         logits = self.net.logits(np.asarray(point, np.float64).ravel())
         return logits[self.y] - logits[self.others]
 
-    def bounds(self, inner):
-        """interval, WK, CROWN, alpha and the triangle, with the same inner bounds."""
+    @property
+    def _asked(self):
         eps = tf.constant(self.eps, tf.float64)
         region = ball(tf.constant(self.x, tf.float64), eps, box=BOX)
-        arguments = (self.graph.weights(tf.float64), region.centre, region.radius)
-        upper, bounds = compiled(self.graph.structure, inner)(*arguments, tf.constant([self.y]))
+        label = tf.constant([self.y])
+        return self.graph.weights(tf.float64), region.centre, region.radius, label
+
+    def best(self):
+        """interval, dual, crown and alpha, each on its own inner bounds."""
+        upper = compiled_best(self.graph.structure)(*self._asked)
+        return [-part.numpy()[0, self.others] for part in upper]
+
+    def bounds(self, inner):
+        """interval, WK, CROWN, alpha and the triangle, with the same inner bounds."""
+        upper, bounds = compiled(self.graph.structure, inner)(*self._asked)
         ends = [[bound[side].numpy().ravel() for bound in bounds] for side in (0, 1)]
         enclosed = oracles.Enclosure(self.net, self.flat, self.eps, "linf", BOX, *ends)
         programme = Programme(enclosed, triangle=True)
@@ -117,8 +150,8 @@ class Drawn:
 
 @pytest.fixture(scope="module")
 def found():
-    """For each kind of inner bounds, everything about every margin."""
-    parts = {inner: [] for inner in INNER}
+    """For each kind of inner bounds, and for the best of all, everything about every margin."""
+    parts = {inner: [] for inner in (*INNER, "best")}
     for name in NAMES:
         model = nets.ALL[name]()
         attack = Attack(model, restarts=1, steps=20, early_stop=False)
@@ -129,6 +162,9 @@ def found():
             for inner in INNER:
                 known = (np.array(drawn.exact), attacked, clean)
                 parts[inner].append([*drawn.bounds(inner), *known])
+            if name in BEST:
+                # Of the best there is no triangle: the exact margin stands in its place.
+                parts["best"].append([*drawn.best(), known[0], *known])
     return {
         inner: Found(*(np.concatenate(column) for column in zip(*rows, strict=True)))
         for inner, rows in parts.items()
@@ -148,6 +184,14 @@ def test_what_theory_orders_is_ordered(found, inner):
     ]
     for k, (below, above) in enumerate(chain):
         assert np.all(below <= above + CLOSE), k
+
+
+def test_the_best_of_all_bounds_is_ordered(found):
+    here = found["best"]
+    chain = (here.interval, here.crown), (here.wk, here.crown), (here.crown, here.alpha)
+    for k, (below, above) in enumerate((*chain, (here.alpha, here.exact))):
+        assert np.all(below <= above + CLOSE), k
+        assert np.max(above - below) > 1e-3, k
 
 
 def test_an_attack_lowers_the_least_margin_of_an_image(found):

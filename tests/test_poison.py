@@ -13,12 +13,14 @@ from keras import layers
 
 import robustra_tf as rt
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
+from robustra_tf.bounds.crown import crown_margins, optimised_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import intersection, interval_margins, lesser
+from robustra_tf.bounds.lines import adaptive
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.relu import relax
+from robustra_tf.bounds.slopes import Descent
 from robustra_tf.bounds.sound import outward_ball, sound_interval_margins, sound_margins
 from robustra_tf.counting import certified
 from robustra_tf.exact.tighten import Enclosed
@@ -126,7 +128,7 @@ def uppers(network, region, y):
     for inner in ("dual", "interval", "mixed"):
         bounds = enclose(*graph, BoundOptions(inner=inner)).bounds
         found[f"crown on {inner}"] = crown_margins(*graph, y, bounds, adaptive(bounds))
-    found["alpha"] = optimised_margins(*graph, y, bounds, steps=1)
+    found["alpha"] = optimised_margins(*graph, y, bounds, Descent(1))
     return found
 
 

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.crown import adaptive, crown_margins
+from robustra_tf.bounds.crown import crown_margins
 from robustra_tf.bounds.interval import interval_margins, propagate
+from robustra_tf.bounds.lines import adaptive
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph.convolutions import Conv2D

@@ -13,7 +13,7 @@ from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
 from robustra_tf.data import Info
 from robustra_tf.training.methods import METHODS, Method
-from robustra_tf.vocabulary import INITS, INNER, NORMS, PROJECTED_NORMS
+from robustra_tf.vocabulary import INITS, NORMS, PROJECTED_NORMS, TRAINED_INNER
 
 from . import devices, presets
 from .material import Material, check_material, fitting, parts
@@ -66,7 +66,9 @@ class Config(Material):
     )
     ramp: str = _ball("when the radius grows", "epoch", choices=RAMPS, otherwise=_PRESET)
 
-    inner: str = _bounds(f"{_DUAL}: where bounds of inner layers come from", "dual", choices=INNER)
+    inner: str = _bounds(
+        f"{_DUAL}: where bounds of inner layers come from", "dual", choices=TRAINED_INNER
+    )
     projection: int = _bounds(
         f"{_DUAL}: estimate inner layers by so many random vectors",
         0,

@@ -1,4 +1,4 @@
-"""Wong and Kolter's bounds on every pre-activation, layer by layer."""
+"""Bounds on every pre-activation, layer by layer: Wong and Kolter's, and what refines them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from robustra_tf.bounds.dual import affine, half_widths
 from robustra_tf.bounds.interval import Interval, intersection, interval, past_relu, propagate
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.radius import Known, interval_exact, row_radius
+from robustra_tf.bounds.refine import REFINED, first_of, refined
 from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.graph.graph import Network
 from robustra_tf.graph.ops import Input, Relu
@@ -45,7 +46,8 @@ def enclose(network: Network, ball: Ball, options: BoundOptions = BoundOptions()
     margins stay exactly Wong and Kolter's. Only that neuron's reported bounds are the intervals'.
 
     With `inner="interval"` no rows are computed at all: bounds are those of interval arithmetic, a
-    forward pass. With `"mixed"` they are the intersection of the two.
+    forward pass. With `"mixed"` they are the intersection of the two. With `"crown"` and `"alpha"`
+    the dual's are `refined`, and relaxations and centre follow from what that gives.
 
     Args:
       network: the one whose pre-activations are bounded.
@@ -60,6 +62,11 @@ def enclose(network: Network, ball: Ball, options: BoundOptions = BoundOptions()
     rows, inner = options.rows, options.inner
     if inner == "interval":
         return relaxed(network, ball, propagate(network, ball).bounds)
+    if inner in REFINED:
+        bounds = enclose(network, ball, first_of(options)).bounds
+        for descent in REFINED[inner]:
+            bounds = refined(network, ball, bounds, options, descent)
+        return relaxed(network, ball, bounds)
     structure, weights = network.structure, network.weights
     values: list[tf.Tensor] = []
     widths: list[tf.Tensor | None] = []

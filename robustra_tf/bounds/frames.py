@@ -132,16 +132,16 @@ def _picked(values: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     """
 
     @tf.custom_gradient
-    def run(values: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def run(values: tf.Tensor, index: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
             sums = tf.math.segment_sum(upstream, index)
             missing = tf.shape(values)[0] - tf.shape(sums)[0]
             rest = tf.zeros(tf.concat([[missing], tf.shape(sums)[1:]], 0), sums.dtype)
-            return tf.ensure_shape(tf.concat([sums, rest], 0), values.shape)
+            return tf.ensure_shape(tf.concat([sums, rest], 0), values.shape), None
 
         return tf.gather(values, index), gradient
 
-    return run(values)
+    return run(values, index)
 
 
 def _gathered(values: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:

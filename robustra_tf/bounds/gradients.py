@@ -33,16 +33,16 @@ def taken(table: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
     count = table.shape[0]
 
     @tf.custom_gradient
-    def run(table: tf.Tensor) -> Any:
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+    def run(table: tf.Tensor, index: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
             flat = tf.reshape(upstream, (-1, math.prod(table.shape[1:])))
             if count <= SHORT:
                 which = tf.one_hot(index, count, dtype=flat.dtype)
                 sums = tf.matmul(which, flat, transpose_a=True)
             else:
                 sums = tf.math.unsorted_segment_sum(flat, index, count)
-            return tf.reshape(sums, table.shape)
+            return tf.reshape(sums, table.shape), None
 
         return tf.gather(table, index), gradient
 
-    return run(table)
+    return run(table, index)

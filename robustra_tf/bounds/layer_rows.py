@@ -120,7 +120,7 @@ class LayerRows:
             start, rows = unit_rows(below.network, self.index, i * size, size)
             visit = keep if self._keeps and count == 1 else None
             reach = tf.reshape(
-                self._reach(below, start, rows, Every(), visit), (-1, positions, size)
+                self.reach(below, start, rows, Every(), visit), (-1, positions, size)
             )
             return tf.broadcast_to(reach, (tf.shape(below.centre)[0], positions, size))
 
@@ -153,7 +153,7 @@ class LayerRows:
             def recall(at: int, rows: Rows) -> Rows:
                 return self._recalled(rows, kept[at], example, neuron)
 
-            return self._reach(below, start, rows, frame, recall if kept else None)
+            return self.reach(below, start, rows, frame, recall if kept else None)
 
         if size > most:
             return some(0, below)
@@ -177,9 +177,10 @@ class LayerRows:
         dense = isinstance(self.structure.nodes[self.index].op, Dense)
         return dense and not pays_as_calls(self.structure)
 
-    def _reach(
+    def reach(
         self, below: Below, start: int, rows: Rows, frame: Frame, visit: Visit | None
     ) -> tf.Tensor:
+        """How far rows on node `start` reach, one number per row: charges and support."""
         traced = trace(below.network, below.relaxations, start, rows, frame, visit)
         reach = support(traced.rows, frame, Ball(below.centre, below.radius, self.norm, below.room))
         if traced.error.shape.rank != 1:

@@ -26,7 +26,9 @@ class BoundOptions:
         these prove stable. The margins are the same.
       budget: bytes that one slice of rows may take.
       inner: where bounds of inner layers come from, one of `INNER`: Wong and Kolter's dual,
-        intervals, or the intersection of the two.
+        intervals, or the intersection of the two (`mixed`); or that of the dual, of intervals and
+        of CROWN's backward passes for both ends of each neuron, with its own slopes (`crown`) or
+        with slopes that are optimised (`alpha`).
       norm: of the balls that are made of these options; a given `Ball` has its own.
       projection: estimate the inner ranges of the dual by so many random vectors; 0 bounds them.
 

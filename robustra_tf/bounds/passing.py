@@ -224,6 +224,11 @@ def past_relu(
     return rows.with_values(nu, clean=True), charge
 
 
+def summed(rows: Rows, frame: Frame) -> tf.Tensor:
+    """`sum_j row_j` for every row, one number per row, as `Frame.listed` has them."""
+    return frame.listed(tf.reduce_sum(rows.flat, -1), rows)
+
+
 def absolute_sum(rows: Rows, frame: Frame, weights: tf.Tensor) -> tf.Tensor:
     """`sum_j |row_j| weight_j` for every row, one number per row, as `Frame.listed` has them.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -39,10 +39,19 @@ SHALLOW = 10
 #: ReLUs of a run up to which its function spells them out: fewer calls in a step.
 SPELLED = 2
 
+
+class Passage(Protocol):
+    """A relaxation of a ReLU whose slopes depend on the signs of the rows, such as a `Strip`."""
+
+    def past(self, rows: Rows, frame: Frame) -> tuple[Rows, tf.Tensor]:
+        """The rows on the ReLU's input, and what each row is charged."""
+        ...
+
+
 #: For nodes of a run, and for some before it, the coefficients that are still to be followed.
 Pending = dict[int, Rows]
 #: Of every node of a run: its weights, or a ReLU's relaxation.
-Parameters = Sequence[tuple[tf.Tensor, ...] | Relaxation | None]
+Parameters = Sequence[tuple[tf.Tensor, ...] | Relaxation | Passage | None]
 
 
 #: (number of a ReLU, the rows that it leaves) -> the rows to go on with.
@@ -126,7 +135,10 @@ def spelled_out(
         if at not in pending:
             continue
         node, given, here = run.nodes[at - 1], parameters[at - 1], pending.pop(at)
-        if isinstance(node.op, Relu):
+        if isinstance(node.op, Relu) and not isinstance(given, Relaxation):
+            here, charge = given.past(here, frame)
+            charges.append(charge)
+        elif isinstance(node.op, Relu):
             given, fused = given.full, None
             if at in run.alone and shared(here, frame):
                 below = node.inputs[0] - 1

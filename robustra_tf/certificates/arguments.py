@@ -13,6 +13,11 @@ from robustra_tf.vocabulary import BOUNDS, INNER
 SOUND_BOUNDS = ("dual", "interval")
 
 
+def default_inner(method: str) -> str:
+    """Where bounds of inner layers come from where nobody says it: what margins are bounded by."""
+    return method if method in ("crown", "alpha") else "dual"
+
+
 def check_bound(method: str, rows: str = "every", inner: str = "dual") -> None:
     """Refuses (`ValueError`) the name of a bound that there is none of."""
     checks.member("method", method, BOUNDS)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.certificates import proofs
-from robustra_tf.certificates.arguments import check_bound, check_sound, checked_save
+from robustra_tf.certificates.arguments import check_bound, check_sound, checked_save, default_inner
 from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
 from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.certificates.work import Found, Work, batches
@@ -61,15 +61,18 @@ def certify(  # noqa: PLR0913, the door to all certificates
         [n, 1, 1, 1] for radii by image; for `l2` and `l1` one for each image.
       norm: `linf`, `l2` or `l1`.
       box: (lo, hi), or None for the plain bound of the paper's training.
-      method: `dual` (Wong and Kolter 2018, layer by layer); `interval`; `crown`, the margins with
-        CROWN's lower slopes (Zhang et al. 2018); `alpha`, the same with slopes optimised.
+      method: `dual` (Wong and Kolter 2018, layer by layer); `interval`; `crown`, the best of these
+        two and of CROWN's lower slopes (Zhang et al. 2018); `alpha`, the best of these three and of
+        slopes optimised for each margin, and, with `inner="alpha"`, for either end of the bounds of
+        every neuron that `crown` leaves unstable (Xu et al. 2021).
       batch_size: images at a time; twenty or so keep the rows of small networks near the caches.
       dtype: `float32` (default) or `float64` (default where `sound`), of the whole computation.
       rows: `every` neuron's; `needed`: only those that intervals do not prove stable; `auto`: the
-        faster of the two. The margins are the same.
+        faster of the two. The margins of `dual` are the same.
       inner: the bounds of inner layers that `dual`, `crown` and `alpha` rest on: by the `dual`
-        (default for `dual`), by the `interval`, or by the intersection of the two, `mixed` (default
-        for `crown` and `alpha`).
+        (default for `dual`), by the `interval`, by the intersection of the two, `mixed`, or by that
+        of both and of CROWN's rows for either end, `crown` (default for `crown`) or, with optimised
+        slopes, `alpha` (default for `alpha`).
       sound: subtract rounding error: what is certified then holds for the model in real numbers,
         its weights and constants read as they are stored, and for its float32 forward pass, in
         whatever order that sums (`bounds.sound`). For the methods `dual` and `interval`.
@@ -96,7 +99,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
     """
     network = take(model, rival=False)
     if inner is None:
-        inner = "dual" if method in ("dual", "interval") else "mixed"
+        inner = default_inner(method)
     dtype = checks.dtype(("float64" if sound else "float32") if dtype is None else dtype)
     check_bound(method, rows, inner)
     batch_size = checks.whole("batch_size", batch_size)
@@ -184,8 +187,9 @@ def layer_bounds(  # noqa: PLR0913, public
 
     Args:
       model, x, eps, norm, box, dtype, batch_size: as `certify` takes them.
-      method: `dual` (Wong and Kolter 2018); `interval`; `mixed`, the intersection of the two, which
-        `certify(method="crown")` and `"alpha"` rest on. These two bound margins alone.
+      method: `dual` (Wong and Kolter 2018); `interval`; `mixed`, the intersection of the two;
+        `crown`, that of both and of CROWN's bounds; `alpha`, that of all and of CROWN's with
+        slopes optimised for either end of every neuron's bounds.
 
     Returns:
       For each ReLU in order, (lower, upper), [n, *shape] each, channels last.
@@ -201,11 +205,7 @@ def layer_bounds(  # noqa: PLR0913, public
     checks.plain("layer_bounds", x)
     network = take(model, rival=False)
     graph = network.graph
-    if method not in INNER:
-        raise ValueError(
-            f"method must be one of {', '.join(INNER)}, got {method!r}: 'crown' and 'alpha' bound "
-            "margins alone, by inner bounds of 'mixed'"
-        )
+    checks.member("method", method, INNER)
     checks.member("norm", norm, NORMS)
     box, dtype = checks.box(box), checks.dtype(dtype)
     batch_size, shape = checks.whole("batch_size", batch_size), graph.structure.input_shape

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.bounds.balls import Ball, Box, boxed
-from robustra_tf.bounds.crown import adaptive, crown_margins, optimised_margins
+from robustra_tf.bounds.balls import Box, boxed
+from robustra_tf.bounds.best import best_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
 from robustra_tf.bounds.margins import margins
@@ -67,23 +67,13 @@ def margins_bound(structure: Structure, method: str, box: Box | None, options: B
             for index in structure.relus:
                 slope, error, _ = found.enclosure.relaxations[index]
                 bands.append((*found.enclosure.bounds[index], slope, 2 * error))
+        elif method == "interval":
+            upper = interval_margins(network, region, rows).upper
         else:
-            upper = _upper(network, region, rows, method, options)
+            upper = best_margins(network, region, rows, options, optimise=method == "alpha")
         return Bounded(-upper - offset, bands)
 
     return bound
-
-
-def _upper(
-    network: Network, region: Ball, rows: tf.Tensor, method: str, options: BoundOptions
-) -> tf.Tensor:
-    """Upper bounds of `c . f`, [n, k], of the methods without bands."""
-    if method == "interval":
-        return interval_margins(network, region, rows).upper
-    bounds = enclose(network, region, options).bounds
-    if method == "crown":
-        return crown_margins(network, region, rows, bounds, adaptive(bounds))
-    return optimised_margins(network, region, rows, bounds)
 
 
 @functools.lru_cache(maxsize=32)

@@ -12,7 +12,7 @@ import numpy as np
 from robustra_tf import counting
 from robustra_tf.attacks import Attack
 from robustra_tf.bounds.balls import NORMS, Box
-from robustra_tf.certificates.arguments import check_bound, check_sound
+from robustra_tf.certificates.arguments import check_bound, check_sound, default_inner
 from robustra_tf.certificates.brackets import Search
 from robustra_tf.certificates.certify import certify
 from robustra_tf.certificates.radii import Radii
@@ -96,7 +96,7 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
     network = take(model)
     structure = network.structure
     if inner is None:
-        inner = "dual" if method in ("dual", "interval") else "mixed"
+        inner = default_inner(method)
     dtype = checks.dtype(("float64" if sound else "float32") if dtype is None else dtype)
     check_bound(method, inner=inner)
     checks.member("norm", norm, NORMS)

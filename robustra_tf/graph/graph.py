@@ -134,10 +134,14 @@ class Structure:
         Returns:
           [n, *output_shape].
         """
+        return self.values(weights, x)[-1]
+
+    def values(self, weights: Sequence[tf.Tensor], x: tf.Tensor) -> list[tf.Tensor]:
+        """The exact output of every node, of what `forward` takes."""
         values = [x]
         for node in self.nodes[1:]:
             values.append(node.compute(values, weights))
-        return values[-1]
+        return values
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -169,6 +173,11 @@ class Network:
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """The logits [n, classes] of `x` [n, *input_shape], of the dtype of the weights."""
         return self.structure.forward(self.weights, x)
+
+    def inputs_of_relus(self, x: tf.Tensor) -> dict[int, tf.Tensor]:
+        """What each ReLU reads at `x`."""
+        values, nodes = self.structure.values(self.weights, x), self.structure.nodes
+        return {at: values[nodes[at].inputs[0]] for at in self.structure.relus}
 
     def with_weights(self, weights: Sequence[tf.Tensor]) -> Network:
         """The same structure with other weights."""

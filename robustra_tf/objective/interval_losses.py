@@ -20,8 +20,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, Box, ball
-from robustra_tf.bounds.crown import adaptive, crown_margins
+from robustra_tf.bounds.crown import crown_margins
 from robustra_tf.bounds.interval import Interval, interval_margins
+from robustra_tf.bounds.lines import adaptive
 from robustra_tf.graph.graph import Network
 from robustra_tf.objective.batch import Batch, Loss, LossOptions
 from robustra_tf.objective.losses import robust_cross_entropy

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from robustra_tf.vocabulary import INNER, NORMS
+from robustra_tf.vocabulary import NORMS, TRAINED_INNER
 
 _DUAL = ("robust_error", "wk_error", "unstable")
 _REFERENCE = ("eta", "t0", "infeasible", "tight", "loose")
@@ -35,7 +35,7 @@ class Method:
     measures: tuple[str, ...] = ()
     needs_reference: bool = False
     norms: tuple[str, ...] = NORMS
-    inner: tuple[str, ...] = INNER[:1]
+    inner: tuple[str, ...] = TRAINED_INNER[:1]
     attacks: bool = False
     certifies: str | None = None
 
@@ -63,7 +63,9 @@ class Method:
 
 def _dual(name: str, measures: Iterable[str] = (), needs_reference: bool = False) -> Method:
     measures = (*_DUAL, *measures)
-    return Method(name, "dual", measures, needs_reference, inner=INNER, certifies="wk_error")
+    return Method(
+        name, "dual", measures, needs_reference, inner=TRAINED_INNER, certifies="wk_error"
+    )
 
 
 def _interval(name: str, attacks: bool = False) -> Method:
