@@ -29,6 +29,9 @@ class Config:
 
     folder: str = command.setting("where the weights and images are", "../shared/cnn_a")
     method: str = command.setting("of rt.certify", "crown")
+    networks: tuple[str, ...] = command.setting(
+        "which of the two", tuple(NETWORKS), choices=tuple(NETWORKS)
+    )
 
     def __post_init__(self):
         command.check(self)
@@ -70,8 +73,8 @@ def measure(config: Config) -> dict[str, Any]:
     import robustra_tf as rt
 
     found = {}
-    for name, (shape, eps) in NETWORKS.items():
-        folder = Path(config.folder)
+    for name in config.networks:
+        (shape, eps), folder = NETWORKS[name], Path(config.folder)
         with np.load(folder / f"{name}_cnn_a_adv.npz") as weights:
             model = network(shape, dict(weights))
         with np.load(folder / f"{name}_200_images.npz") as images:
