@@ -57,11 +57,11 @@ def parallel(bounds: Mapping[int, Interval]) -> dict[int, tf.Tensor]:
 
 
 class Strip(NamedTuple):
-    """Both lines of a ReLU seen from a point: `v - v0 <= upper (z - z0) + above`, and
-    `v - v0 >= lower (z - z0) - beneath`, with `v0 = relu(z0)`.
+    """Both lines of a ReLU seen from a point `z_0`, with `v_0 = relu(z_0)`:
+    `v - v_0 <= upper (z - z_0) + above` and `v - v_0 >= lower (z - z_0) - beneath`.
 
     Seen so, what rows bound is their value at the point and what the ReLUs charge: no line has an
-    intercept, no layer a bias. `above` and `beneath` are at least 0 where `z0` is between the
+    intercept, no layer a bias. `above` and `beneath` are at least 0 where `z_0` is between the
     bounds, and right wherever it is.
 
     Attributes:

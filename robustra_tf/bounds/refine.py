@@ -65,7 +65,7 @@ def refined(
     Args:
       network, ball: the network and the inputs.
       bounds: those to begin with, (lower, upper), [n, *shape] each.
-      options: `rows="every"` refines stable neurons too; `budget` is what rows may take.
+      options: `rows="every"` refines stable neurons too; rows keep to the budget.
       descent: how slopes are optimised; None takes CROWN's own, `adaptive`.
     """
     structure, points = network.structure, network.inputs_of_relus(ball.centre)
