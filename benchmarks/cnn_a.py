@@ -68,17 +68,23 @@ def _shift() -> np.ndarray:
     return -np.array(MEAN) / np.array(DEVIATION)
 
 
+def read(folder: str | Path, name: str) -> tuple[Any, np.ndarray, np.ndarray, float]:
+    """A network with its images, their labels and the radius; `name` one of `NETWORKS`."""
+    shape, eps = NETWORKS[name]
+    with np.load(Path(folder) / f"{name}_cnn_a_adv.npz") as weights:
+        model = network(shape, dict(weights))
+    with np.load(Path(folder) / f"{name}_200_images.npz") as images:
+        x, y = np.float32(images["x"] / 255).reshape(-1, *shape), images["y"].astype(int)
+    return model, x, y, eps
+
+
 def measure(config: Config) -> dict[str, Any]:
     """Of each network how many images are misclassified and certified, and in what time."""
     import robustra_tf as rt
 
     found = {}
     for name in config.networks:
-        (shape, eps), folder = NETWORKS[name], Path(config.folder)
-        with np.load(folder / f"{name}_cnn_a_adv.npz") as weights:
-            model = network(shape, dict(weights))
-        with np.load(folder / f"{name}_200_images.npz") as images:
-            x, y = np.float32(images["x"] / 255).reshape(-1, *shape), images["y"].astype(int)
+        model, x, y, eps = read(config.folder, name)
         start = time.perf_counter()
         certificate = rt.certify(model, x, y, eps, method=config.method)
         found[name] = {

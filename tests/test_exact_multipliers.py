@@ -7,12 +7,12 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.exact.ascent import ascent, engine, explored
-from robustra_tf.exact.dense import Columns, dense
+from robustra_tf.exact.dense import Columns, Lines, dense
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.inner import as_type, improved
 from robustra_tf.exact.matrices import affine_maps
-from robustra_tf.exact.multipliers import Multipliers, Problem, backward, certified
+from robustra_tf.exact.multipliers import Kind, Multipliers, Problem, backward, certified
 from robustra_tf.exact.substitution import restrict
 from robustra_tf.exact.tighten import enclosed, tightened
 from robustra_tf.graph import build
@@ -27,7 +27,7 @@ class Case:
     """A random network restricted to a ball, with margins and phases of some unstable ReLUs."""
 
     def __init__(self, name, seed, norm="linf", margins=1, fixed=3, count=4):
-        self.norm, self.radius = norm, RADIUS[norm]
+        self.norm, self.radius, self.kind = norm, RADIUS[norm], Kind(norm)
         rng = np.random.default_rng(seed)
         model = nets.randomise(nets.ALL[name](), seed)
         graph = build(model)
@@ -60,7 +60,8 @@ class Case:
         rows, constants = self.columns.rows(self.rows, self.constants)
         count = len(self.phases)
         parts = np.repeat(rows[None], count, 0), np.repeat(constants[None], count, 0), self.phases
-        return Problem(*(tf.constant(part) for part in parts))
+        lines = Lines.of(self.r.relu, self.r.lower[None], self.r.upper[None])
+        return Problem(*(tf.constant(part) for part in parts), lines.tensors(tf.float64))
 
     def given(self):
         unit = self.rng.uniform(0, 1, self.phases.shape)
@@ -105,7 +106,7 @@ def case(request):
 
 def test_derivatives_are_those_of_differences(case):
     given, problem = case.given(), case.problem
-    bound, slopes = ascent(case.network, problem, given, case.norm)
+    bound, slopes = ascent(case.network, problem, given, case.kind)
     assert np.abs(slopes.unit).max() > 0
     direction = [tf.constant(case.rng.normal(size=part.shape)) for part in given]
     h = 1e-7
@@ -114,7 +115,7 @@ def test_derivatives_are_those_of_differences(case):
             case.network,
             problem,
             Multipliers(*(g + sign * h * d for g, d in zip(given, direction, strict=True))),
-            case.norm,
+            case.kind,
         ).bound.numpy()
         for sign in (1, -1)
     ]
@@ -128,7 +129,7 @@ def test_any_multipliers_are_below_the_network_on_its_domain(case):
     margins = (u @ case.rows.T + case.constants).max(1)
     seen = 0
     for _ in range(10):
-        bound = certified(case.network, case.problem, case.given(), case.norm).numpy()
+        bound = certified(case.network, case.problem, case.given(), case.kind).numpy()
         for row, value in zip(case.phases, bound, strict=True):
             inside = (row * z >= 0).all(1)
             seen += inside.any()
@@ -138,12 +139,12 @@ def test_any_multipliers_are_below_the_network_on_its_domain(case):
 
 def test_a_certified_bound_is_the_bound_less_a_little(case):
     given = case.given()
-    bound = backward(case.network, case.problem, given, case.norm).bound.numpy()
-    less = bound - certified(case.network, case.problem, given, case.norm).numpy()
+    bound = backward(case.network, case.problem, given, case.kind).bound.numpy()
+    less = bound - certified(case.network, case.problem, given, case.kind).numpy()
     assert (less > 0).all()
     assert (less < 1e-9 * (1 + np.abs(bound))).all()
     nothing = given._replace(unit=given.unit * np.nan)
-    assert (certified(case.network, case.problem, nothing, case.norm).numpy() == -np.inf).all()
+    assert (certified(case.network, case.problem, nothing, case.kind).numpy() == -np.inf).all()
 
 
 def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():
@@ -152,7 +153,7 @@ def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():
     for seed in range(PROGRAMMES):
         name, norm = (("dense", "linf"), ("residual", "linf"), ("dense", "l1"))[seed % 3]
         case = Case(name, seed, norm)
-        functions = engine(case.network.layout, norm, 1)
+        functions = engine(case.network.layout, case.kind, 1)
         first = Multipliers(case.given().unit, tf.ones((len(case.phases), 1), tf.float64))
         narrow = [as_type(part, tf.float32) for part in (case.problem, first)]
         single = dense(case.columns, case.x, case.radius, tf.float32)
@@ -171,7 +172,7 @@ def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():
 
 def test_where_a_bound_is_attained_the_relaxation_has_its_value(case):
     problem, given = case.problem, case.given()
-    found = explored(case.network, problem, given, case.norm)
+    found = explored(case.network, problem, given, case.kind)
     margin = found.margin.numpy()
     points = case.columns.image(found.point.numpy())
     u = case.r.values(points)[0]
@@ -183,7 +184,7 @@ def test_where_a_bound_is_attained_the_relaxation_has_its_value(case):
     score = found.score.numpy()
     assert (score[case.phases != 0] == -np.inf).all()
     # Without unstable ReLUs on the way nothing is lost: the bound is the margin's own.
-    bound = backward(case.network, problem, given, case.norm).bound.numpy()
+    bound = backward(case.network, problem, given, case.kind).bound.numpy()
     gap = np.where(np.isfinite(score), score, 0).sum(1)
     if len(case.rows) == 1:
         whole = case.phases[0] == 0

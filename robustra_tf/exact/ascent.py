@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.exact.dense import Block, Dense, Region
+from robustra_tf.exact.dense import Block, Dense, Lines, Region
 from robustra_tf.exact.multipliers import (
+    Kind,
     Multipliers,
     Pass,
     Problem,
@@ -38,10 +39,10 @@ class Attained(NamedTuple):
     after: list[tf.Tensor]
 
 
-def attained(dense: Dense, found: Pass, norm: str) -> Attained:
+def attained(dense: Dense, found: Pass, kind: Kind) -> Attained:
     """The minimum of the relaxation that a backward pass has found."""
     pixels, sizes = dense.layout[0], widths(dense)
-    image = dense.region.lowest(tf.concat(found.image, 1), norm)
+    image = dense.region.lowest(tf.concat(found.image, 1), kind.norm)
     inputs = tf.split(image, sizes, axis=1)
     before, after = [], []
     offsets = split_groups(dense.offset, dense)
@@ -58,33 +59,41 @@ def attained(dense: Dense, found: Pass, norm: str) -> Attained:
 
 
 def ascent(
-    dense: Dense, problem: Problem, given: Multipliers, norm: str
+    dense: Dense, problem: Problem, given: Multipliers, kind: Kind
 ) -> tuple[tf.Tensor, Multipliers]:
     """The bounds [k], and their derivatives in the multipliers."""
-    found = backward(dense, problem, given, norm)
-    at = attained(dense, found, norm)
+    found = backward(dense, problem, given, kind)
+    at = attained(dense, found, kind)
     z, behind = (join_groups(part, given.unit) for part in (at.before, found.unit))
-    free = tf.nn.relu(behind) * z * dense.free
+    free = tf.nn.relu(behind) * z * problem.lines.free
     unit = tf.where(problem.phases == 0, free, -problem.phases * z)
     mix = tf.zeros_like(given.mix)
     if problem.rows.shape[1] != 1:
         u = tf.concat([at.image, *at.after], 1)
         values = tf.linalg.matvec(problem.rows, u) + problem.constants
-        total = tf.reduce_sum(given.mix, 1, keepdims=True)
-        mean = tf.reduce_sum(values * given.mix, 1, keepdims=True) / total
-        mix = (values - mean) / total
+        if kind.cut:
+            mix = tf.concat([tf.zeros_like(values[:, :1]), values[:, 1:]], 1)
+        else:
+            total = tf.reduce_sum(given.mix, 1, keepdims=True)
+            mean = tf.reduce_sum(values * given.mix, 1, keepdims=True) / total
+            mix = (values - mean) / total
     return found.bound, Multipliers(unit, mix)
 
 
 def climbed(
-    dense: Dense, problem: Problem, first: Multipliers, norm: str, steps: tf.Tensor, rate: tf.Tensor
+    dense: Dense,
+    problem: Problem,
+    first: Multipliers,
+    kind: Kind,
+    steps: tf.Tensor,
+    rate: tf.Tensor,
 ) -> tuple[tf.Tensor, Multipliers]:
     """The best bounds [k] of `steps` steps of Adam from `first`, and what they follow from."""
     fixed = tf.abs(problem.phases) > 0
     most = tf.where(fixed, tf.constant(float("inf"), first.unit.dtype), 1.0)
 
     def climb(k, best, kept, given, mean, square):
-        bound, slopes = ascent(dense, problem, given, norm)
+        bound, slopes = ascent(dense, problem, given, kind)
         count = tf.cast(k, bound.dtype)
         kept = _better(bound > best, given, kept)
         size = rate * 0.1 ** (count / tf.cast(steps, bound.dtype))
@@ -95,7 +104,8 @@ def climbed(
             lambda leaf, m, s: leaf + size * m / (tf.sqrt(s) + _TINY), given, mean, square
         )
         unit = tf.minimum(tf.nn.relu(moved.unit), most)
-        given = Multipliers(unit, tf.nn.relu(moved.mix) + _TINY)
+        mix = tf.nn.relu(moved.mix) + (0.0 if kind.cut else _TINY)
+        given = Multipliers(unit, mix)
         return k + 1, tf.maximum(best, bound), kept, given, mean, square
 
     nothing = _mapped(tf.zeros_like, first)
@@ -104,7 +114,7 @@ def climbed(
     _, best, kept, last, _, _ = tf.while_loop(
         lambda k, *_: k < steps, climb, start, parallel_iterations=1, maximum_iterations=steps
     )
-    bound = backward(dense, problem, last, norm).bound
+    bound = backward(dense, problem, last, kind).bound
     return tf.maximum(best, bound), _better(bound > best, last, kept)
 
 
@@ -130,13 +140,13 @@ class Explored(NamedTuple):
     margin: tf.Tensor
 
 
-def explored(dense: Dense, problem: Problem, given: Multipliers, norm: str) -> Explored:
+def explored(dense: Dense, problem: Problem, given: Multipliers, kind: Kind) -> Explored:
     """What the minima of the relaxations are worth."""
-    found = backward(dense, problem, given, norm)
-    at = attained(dense, found, norm)
+    found = backward(dense, problem, given, kind)
+    at = attained(dense, found, kind)
     parts = (at.before, at.after, found.unit)
     z, h, behind = (join_groups(part, given.unit) for part in parts)
-    chosen = tf.logical_and(problem.phases == 0, dense.free > 0)
+    chosen = tf.logical_and(problem.phases == 0, problem.lines.free > 0)
     score = tf.where(chosen, tf.abs(behind * (h - tf.nn.relu(z))), float("-inf"))
     u = forward(dense, at.image)
     margin = tf.reduce_max(tf.linalg.matvec(problem.rows, u) + problem.constants, 1)
@@ -146,11 +156,11 @@ def explored(dense: Dense, problem: Problem, given: Multipliers, norm: str) -> E
 def forward(dense: Dense, x: tf.Tensor) -> tf.Tensor:
     """`u` [k, n + m] at inputs [k, n], as the network computes it."""
     sources = tf.split(x, widths(dense), axis=1)
-    parts = [split_groups(part, dense) for part in (dense.offset, dense.slope, dense.free)]
-    for blocks, count, offset, slope, free in zip(dense.weights, dense.sizes, *parts, strict=True):
+    parts = [split_groups(part, dense) for part in (dense.offset, dense.relu)]
+    for blocks, count, offset, relu in zip(dense.weights, dense.sizes, *parts, strict=True):
         read = (block.applied(u, count) for block, u in zip(blocks, sources, strict=True))
         z = tf.add_n(list(read)) + offset
-        sources.append(tf.where(free > 0, tf.nn.relu(z), slope * z))
+        sources.append(tf.where(relu > 0, tf.nn.relu(z), z))
     return tf.concat(sources, 1)
 
 
@@ -165,12 +175,12 @@ class Engine(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def engine(layout: tuple[int, int], norm: str, margins: int) -> Engine:
+def engine(layout: tuple[int, int], kind: Kind, margins: int) -> Engine:
     """The compiled functions.
 
     Args:
       layout: `Dense.layout`.
-      norm: of the ball.
+      kind: of the problems.
       margins: how many a problem has.
     """
 
@@ -180,27 +190,27 @@ def engine(layout: tuple[int, int], norm: str, margins: int) -> Engine:
         region = Region(one, one, one, tf.TensorSpec((), dtype))
         pixels, groups = layout
         weights = tuple((Block(two, number),) * (pixels + earlier) for earlier in range(groups))
-        network = Dense(weights, (number,) * groups, *(one,) * 6, region)
-        return network, Problem(three, two, two), Multipliers(two, two)
+        network = Dense(weights, (number,) * groups, *(one,) * 4, region)
+        return network, Problem(three, two, two, Lines(two, two, two)), Multipliers(two, two)
 
     single, double = signature(tf.float32), signature(tf.float64)
     numbers = tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)
 
     @tf.function(autograph=False, input_signature=(*single, *numbers))
     def climb(network, problem, first, steps, rate):
-        return climbed(network, problem, first, norm, steps, rate)
+        return climbed(network, problem, first, kind, steps, rate)
 
     @tf.function(autograph=False, input_signature=single)
     def bound(network, problem, given):
-        return backward(network, problem, given, norm).bound
+        return backward(network, problem, given, kind).bound
 
     @tf.function(autograph=False, input_signature=double)
     def certify(network, problem, given):
-        return certified(network, problem, given, norm)
+        return certified(network, problem, given, kind)
 
     @tf.function(autograph=False, input_signature=single)
     def explore(network, problem, given):
-        return explored(network, problem, given, norm)
+        return explored(network, problem, given, kind)
 
     @tf.function(
         autograph=False, input_signature=(double[0], tf.TensorSpec((None, None), tf.float64))

@@ -19,13 +19,17 @@ from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 # ReLUs that are tried before one is branched on.
 _CANDIDATES = 8
 # Fewer domains than this are split more than once at a time.
-_FEW = 64
+_FEW = 16
 # The weight of the better half, beside that of the worse, in the choice of a ReLU.
-_BETTER_HALF = 0.1
+_BETTER_HALF = 0.5
 # Batches before their cost is measured: the first ones trace and warm up.
 _UNMEASURED = 3
 # How much cheaper a node of linear programmes has to be than a domain.
 _CHEAPER = 2.0
+# Domains of a target after which the bounds of its costliest units are cut, how many units of them,
+# how often, by how many steps at what rate, and what the bound has to gain for another time.
+_LONG = 400
+_CUT_UNITS, _CUTS, _CUT_STEPS, _CUT_RATE, _GAIN = 32, 4, 40, 0.3, 0.05
 # Float32 numbers for each column that a domain holds while it is bounded, or a little more.
 _COPIES = 24
 
@@ -84,7 +88,10 @@ class BatchedSearch:
         self._proven = np.full(len(targets), np.inf)
         self._nodes = np.zeros(len(targets), int)
         self._point: tuple[int, np.ndarray] | None = None
+        self._replays: Callable[[np.ndarray], bool] = lambda point: True
         self._stuck: list[Domains] = []
+        # Whether a target's bounds say something of points alone where it does not hold.
+        self._cut = np.zeros(len(targets), bool)
         self._batch = self._fitting()
         bytes_each = 3 * restriction.units + 8 * _CANDIDATES + 64
         self._pool = Pool(max(1, int(0.5 * options.memory_mb * 2**20 / bytes_each)))
@@ -107,7 +114,7 @@ class BatchedSearch:
         self,
         deadline: float,
         cost: float = np.inf,
-        replays: Callable[[np.ndarray], bool] = lambda point: True,
+        replays: Callable[[np.ndarray], bool] | None = None,
     ) -> None:
         """Searches until all is proven, a counterexample is found, or others should go on.
 
@@ -115,10 +122,11 @@ class BatchedSearch:
           deadline: of `time.monotonic`.
           cost: seconds of a node of linear programmes; where a domain takes longer than that by
             far, what is left is handed over.
-          replays: whether a point [n] is a counterexample of the network as it is deployed.
+          replays: whether a point [n] is a counterexample of the network as it is deployed; by
+            default all are taken.
         """
         options, batches = self._options, 0
-        self._replays = replays
+        self._replays = replays or self._replays
         self._bound(self._bounding.roots(_CANDIDATES), options.root_steps)
         while len(self._pool) and not self.found:
             start = time.monotonic()
@@ -126,6 +134,9 @@ class BatchedSearch:
                 break
             domains = self._split(self._pool.take(max(1, self._batch // 2)))
             self._bound(domains, options.steps)
+            for place in np.flatnonzero((self._nodes > _LONG) & ~self._cut):
+                if place in domains.target:
+                    self._tighten(int(place))
             batches += 1
             each = (time.monotonic() - start) / len(domains)
             if options.short and batches > _UNMEASURED and cost * _CHEAPER < each:
@@ -196,6 +207,9 @@ class BatchedSearch:
             likely = domains.take(closed)
             certain = self._bounding.certified(likely)
             proven = certain > tolerance[closed]
+            # Where the margin is above the tolerance, cut bounds say nothing of it.
+            least = np.nextafter(tolerance[closed], np.inf)
+            certain = np.where(self._cut[likely.target], np.minimum(certain, least), certain)
             np.minimum.at(self._proven, likely.target[proven], certain[proven])
             closed[closed] = proven
         return closed
@@ -212,6 +226,28 @@ class BatchedSearch:
         if not open_.all():
             self._stuck.append(domains.take(~open_))
         self._pool.add(domains.take(open_))
+
+    def _tighten(self, place: int) -> None:
+        """Better bounds where a target is still to be decided, and all of it once more."""
+        tolerance, before = float(self._tolerance[place]), -np.finfo(float).max
+        self._cut[place] = True
+        for _ in range(_CUTS):
+            whole = self._bounding.roots(_CUT_UNITS).take(np.array([place]))
+            whole = self._bounding.climbed(whole, self._options.root_steps, self._options.rate)
+            if self._closed(whole).all():
+                self._pool.drop(place)
+                return
+            if not whole.bound[0] > (1 - _GAIN) * before:
+                return
+            before = whole.bound[0]
+            units = self._bounding.seen(whole).choices[0]
+            units = np.sort(units[units >= 0])
+            if not len(units):
+                return
+            if self._bounding.cut(place, units, tolerance, _CUT_STEPS, _CUT_RATE):
+                self._proven[place] = min(self._proven[place], np.nextafter(tolerance, np.inf))
+                self._pool.drop(place)
+                return
 
     def _split(self, domains: Domains) -> Domains:
         """Both halves of every domain, or more where there are few."""
@@ -239,6 +275,8 @@ class BatchedSearch:
         for part in np.array_split(there, max(1, -(-2 * len(there) // self._batch))):
             tried = domains.take(part // candidates).halved(unit[part])
             least[:, part] = self._bounding.bounded(tried).reshape(2, -1)
+        # What closes a half closes it: by how much is worth nothing.
+        least = np.minimum(least, np.repeat(self._tolerance[domains.target], candidates))
         score = least.min(0) + _BETTER_HALF * least.max(0)
         best = np.argsort(-score.reshape(count, candidates), axis=1, kind="stable")[:, :levels]
         return np.take_along_axis(domains.choices, best, 1)

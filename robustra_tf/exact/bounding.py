@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.exact.ascent import engine
-from robustra_tf.exact.dense import Columns, dense
+from robustra_tf.exact.dense import Columns, Lines, dense
 from robustra_tf.exact.domains import Domains
 from robustra_tf.exact.inner import as_type, first_slopes
-from robustra_tf.exact.multipliers import Multipliers, Problem
-from robustra_tf.exact.restriction import Restriction
+from robustra_tf.exact.multipliers import Kind, Multipliers, Problem
+from robustra_tf.exact.restriction import SLACK, Restriction
 
 # How far two ways to compute a unit may be apart: a share of all that is added up.
 _ROUNDING = 1e-9
@@ -64,8 +64,12 @@ class Bounding:
             dense(self._columns, centre, l1_radius, dtype) for dtype in (tf.float32, tf.float64)
         )
         most = max(len(target.constants) for target in targets)
-        norm = "linf" if l1_radius is None else "l1"
-        self._functions = engine(self._single.layout, norm, most)
+        self._kind = Kind("linf" if l1_radius is None else "l1")
+        self._functions = engine(self._single.layout, self._kind, most)
+        # Bounds of the units where a target is still to be decided: [targets, m].
+        ends = (restriction.lower, restriction.upper)
+        self._lower, self._upper = (np.repeat(end[None], len(targets), 0) for end in ends)
+        self._lines = Lines.of(restriction.relu, self._lower, self._upper)
         # What is repeated is no other margin.
         given = [
             self._columns.rows(
@@ -104,7 +108,7 @@ class Bounding:
             np.arange(count),
             np.full(count, -np.inf),
             np.zeros((count, units), np.int8),
-            first_slopes(self._single, count).numpy().astype(np.float16),
+            first_slopes(self._lines).astype(np.float16),
             np.ones(self._constants.shape, np.float32),
             np.full((count, min(candidates, units)), -1),
         )
@@ -138,13 +142,56 @@ class Bounding:
         point = self._columns.image(found.point.numpy().astype(float))
         return Seen(choices, point, found.margin.numpy())
 
+    def cut(
+        self, target: int, units: np.ndarray, tolerance: float, steps: int, rate: float
+    ) -> bool:
+        """Better bounds of some units where a target does not hold; true if that is nowhere.
+
+        Points where the greatest of its margins is above the tolerance need no bounds: those of a
+        unit may rest on all margins being at most that. A bound of the target is then true of such
+        points alone: above the tolerance it says that there are none, and no more.
+
+        Args:
+          target: its place.
+          units: their numbers [c].
+          tolerance: of the target.
+          steps, rate: of the ascent.
+        """
+        r, margins = self._restriction, self._rows.shape[1]
+        rows, constants = self._columns.rows(r.weights[units].toarray(), r.offset[units])
+        rows = np.pad(rows, ((0, 0), (0, self._rows.shape[2] - rows.shape[1])))
+        both = np.concatenate([rows, -rows]), np.concatenate([constants, -constants])
+        count, lines = 2 * len(units), Lines(*(part[target][None] for part in self._lines))
+        shared = self._rows[target], self._constants[target] - tolerance
+        problem = Problem(
+            np.concatenate([both[0][:, None], np.repeat(shared[0][None], count, 0)], 1),
+            np.concatenate([both[1][:, None], np.repeat(shared[1][None], count, 0)], 1),
+            np.zeros((count, r.units)),
+            lines,
+        )
+        problem = as_type(tf.nest.map_structure(tf.constant, problem), tf.float64)
+        functions = engine(self._single.layout, self._kind._replace(cut=True), margins + 1)
+        unit = tf.constant(np.repeat(first_slopes(lines), count, axis=0))
+        mix = tf.concat([tf.ones((count, 1)), tf.zeros((count, margins))], 1)
+        given = Multipliers(unit, mix)
+        _, best = functions.climbed(self._single, as_type(problem, tf.float32), given, steps, rate)
+        found = functions.certified(self._double, problem, as_type(best, tf.float64)).numpy()
+        found -= SLACK * (1.0 + np.abs(found))
+        lower, upper = self._lower[target], self._upper[target]
+        lower[units] = np.maximum(lower[units], found[: len(units)])
+        upper[units] = np.minimum(upper[units], -found[len(units) :])
+        nowhere = bool((lower > upper).any())
+        self._lines = Lines.of(r.relu, self._lower, np.maximum(self._lower, self._upper))
+        return nowhere
+
     def _asked(self, domains: Domains) -> tuple[Problem, Multipliers]:
         return self._problem(domains, np.float32), self._given(domains)
 
     def _problem(self, domains: Domains, dtype: type) -> Problem:
         which = domains.target
         parts = (self._rows[which], self._constants[which], domains.phases)
-        return Problem(*(tf.constant(part.astype(dtype)) for part in parts))
+        lines = Lines(*(part[which] for part in self._lines)).tensors(tf.as_dtype(dtype))
+        return Problem(*(tf.constant(part.astype(dtype)) for part in parts), lines)
 
     def _given(self, domains: Domains) -> Multipliers:
         parts = (domains.unit, domains.mix)

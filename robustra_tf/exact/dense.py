@@ -47,6 +47,33 @@ class Region(NamedTuple):
         return self.centre + tf.sign(ends - self.centre) * moved
 
 
+class Lines(NamedTuple):
+    """What a unit is between its bounds: below `slope z + intercept`.
+
+    Where a ReLU is stable, and where a unit is none, it is `slope z`, of slope 0 or 1.
+
+    Attributes:
+      slope, intercept: [k or 1, m] of the upper lines.
+      free: [k or 1, m], 1 where a ReLU is unstable, else 0.
+    """
+
+    slope: np.ndarray
+    intercept: np.ndarray
+    free: np.ndarray
+
+    @classmethod
+    def of(cls, relu: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        """Those of units between bounds [k, m], `relu` [m] true where a unit is a ReLU."""
+        free = relu & (lower < 0) & (upper > 0)
+        slope = np.where(relu & (upper <= 0), 0.0, 1.0)
+        slope[free] = upper[free] / (upper[free] - lower[free])
+        return cls(slope, np.where(free, -slope * lower, 0.0), free.astype(float))
+
+    def tensors(self, dtype: tf.DType) -> Lines:
+        """The same as tensors."""
+        return Lines(*(tf.constant(part, dtype) for part in self))
+
+
 class Block(NamedTuple):
     """Some consecutive columns of a matrix: zero but for the rows from `start` on."""
 
@@ -67,16 +94,12 @@ class Block(NamedTuple):
 class Dense(NamedTuple):
     """`z_g = W_g u + c_g` group by group, `u` the pixels and the units of earlier groups.
 
-    Between its bounds a ReLU is below `slope z + intercept`; where it is stable, or no ReLU, it is
-    `slope z`, of slope 0 or 1.
-
     Attributes:
       weights: of every group `W_g` [m_g, n + m_1 + ... + m_(g-1)], cut into blocks of columns: of
         pixels, for neurons of a convolution read a band of them, and of every earlier group.
       sizes: the numbers `m_g`.
       offset: `c` [m].
-      slope, intercept: [m] of the upper lines.
-      free: [m], 1 where a ReLU is unstable, else 0.
+      relu: [m], 1 where a unit is a ReLU, else 0.
       top: [m] what `|z|` is at most.
       reach: [m] what `|W| |u| + |c|` is at most: the size of all that is added up.
       region: the inputs.
@@ -85,9 +108,7 @@ class Dense(NamedTuple):
     weights: tuple[tuple[Block, ...], ...]
     sizes: tuple[tf.Tensor, ...]
     offset: tf.Tensor
-    slope: tf.Tensor
-    intercept: tf.Tensor
-    free: tf.Tensor
+    relu: tf.Tensor
     top: tf.Tensor
     reach: tf.Tensor
     region: Region
@@ -151,13 +172,9 @@ def dense(columns: Columns, centre: np.ndarray, l1_radius: float | None, dtype: 
     matrix, offset = columns.rows(r.weights.toarray(), r.offset)
     top = np.maximum(np.abs(r.lower), np.abs(r.upper))
     far = np.concatenate([np.maximum(np.abs(low), np.abs(high)), top])
-    free = r.relu & (r.lower < 0) & (r.upper > 0)
-    slope = np.where(r.relu & (r.upper <= 0), 0.0, 1.0)
-    slope[free] = r.upper[free] / (r.upper[free] - r.lower[free])
-    intercept = np.where(free, -slope * r.lower, 0.0)
     reach = np.abs(matrix) @ far + np.abs(offset)
     radius = np.inf if l1_radius is None else l1_radius
-    parts = (offset, slope, intercept, free, top, reach)
+    parts = (offset, r.relu, top, reach)
     cuts = np.linspace(0, len(low), _BLOCKS if matrix.size > _SMALL else 2, dtype=int)
     weights, ends = [], [int(cut) for cut in cuts]
     for group in r.groups:

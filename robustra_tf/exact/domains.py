@@ -102,3 +102,8 @@ class Pool:
         if small:
             self.blocks.append(joined(small))
         return joined(taken)
+
+    def drop(self, target: int) -> None:
+        """Removes all of a target."""
+        kept = (block.take(block.target != target) for block in self.blocks)
+        self.blocks = [block for block in kept if len(block)]

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.exact.ascent import engine
-from robustra_tf.exact.dense import Columns, Dense, dense
-from robustra_tf.exact.multipliers import Multipliers, Problem
+from robustra_tf.exact.dense import Columns, Dense, Lines, dense
+from robustra_tf.exact.multipliers import Kind, Multipliers, Problem
 from robustra_tf.exact.restriction import SLACK, Restriction
 
 #: Steps for every unit's bounds.
@@ -44,7 +44,8 @@ def improved(
         chosen = units[r.relu[units] & (r.lower[units] < 0) & (r.upper[units] > 0)]
         if not len(chosen) or (number == 0 and l1_radius is None):
             continue
-        columns = Columns.of(r)
+        columns, before = Columns.of(r), slice(None, group.start)
+        lines = Lines.of(r.relu[before], r.lower[None, before], r.upper[None, before])
         networks = [
             dense(columns, centre, l1_radius, dtype).before(number, group.start)
             for dtype in (tf.float32, tf.float64)
@@ -57,7 +58,7 @@ def improved(
             if time.monotonic() >= deadline:
                 break
             part = slice(start, start + _ROWS)
-            found[part] = _bounds(networks, rows[part], constants[part], norm, steps)
+            found[part] = _bounds(networks, lines, rows[part], constants[part], norm, steps)
         found -= SLACK * (1.0 + np.abs(found))
         low, high = found[: len(chosen)], -found[len(chosen) :]
         lower, upper = r.lower.copy(), r.upper.copy()
@@ -69,26 +70,30 @@ def improved(
     return r
 
 
-def first_slopes(network: Dense, count: int) -> tf.Tensor:
-    """CROWN's lower slopes, 1 where `u > -l`, for so many rows: [count, m]."""
-    slopes = tf.cast(network.slope > 0.5, network.slope.dtype)
-    return tf.repeat(slopes[None], count, axis=0)
+def first_slopes(lines: Lines) -> np.ndarray:
+    """CROWN's lower slopes, 1 where `u > -l`: [k, m]."""
+    return (lines.slope > 0.5).astype(np.float32)
 
 
 def _bounds(
-    networks: list[Dense], rows: np.ndarray, constants: np.ndarray, norm: str, steps: int
+    networks: list[Dense],
+    lines: Lines,
+    rows: np.ndarray,
+    constants: np.ndarray,
+    norm: str,
+    steps: int,
 ) -> np.ndarray:
     """Lower bounds [k] of `rows u + constants` over the ball."""
     single, double = networks
-    functions = engine(single.layout, norm, 1)
-    alpha = first_slopes(single, len(rows))
-    nothing = tf.zeros_like(alpha)
-    given = Multipliers(alpha, tf.ones((len(rows), 1)))
-    problem = Problem(tf.constant(rows[:, None]), tf.constant(constants[:, None]), nothing)
+    functions = engine(single.layout, Kind(norm), 1)
+    count = len(rows)
+    alpha = tf.constant(np.repeat(first_slopes(lines), count, axis=0))
+    given = Multipliers(alpha, tf.ones((count, 1)))
+    phases = tf.zeros_like(alpha, tf.float64)
+    parts = tf.constant(rows[:, None]), tf.constant(constants[:, None]), phases
+    problem = Problem(*parts, lines.tensors(tf.float64))
     _, best = functions.climbed(single, as_type(problem, tf.float32), given, steps, _RATE)
-    return functions.certified(
-        double, as_type(problem, tf.float64), as_type(best, tf.float64)
-    ).numpy()
+    return functions.certified(double, problem, as_type(best, tf.float64)).numpy()
 
 
 def as_type(nest, dtype: tf.DType):
