@@ -208,9 +208,9 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
         subject = Subject(model, inputs, rng)
         if not np.isfinite(subject.logits).all():
             continue
-        solvers = (
-            ["auto", "batched", "branch", "highs"] if rng.random() < 0.25 else ["auto", "batched"]
-        )
+        solvers = ["batched"] if rng.random() < 0.5 else ["auto"]
+        if rng.random() < 0.25:
+            solvers += ["branch", "highs"]
         exact = subject.exact()
         statuses = set()
         for solver in solvers:
