@@ -299,7 +299,7 @@ def test_a_misclassified_image_is_its_own_witness():
         ({"memory_mb": 0}, "memory_mb must be above 0, got 0"),
         (
             {"solver": "cplex"},
-            "solver must be one of auto, batched, branch, highs, gurobi, got 'cplex'",
+            "solver must be one of auto, batched, branch, split, highs, gurobi, got 'cplex'",
         ),
         ({"threads": 0}, "threads must be at least 1"),
     ],

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
 import numpy as np
 
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.probe import FEW, MANY, Probe
 from robustra_tf.exact.searches import Searches
+from robustra_tf.exact.splitting import split, splits
 from robustra_tf.exact.tighten import Enclosed, enclosed
 from robustra_tf.exact.verdict import Status, Verdict
+
+# Of the time of a case, what splitting leaves to the search behind it.
+_REST = 0.1
 
 
 def decide(case: Case) -> Verdict:
@@ -18,15 +25,28 @@ def decide(case: Case) -> Verdict:
     Raises:
       ValueError: what would be searched is not the network: see `Probe`.
     """
-    network, goal = case.task.network, case.goal
     probe = case.probed(FEW)
-    falsified = case.replayed(probe.unsafe(goal.conditions)[:2])
+    falsified = case.replayed(probe.unsafe(case.goal.conditions)[:2])
     if falsified is not None:
         return falsified
     if not probe.finite:
         return unknown("logits that are not finite numbers")
     if case.inputs.single(case.flat):
         return _clean(case, probe)
+    if not splits(case):
+        return _searched(case, probe)
+    found = _split(case)
+    late = time.monotonic() >= case.deadline
+    if case.task.split or late or found.status in (Status.VERIFIED, Status.FALSIFIED):
+        return found
+    behind = _searched(case, probe)
+    search = f"{found.search} {behind.search}".strip()
+    return dataclasses.replace(behind, nodes=found.nodes + behind.nodes, search=search)
+
+
+def _searched(case: Case, probe: Probe) -> Verdict:
+    """The verdict by WK's bounds, or by a search over the phases of ReLUs."""
+    network, goal = case.task.network, case.goal
     centre = case.image.astype(np.float64)
     found = enclosed(network.structure, network.weights, centre, goal.rows, *case.inputs)
     if not all(np.isfinite(end).all() for ends in found.bounds.values() for end in ends):
@@ -48,6 +68,21 @@ def decide(case: Case) -> Verdict:
     _compare(probe, goal, found)
     left = [number for number in others if not _proven(goal, probe, margins, number)]
     return Searches(case, probe).run(found, bounds, left)
+
+
+def _split(case: Case) -> Verdict:
+    """The verdict by splitting inputs, behind a look at many points."""
+    probe = case.probed(MANY)
+    falsified = case.replayed(probe.unsafe(case.goal.conditions)[:2])
+    if falsified is not None:
+        return falsified
+    if not probe.finite:
+        return unknown("logits that are not finite numbers")
+    if case.task.split is None:
+        # The other search decides what touches its bound, where splitting comes to no end.
+        left = case.deadline - time.monotonic()
+        case = case._replace(deadline=case.deadline - _REST * left)
+    return split(case, probe)
 
 
 def unknown(reason: str) -> Verdict:

@@ -88,9 +88,11 @@ class Task(NamedTuple):
       solver: what answers where a short search does not.
       threads: that a solve may use.
       domains: how many domains at a time are searched in its place, or None.
+      split: whether inputs are split instead; None: where few of many ReLUs' inputs move.
     """
 
     network: Network
     solver: Solver
     threads: int
     domains: SearchOptions | None = None
+    split: bool | None = False

@@ -35,6 +35,7 @@ SOLVERS = {
     "auto": BranchAndBound,
     "batched": BranchAndBound,
     "branch": BranchAndBound,
+    "split": BranchAndBound,
     "highs": Highs,
     "gurobi": Gurobi,
 }
@@ -88,7 +89,9 @@ class Verifier:
           solver: "branch" (a search by linear programmes, one domain at a time, `exact.branch`);
             "batched" (by bounds of many domains at a time, on whatever device TensorFlow uses,
             `exact.batched`); "auto", a short one of the first kind, then the second, and the first
-            again where it is measured to be cheaper; "highs" or "gurobi" (mixed-integer programmes,
+            again where it is measured to be cheaper; "split" (the box itself, input by input, for
+            `linf` alone, `exact.splitting`), which "auto" begins with where at most 16 inputs of a
+            network of more than 64 ReLUs move; "highs" or "gurobi" (mixed-integer programmes,
             behind the linear relaxation); or an object that is a `Solver`.
           threads: that a solve by linear programmes may use.
           memory_mb: MiB that the domains of "auto" and "batched" may take.
@@ -104,7 +107,7 @@ class Verifier:
         threads = checks.whole("threads", threads)
         if not (megabytes := checks.number(memory_mb) or 0.0) > 0:
             raise ValueError(f"memory_mb must be above 0, got {memory_mb!r}")
-        domains = None
+        domains, split = None, {"auto": None, "split": True}.get(str(solver), False)
         if isinstance(solver, str):
             if solver in ("auto", "batched"):
                 domains = SearchOptions(short=solver == "auto", memory_mb=megabytes)
@@ -122,6 +125,7 @@ class Verifier:
             solver,
             threads,
             domains,
+            split,
         )
         self._time_limit = seconds
 

@@ -1,0 +1,95 @@
+"""What is computed of many boxes at once, compiled: bounds, outputs, descent."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from robustra_tf.bounds.boxes import Bounded, Boxes, bound_boxes
+from robustra_tf.graph.graph import Network, Structure
+
+# Bytes of one tensor of backward rows: a batch of them stays in the processor's caches.
+_BYTES = 2**24
+_STEPS = 8
+
+
+class BoxWork(NamedTuple):
+    """Functions of a network and its boxes, in float64, each traced once.
+
+    Attributes:
+      rows: backward rows of one layer that are computed at once.
+      bound: (weights, still, places, low, high, c) -> `Bounded`.
+      outputs: (weights, still, places, values [m, k]) -> [m, outputs].
+      descend: (weights, still, places, values, (low, high), (c, d, others)) -> values, closer to
+        where the greatest of the margins `-(c . f + d) - others` is the smallest.
+    """
+
+    rows: int
+    bound: tf.types.experimental.PolymorphicFunction
+    outputs: tf.types.experimental.PolymorphicFunction
+    descend: tf.types.experimental.PolymorphicFunction
+
+
+@functools.lru_cache(maxsize=8)
+def box_work(structure: Structure, moving: int) -> BoxWork:
+    """The functions for boxes of so many inputs that move."""
+    kind, k = tf.float64, moving
+    widest = max(tf.TensorShape(node.op.out_shape).num_elements() for node in structure.nodes)
+    most = max(2, _BYTES // (kind.size * widest))
+    (outputs,) = structure.output_shape
+    values, conditions = tf.TensorSpec((None, k), kind), tf.TensorSpec((None, outputs), kind)
+    base = [
+        _weights(structure),
+        tf.TensorSpec(structure.input_shape, kind),
+        tf.TensorSpec((k,), tf.int32),
+    ]
+
+    def compiled(*signature):
+        return tf.function(autograph=False, input_signature=[*base, *signature])
+
+    @compiled(values, values, conditions)
+    def bound(weights, still, places, low, high, c) -> Bounded:
+        boxes = Boxes(still, places, low, high)
+        return bound_boxes(Network(structure, weights), boxes, c, most)
+
+    @compiled(values)
+    def forward(weights, still, places, points):
+        return structure.forward(weights, Boxes(still, places, points, points).inputs(points))
+
+    loose = tf.TensorSpec(None, kind)
+
+    @compiled(values, (values, values), (conditions, loose, loose))
+    def descend(weights, still, places, points, ends, unsafe):
+        (low, high), (c, d, others) = ends, unsafe
+
+        def greatest(at):
+            outs = structure.forward(weights, Boxes(still, places, at, at).inputs(at))
+            return tf.reduce_max(-(tf.matmul(outs, c, transpose_b=True) + d) - others, 1)
+
+        best, found = points, greatest(points)
+        for step in range(_STEPS):
+            with tf.GradientTape() as tape:
+                tape.watch(points)
+                value = greatest(points)
+            slope = tape.gradient(value, points)
+            length = 0.25 * (1.0 - step / _STEPS) * (high - low)
+            points = tf.clip_by_value(points - length * tf.sign(slope), low, high)
+            value = greatest(points)
+            lower = value < found
+            best = tf.where(lower[:, None], points, best)
+            found = tf.minimum(value, found)
+        return best
+
+    return BoxWork(most, bound, forward, descend)
+
+
+def _weights(structure: Structure) -> list[tf.TensorSpec]:
+    """What the network's weights are."""
+    found = [tf.TensorSpec(None, tf.float64)] * structure.variable_count
+    for node in structure.nodes[1:]:
+        shapes = getattr(node.op, "weight_shapes", ())
+        for place, shape in zip(node.weights, shapes, strict=True):
+            found[place] = tf.TensorSpec(shape, tf.float64)
+    return found

@@ -1,0 +1,105 @@
+"""Bounds on many boxes of few inputs: above every value, never looser than intervals."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.boxes import Boxes, bound_boxes
+from robustra_tf.bounds.interval import propagate
+from robustra_tf.graph import build
+from robustra_tf.graph.graph import Network
+from tests import exact_networks, nets
+
+MANY = 10**6
+SKIPS = ("skip_to_a_relu", "unequal_depth", "relu_at_the_end", "shared_block")
+
+
+def network_of(model):
+    graph = build(model)
+    return Network(graph.structure, graph.weights(tf.float64))
+
+
+def small(name):
+    """A small network by its name, of `nets` or of `exact_networks`."""
+    if name in SKIPS:
+        return network_of(exact_networks.network(name, "as drawn"))
+    return network_of(nets.randomise(nets.ALL[name](), 3))
+
+
+def boxes_in(network, moving, seed, n=6, width=0.6):
+    rng = np.random.default_rng(seed)
+    shape = network.structure.input_shape
+    places = np.sort(rng.permutation(int(np.prod(shape)))[:moving])
+    still = rng.uniform(0, 1, int(np.prod(shape)))
+    still[places] = 0.0
+    low = rng.uniform(0, 1, (n, moving))
+    high = low + width * rng.random((n, moving)) * (rng.random((n, moving)) < 0.8)
+    return Boxes(
+        tf.constant(still.reshape(shape)),
+        tf.constant(places, tf.int32),
+        tf.constant(low),
+        tf.constant(high),
+    )
+
+
+def rows_of(network, seed):
+    rng = np.random.default_rng(seed)
+    return tf.constant(rng.normal(size=(3, *network.structure.output_shape)))
+
+
+@pytest.mark.parametrize("most", [4, MANY])
+@pytest.mark.parametrize("name", ["dense", "conv", "residual", "maxima", *SKIPS])
+def test_no_point_of_a_box_is_above_its_bounds(name, most):
+    network, rng = small(name), np.random.default_rng(5)
+    boxes, rows = boxes_in(network, 2, 1), rows_of(network, 2)
+    found = bound_boxes(network, boxes, rows, most)
+    low, high, middle = (part.numpy() for part in (boxes.low, boxes.high, boxes.middle))
+    for _ in range(30):
+        t = rng.random(low.shape) if rng.random() < 0.5 else rng.integers(0, 2, low.shape)
+        points = low + t * (high - low)
+        values, inputs = [], boxes.inputs(tf.constant(points))
+        values.append(inputs)
+        for node in network.structure.nodes[1:]:
+            values.append(node.compute(values, network.weights))
+        reached = values[-1].numpy() @ rows.numpy().T
+        slope = np.einsum("nrk,nk->nr", found.slope.numpy(), points - middle)
+        assert (reached <= found.constant.numpy() + slope + 1e-9).all()
+        for index, (below, above) in zip(network.structure.relus, found.ends, strict=True):
+            z = values[network.structure.nodes[index].inputs[0]].numpy()
+            assert (below.numpy() - 1e-9 <= z).all()
+            assert (z <= above.numpy() + 1e-9).all()
+
+
+def test_ends_are_within_intervals_and_tighter_behind_two_relus():
+    network = small("conv")
+    boxes = boxes_in(network, 4, 7)
+    found = bound_boxes(network, boxes, rows_of(network, 0), MANY)
+    few = bound_boxes(network, boxes, rows_of(network, 0), 2)
+    centre = boxes.inputs(boxes.middle)
+    radius = boxes._replace(still=tf.zeros_like(boxes.still)).inputs(boxes.radius)
+    plain = propagate(network, ball(centre, radius)).bounds
+    for index, ends, loose in zip(network.structure.relus, found.ends, few.ends, strict=True):
+        widths = [(high - low).numpy() for low, high in (ends, loose, plain[index])]
+        assert (widths[0] <= widths[1] + 1e-9).all()
+        assert (widths[1] <= widths[2] + 1e-9).all()
+
+
+def test_a_box_without_width_has_the_value_itself():
+    network = small("residual")
+    boxes = boxes_in(network, 3, 4)
+    boxes = boxes._replace(high=boxes.low)
+    rows = rows_of(network, 1)
+    found = bound_boxes(network, boxes, rows, MANY)
+    value = network(boxes.inputs(boxes.low)).numpy() @ rows.numpy().T
+    np.testing.assert_allclose(found.constant.numpy(), value, rtol=1e-9, atol=1e-9)
+    assert (found.crossing.numpy() == 0).all()
+
+
+def test_nothing_follows_from_overflow():
+    network = small("dense")
+    large = [weight * 1e200 for weight in network.weights]
+    boxes = boxes_in(network, 3, 4)
+    found = bound_boxes(network.with_weights(large), boxes, rows_of(network, 1), MANY)
+    reach = np.abs(found.slope.numpy()).sum(2)
+    assert not np.isfinite(-found.constant.numpy() - reach).any()

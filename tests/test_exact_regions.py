@@ -1,0 +1,136 @@
+"""Boxes that are split and cut: nothing is lost, nothing is excluded that holds a solution."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import linprog
+
+from robustra_tf.exact.halfspaces import Groups, HalfSpaces
+from robustra_tf.exact.regions import Pool, Regions
+
+
+def spaces(seed, n=8, k=3, sizes=(1, 3, 2)):
+    rng = np.random.default_rng(seed)
+    value = rng.normal(size=(n, sum(sizes))) + rng.uniform(-0.5, 1.5)
+    slope = rng.normal(size=(n, sum(sizes), k)) * rng.choice([0.0, 0.3, 1.0], (n, sum(sizes), k))
+    return HalfSpaces(value, slope, Groups.of(list(sizes)))
+
+
+def programme(given, box, rows):
+    """The least over the box of the greatest of some rows, by linear programming."""
+    slope, value = given.slope[box, rows], given.value[box, rows]
+    k = slope.shape[1]
+    found = linprog(
+        np.r_[np.zeros(k), 1.0],
+        A_ub=np.c_[slope, -np.ones(len(rows))],
+        b_ub=-value,
+        bounds=[(-1, 1)] * k + [(None, None)],
+    )
+    return found.fun
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_combinations_are_between_the_best_row_and_the_programme(seed):
+    found = spaces(seed)
+    bounds, groups = found.bounds(), found.groups
+    assert (bounds >= groups.join(np.maximum, found.least) - 1e-12).all()
+    for box in range(len(bounds)):
+        for number, (first, size) in enumerate(zip(*groups, strict=True)):
+            exact = programme(found, box, np.arange(first, first + size))
+            assert bounds[box, number] <= exact + 1e-9
+
+
+def test_combinations_are_close_to_the_programme():
+    found, total, reached = spaces(1, n=60, sizes=(4,)), 0.0, 0.0
+    bounds, single = found.bounds()[:, 0], found.least.max(1)
+    for box in range(60):
+        exact = programme(found, box, np.arange(4))
+        total, reached = total + exact - single[box], reached + bounds[box] - single[box]
+    assert reached > 0.8 * total > 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_what_is_cut_away_is_excluded(seed):
+    found, rng = spaces(seed), np.random.default_rng(seed)
+    groups, n = found.groups, len(found.value)
+    opened = rng.random((n, len(groups.size))) < 0.8
+    cut = found.cut(opened)
+    assert not (cut.open & ~opened).any()
+    points = rng.uniform(-1, 1, (200, n, found.slope.shape[2]))
+    values = found.value + np.einsum("nrk,pnk->pnr", found.slope, points)
+    inside = ((points >= cut.low) & (points <= cut.high)).all(2)
+    for number, (first, size) in enumerate(zip(*groups, strict=True)):
+        held = (values[..., first : first + size] <= 0).all(2) & opened[:, number]
+        assert (inside | ~held).all()
+        assert (cut.open[:, number] | ~held.any(0)).all()
+
+
+def test_one_half_space_is_cut_at_its_corner():
+    given = HalfSpaces(np.array([[1.0]]), np.array([[[1.0, -0.5]]]), Groups.of([1]))
+    cut = given.cut(np.ones((1, 1), bool))
+    # t0 - 0.5 t1 <= -1: t0 is at most -0.5, t1 at least 0.
+    np.testing.assert_allclose(cut.high, [[-0.5, 1.0]], atol=1e-5)
+    np.testing.assert_allclose(cut.low, [[-1.0, 0.0]], atol=1e-5)
+
+
+def test_numbers_that_are_none_cut_and_exclude_nothing():
+    value = np.array([[np.nan], [np.inf], [-np.inf], [5.0]])
+    slope = np.array([[[1.0, 2.0]], [[np.inf, 1.0]], [[1.0, 1.0]], [[np.nan, 1.0]]])
+    given = HalfSpaces(value, slope, Groups.of([1]))
+    with np.errstate(invalid="ignore"):
+        cut = given.cut(np.ones((4, 1), bool))
+        assert not (given.bounds() > 0).any()
+    np.testing.assert_array_equal(cut.low, -1.0)
+    np.testing.assert_array_equal(cut.high, 1.0)
+    assert cut.open.all()
+
+
+def regions(rng, n, k=3, g=2):
+    low = rng.uniform(-1, 1, (n, k))
+    width = rng.random((n, k)) * (rng.random((n, k)) < 0.7)
+    opened = np.ones((n, g), bool)
+    return Regions(low, low + width, opened, rng.normal(size=n), rng.integers(0, 9, n) * 1.0)
+
+
+def test_halves_share_their_cut_and_cover_the_box():
+    rng = np.random.default_rng(0)
+    whole = regions(rng, 50)
+    halves, atoms = whole.halves(rng.random((50, 3)))
+    np.testing.assert_array_equal(atoms, (whole.low == whole.high).all(1))
+    left, parts = whole.take(~atoms), halves.boxes // 2
+    first, second = halves.take(slice(parts)), halves.take(slice(parts, None))
+    np.testing.assert_array_equal(first.low, left.low)
+    np.testing.assert_array_equal(second.high, left.high)
+    cut = first.high != left.high
+    assert (cut.sum(1) == 1).all()
+    np.testing.assert_array_equal(first.high[cut], second.low[cut])
+    np.testing.assert_array_equal(second.low[~cut], left.low[~cut])
+
+
+def test_boxes_of_neighbouring_float32_numbers_are_not_split():
+    one = np.float32(1.0)
+    low = np.array([[one, 0.0], [one, 0.0]], np.float64)
+    high = np.array([[np.nextafter(one, np.float32(2)), 0.0], [1.001, 0.0]], np.float64)
+    whole = Regions(low, high, np.ones((2, 1), bool), np.zeros(2), np.zeros(2))
+    halves, atoms = whole.halves(np.array([[0.0, 9.0], [0.0, 9.0]]))
+    assert atoms.tolist() == [True, False]
+    assert halves.boxes == 2
+
+
+def test_the_pool_gives_every_box_once_and_the_worst_first():
+    rng = np.random.default_rng(0)
+    given = regions(rng, 100)
+    pool, seen = Pool(given.take(slice(60))), []
+    pool.put(given.take(slice(60, None)))
+    taken = pool.next(10, 1000, 1)
+    assert taken.boxes == 10
+    np.testing.assert_allclose(np.sort(taken.bound), np.sort(given.bound)[:10])
+    seen.append(taken.bound)
+    while len(pool):
+        taken = pool.next(32, 60, 4)
+        assert 1 <= taken.boxes <= 15
+        assert taken.boxes == 1 or (taken.crossing + 4).sum() <= 60
+        seen.append(taken.bound)
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.sort(given.bound))
