@@ -161,7 +161,7 @@ def test_frozen_layers_and_their_places():
             {"options": {"norm": "l2"}, "method": "wong", "eps": 8},
             "at most 2.23607, in pixels, got 8",
         ),
-        ({"options": {"inner": "best"}}, "inner must be one of dual, interval, mixed, got 'best'"),
+        ({"options": {"inner": "best"}}, "inner must be one of dual, interval, mixed, crown"),
         ({"options": {"memory_mb": 0}}, "memory_mb must be above 0, got 0"),
     ],
 )
