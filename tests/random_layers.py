@@ -199,6 +199,9 @@ class Others:
 
 def randomise(layer: keras.layers.Layer, rng: np.random.Generator, scale: float) -> None:
     """Fills the weights of a layer that is none of the usual ones."""
+    if isinstance(layer, keras.layers.PReLU):
+        # Slopes beyond 64 are refused.
+        scale = min(scale, 10.0)
     for weight in layer.trainable_weights:
         size = max(1, int(np.prod(weight.shape[:-1])))
         weight.assign(rng.normal(size=weight.shape) * scale / np.sqrt(size))
