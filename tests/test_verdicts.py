@@ -214,7 +214,13 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
         exact = subject.exact()
         statuses = set()
         for solver in solvers:
-            verifier = Verifier(model, *subject.ball, time_limit=SECONDS, solver=solver)
+            try:
+                verifier = Verifier(model, *subject.ball, time_limit=SECONDS, solver=solver)
+            except ValueError as refused:
+                # Random weights may be none that are taken, which is said of a layer by its name.
+                if "must have slopes of at most" not in str(refused):
+                    raise
+                continue
             verdict = verifier.verify(subject.image, subject.label)
             subject.check(verdict, exact)
             statuses.add(verdict.status)
