@@ -64,6 +64,10 @@ def results(
         "n": len(rows),
         **errors(identity["stages"], rows),
         "undecided": sum(row.status is Status.UNKNOWN for row in rows),
+        "decided": {
+            stage: sum(row.stage == stage and row.status is not Status.UNKNOWN for row in rows)
+            for stage in identity["stages"]
+        },
         "seconds": {stage: round(seconds.get(stage, 0.0), 3) for stage in identity["stages"]},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -181,5 +185,6 @@ def table(figures: Mapping[str, Any]) -> str:
         f"  {words:<{width}}  {share:>7.2%}  {round(share * n):>6,} of {n:,}"
         for words, share in lines
     ]
+    decided = ", ".join(f"{stage} {count:,}" for stage, count in figures["decided"].items())
     took = ", ".join(f"{stage} {spent:.1f}" for stage, spent in figures["seconds"].items())
-    return "\n".join([title(figures), *body, f"  seconds: {took}"])
+    return "\n".join([title(figures), *body, f"  decided: {decided}", f"  seconds: {took}"])

@@ -72,7 +72,10 @@ def test_results_say_what_they_are_about(finished):
     assert len(written["weights_sha256"]) == 64
     statuses = [row["status"] for row in rows(out)]
     assert written["undecided"] == statuses.count("unknown")
+    stages = [row["stage"] for row in rows(out) if row["status"] != "unknown"]
+    assert written["decided"] == {stage: stages.count(stage) for stage in ("clean", "pgd", "lp")}
     table = results.table(written)
+    assert f"decided: clean {stages.count('clean')}, pgd" in table
     assert f"{round(written['lp_error'] * COUNT)} of {COUNT}" in table
     assert "milp_error_upper" not in written
 
