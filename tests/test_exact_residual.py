@@ -1,6 +1,7 @@
 """Complete verification of a trained network with identity skips and pooling."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers as L  # noqa: N812
 
@@ -59,3 +60,19 @@ def test_a_trained_residual_network_is_decided(trained, eps):
     verdicts = decided(model, x[:IMAGES], y[:IMAGES], eps)
     assert all(verdict.status is not Status.UNKNOWN for verdict in verdicts)
     assert any(verdict.status is Status.VERIFIED for verdict in verdicts)
+
+
+@pytest.mark.parametrize("solver", ["auto", "branch", "highs", "batched"])
+def test_a_leaf_with_margin_zero_does_not_end_the_search(solver):
+    """Of two equal units one is on and one off only where both are zero, and so is the margin."""
+    inputs = keras.Input((3,))
+    h = L.Dense(2, activation="relu")(inputs)
+    logits = L.ReLU()(L.Dense(2, activation="relu")(L.Add()([h, h])))
+    model = keras.Model(inputs, logits)
+    model.layers[1].set_weights([-np.array([[1.0, 1], [0.9, 0.9], [0.8, 0.8]]), np.full(2, 0.3)])
+    model.layers[3].set_weights([np.array([[0, 1.6], [0, -0.3]]), np.zeros(2)])
+    # In one corner of the ball alone units are on: no gradient leads there.
+    verifier = Verifier(model, 0.11, norm="l1", solver=solver)
+    verdict = verifier.verify(np.array([0.4, 0, 0], np.float32), 0)
+    assert verdict.status is Status.FALSIFIED
+    assert model(verdict.witness[None]).numpy().argmax() == 1

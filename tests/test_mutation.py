@@ -128,7 +128,7 @@ def project(tmp_path):
 
 def test_a_known_mutant_is_caught_and_an_equivalent_one_survives(project):
     run = Run(project, processes=1)
-    run.least_limit = 1.0
+    run.least_limit = 5.0
     changes = ("a <= b", "a >= b", "n += 1", "n >= 0", "a - a")
     drawn = [mutant for mutant in run.mutants if mutant.after.strip("()") in changes]
     told = []

@@ -80,7 +80,7 @@ class _Search:
         self.off = self.on + len(encoding.units)
         self.triangles = self.programme.matrix.shape[0] - len(self.unstable)
         self.best, self.point = np.inf, None
-        self.nodes, self.bound = 0, np.inf
+        self.nodes, self.bound, self.open = 0, np.inf, False
 
     def run(self, start: Sequence[_Node]) -> Answer:
         stack = [(node, -np.inf) for node in start]
@@ -105,12 +105,16 @@ class _Search:
                 return self._undecided(f"HiGHS: {solved.status}", least)
             choice = self._choose(node, solved)
             if choice is None:
-                least = min(self.bound, bound, *(bound for _, bound in stack))
-                return self._undecided("the margin is within the tolerance of zero", least)
+                # This leaf stays open, but another one may hold a counterexample.
+                self.bound, self.open = min(self.bound, bound), True
+                continue
             unit, likely = choice
             stack += [
                 (_Node((*node.units, unit), (*node.on, on)), bound) for on in (not likely, likely)
             ]
+        if self.open:
+            reason = "the margin is within the tolerance of zero"
+            return self._undecided(reason, self.bound)
         if not np.isfinite(self.bound):
             # The image itself is a point: a programme without any is an error, not a proof.
             return self._undecided("HiGHS: every node infeasible", -np.inf)
