@@ -22,11 +22,13 @@ from . import answered, folder
 from .answered import Answered
 from .ledger import Ledger
 from .progress import Progress
-from .workers import share_out
+from .workers import OverrunError, Team, share_out
 
 if TYPE_CHECKING:
     from robustra_tf.vnncomp.networks import Network
 
+#: Seconds after its own that an instance may go on for, in a process of several.
+GRACE = 10.0
 #: What the bar counts.
 _SHOWN = (Word.UNSAT, Word.SAT, Word.TIMEOUT, Word.UNKNOWN)
 _STAGE = "verify"
@@ -174,8 +176,13 @@ def _answers(left: list[Question], workers: int) -> Iterator[tuple[Question, Ans
             imported()
             yield question, _answer(*_asked(question))
         return
-    for question, result in share_out(left, workers, _answer, _asked, (imported, ())):
-        yield question, result(f"instance {question.index}")
+    team = Team(workers, (imported, ()), lambda question: question.seconds + GRACE)
+    for question, result in share_out(left, team, _answer, _asked):
+        try:
+            yield question, result(f"instance {question.index}")
+        except OverrunError:
+            late = f"ended {GRACE:g} seconds after its time"
+            yield question, Answer(Word.TIMEOUT, question.seconds + GRACE, late)
 
 
 def _asked(question: Question) -> tuple[Path, Path, float]:

@@ -16,7 +16,7 @@ from . import inputs
 from .cascade import Decisions, Examples
 from .config import Config
 from .rows import Status
-from .workers import StageError, share_out
+from .workers import StageError, Team, share_out
 
 
 class Milp:
@@ -50,9 +50,8 @@ class Milp:
 
     def _shared_out(self, batches: Iterator[Examples]) -> Iterator[Decisions]:
         digest = fingerprint.weights_sha256(self._model)
-        begin = _begin, (self._config, digest)
-        workers = self._config.workers
-        for batch, result in share_out(batches, workers, _verify, _question, begin):
+        team = Team(self._config.workers, (_begin, (self._config, digest)))
+        for batch, result in share_out(batches, team, _verify, _question):
             try:
                 verdict = result(f"example {int(batch.indices[0])}")
             except StageError as error:

@@ -7,7 +7,16 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from robustra_tf.vnncomp.answers import Word
-from robustra_tf.vnncomp.tables import Comparison, Key, Result, Table, compare, spent
+from robustra_tf.vnncomp.tables import (
+    DECIDED,
+    Comparison,
+    Key,
+    Result,
+    Table,
+    compare,
+    decided,
+    spent,
+)
 
 from .answered import Answered
 
@@ -24,22 +33,27 @@ class Standing:
       rows: what was answered.
       comparison: with the agreed verdicts; None where none were given.
       peer: alpha-beta-CROWN's results on the same instances, where they are known.
+      wrong: the rows that contradict an agreed verdict.
     """
 
     name: str
     rows: Sequence[Answered]
     comparison: Comparison | None
     peer: dict[Key, Result]
+    wrong: Sequence[Answered] = ()
 
     @classmethod
     def of(cls, name: str, rows: Sequence[Answered], agreed: Table | None) -> Standing:
         """A run beside a table of agreed verdicts."""
         if agreed is None:
             return cls(name, rows, None, {})
-        own = {row.key: row.result for row in rows}
+        own: dict[Key, Result] = {}
+        for row in rows:
+            own[row.key] = decided(own.get(row.key, row.result), row.result)
         others = {key: agreed.results[key] for key in own if key in agreed.results}
         peer = {key: agreed.peer[key] for key in own if key in agreed.peer}
-        return cls(name, rows, compare(own, others), peer)
+        wrong = [row for row in rows if _contradicts(row.result, others.get(row.key))]
+        return cls(name, rows, compare(own, others), peer, wrong)
 
     def count(self, *words: Word) -> int:
         """How many answers are one of some words."""
@@ -49,12 +63,6 @@ class Standing:
     def decided(self) -> int:
         """How many are `unsat` or `sat`."""
         return self.count(Word.UNSAT, Word.SAT)
-
-    @property
-    def wrong(self) -> list[Answered]:
-        """Those that contradict an agreed verdict."""
-        keys = set() if self.comparison is None else {*self.comparison.contradictions}
-        return [row for row in self.rows if row.key in keys]
 
     def cells(self) -> dict[str, str]:
         """The line of the table, by column."""
@@ -72,6 +80,10 @@ class Standing:
             found |= {PEER: f"{len(other):,}", "its mean s": _mean(other)}
             found["its median s"] = _median(other)
         return found
+
+
+def _contradicts(one: Result, other: Result | None) -> bool:
+    return other is not None and {one.word, other.word} == {*DECIDED}
 
 
 def _mean(values: Sequence[float]) -> str:

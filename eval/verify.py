@@ -110,6 +110,12 @@ class Verify:
             raise SettingError("files", forms[wanted == 1], given)
         if self.network is not None and not all(self.network.partition("=")[::2]):
             raise SettingError("network", "NAME=NET.onnx", self.network)
+        if self.witness is not None:
+            if self.witness.is_dir() or not self.witness.name:
+                raise SettingError("witness", "a file, not a folder", str(self.witness))
+            if not (home := self.witness.absolute().parent).is_dir():
+                wanted = f"a file whose folder is there ({home} is none)"
+                raise SettingError("witness", wanted, str(self.witness))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,18 +144,30 @@ def _require() -> None:
 def _one(given: Verify, start: float) -> Exit:
     seconds = given.timeout or SECONDS
     if given.network is not None:
-        query = dialect.Query.read(given.files[0], given.network)
-        answer = _answer(query.network, given.files[0], seconds, start)
+        (path,) = map(_found, given.files)
+        query = dialect.Query.read(path, given.network)
+        answer = _answer(_found(query.network), path, seconds, start)
         text = query.told(answer)
     else:
-        answer = _answer(*given.files, seconds, start)
+        network, path = map(_found, given.files)
+        answer = _answer(network, path, seconds, start)
         text = f"{answer.word}\n"
-    if given.witness is not None and answer.counterexample is not None:
-        write_atomically(given.witness, answer.counterexample.text)
     if answer.reason:
         PROGRAM.say(answer.reason)
     sys.stdout.write(text)
+    sys.stdout.flush()
+    if given.witness is not None and answer.counterexample is not None:
+        try:
+            write_atomically(given.witness, answer.counterexample.text)
+        except OSError as error:
+            PROGRAM.say(f"the answer stands, its witness was not written: {error}")
+            return Exit.FAILED
     return Exit.DONE
+
+
+def _found(path: Path) -> Path:
+    """The file that is named, or the one packed or unpacked beside it."""
+    return path if path.exists() else instances.located(path.parent, path.name)
 
 
 def _answer(network: Path, query: Path, seconds: float, start: float) -> Answer:

@@ -5,86 +5,187 @@ Results come as they are ready. What a worker was at when the program ends is no
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple, TypeVar
 
 Job = TypeVar("Job")
-
-# Jobs handed out ahead of each worker: none waits, and few are lost when one dies.
-_AHEAD = 2
 
 
 class StageError(RuntimeError):
     """Work that could not go on; what was recorded before stays."""
 
 
+class OverrunError(StageError):
+    """A job whose worker was ended, for it took longer than it may; others are not lost."""
+
+
+class Team(NamedTuple):
+    """The processes that work.
+
+    Attributes:
+      workers: how many.
+      begin: a function of a module that each begins with, and its arguments.
+      limit: seconds that a job may take; a worker that is still at it then is ended, and another
+        one begun in its place.
+    """
+
+    workers: int
+    begin: tuple[Callable[..., None], tuple] | None = None
+    limit: Callable[[Any], float] = lambda job: math.inf
+
+
 def share_out(
     jobs: Iterable[Job],
-    workers: int,
+    team: Team,
     work: Callable[..., Any],
     arguments: Callable[[Job], tuple],
-    begin: tuple[Callable[..., None], tuple] | None = None,
 ) -> Iterator[tuple[Job, Callable[[str], Any]]]:
     """Does jobs in several processes, in any order; starts none where there is no job.
 
     Args:
       jobs: taken one by one as workers become free.
-      workers: how many processes.
+      team: the processes.
       work: a function of a module, called in a worker.
       arguments: of a job, what `work` is called with; to be pickled.
-      begin: a function that each worker begins with, and its arguments.
 
     Yields:
       A job, and what gives its result when it is called with the job's name for people; that raises
-      `StageError` where the worker failed or died, and says what it said.
+      `StageError` where the worker failed or died, and says what it said, and `OverrunError` where
+      it was ended.
     """
-    jobs = iter(jobs)
-    first = next(jobs, None)
-    if first is None:
-        return
-    jobs = itertools.chain([first], jobs)
-    # Not forks of this process, whose threads of TensorFlow's they would not have, but of one that
-    # has imported all and computed nothing.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tensorflow", "keras", work.__module__])
-    pool = ProcessPoolExecutor(workers, context, _begin, begin or (None, ()))
-    waiting: dict[Future, Job] = {}
+    jobs, busy = iter(jobs), dict[Connection, _Worker]()
+    free: list[_Worker] = []
     try:
         while True:
-            for job in itertools.islice(jobs, _AHEAD * workers - len(waiting)):
-                waiting[pool.submit(work, *arguments(job))] = job
-            if not waiting:
+            for job in itertools.islice(jobs, team.workers - len(busy)):
+                worker = free.pop() if free else _Worker(work, team.begin)
+                busy[worker.pipe] = worker
+                worker.take(job, arguments(job), team.limit(job))
+            if not busy:
                 return
-            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
-                yield waiting.pop(done), _Result(done)
-    except BaseException:
-        # Nobody waits for what they are at: of a worker, nothing is recorded in any case.
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
+            for worker, result in _next(busy):
+                del busy[worker.pipe]
+                free += [worker] if worker.there else []
+                yield worker.job, result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Nobody waits for what they are at: of a worker, nothing is recorded in any case.
+        for worker in [*free, *busy.values()]:
+            worker.end()
 
 
-class _Result:
-    """A job that is done, well or not."""
+def _next(busy: Mapping[Connection, _Worker]) -> list[tuple[_Worker, _Result]]:
+    """Waits for something to happen; who of the busy workers is done by that, well or not."""
+    seconds = min(worker.deadline for worker in busy.values()) - time.monotonic()
+    ready = wait(list(busy), None if math.isinf(seconds) else max(seconds, 0.0))
+    if ready:
+        heard = ((busy[pipe], busy[pipe].heard()) for pipe in ready)
+        return [(worker, result) for worker, result in heard if result is not None]
+    now = time.monotonic()
+    return [(worker, worker.ended()) for worker in busy.values() if worker.deadline <= now]
 
-    def __init__(self, job: Future):
-        self._job = job
+
+class _Result(NamedTuple):
+    """What came of a job: a value, or the kind of error and what it says."""
+
+    value: Any
+    error: type[StageError] | None = None
+    text: str = ""
 
     def __call__(self, name: str) -> Any:
+        if self.error is not None:
+            raise self.error(f"{name}: {self.text}")
+        return self.value
+
+
+class _Worker:
+    """A process that does one job after the other.
+
+    Attributes:
+      pipe: this end of what it is told and answers by.
+      job: that it is at.
+      deadline: of `time.monotonic`, when it has to be done.
+      there: whether it can do another one.
+    """
+
+    def __init__(self, work: Callable[..., Any], begin: tuple[Callable[..., None], tuple] | None):
+        """Starts it.
+
+        It is no fork of this process, whose threads of TensorFlow's it would not have, but of one
+        that has imported all and computed nothing.
+        """
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tensorflow", "keras", work.__module__])
+        self.pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, work, begin), daemon=True)
+        self._process.start()
+        other.close()
+        self.job: Any = None
+        self.deadline, self.there = math.inf, True
+        self._limit, self._given, self._ready = math.inf, (), False
+
+    def take(self, job: Any, given: tuple, limit: float) -> None:
+        """Begins a job, whose time counts from when the process is ready for it."""
+        self.job, self._given, self._limit = job, given, limit
+        if self._ready:
+            self._begin()
+
+    def _begin(self) -> None:
+        self.deadline = time.monotonic() + self._limit
+        with contextlib.suppress(OSError):  # of one that has died, which is heard
+            self.pipe.send(self._given)
+
+    def heard(self) -> _Result | None:
+        """What it says of its job; None where it only says that it is ready for one."""
         try:
-            return self._job.result()
-        except BrokenExecutor as error:
-            raise StageError(f"a worker died, on {name} or beside it; --resume goes on") from error
+            said = self.pipe.recv()
+        except (EOFError, OSError):
+            self.end()
+            return _Result(None, StageError, "its worker died; --resume goes on")
+        if self._ready:
+            self.deadline = math.inf
+            return _Result(*said)
+        self._ready = True
+        self._begin()
+        return None
+
+    def ended(self) -> _Result:
+        """Ends it in the middle of its job."""
+        self.end()
+        return _Result(None, OverrunError, f"its worker was ended after {self._limit:g} seconds")
+
+    def end(self) -> None:
+        """Ends it, whatever it does."""
+        self.there = False
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+def _serve(
+    pipe: Connection, work: Callable[..., Any], begin: tuple[Callable[..., None], tuple] | None
+) -> None:
+    """What a worker does: it says that it is ready, and answers what it is asked."""
+    _begin(*(begin or (None, ())))
+    pipe.send(None)
+    while True:
+        try:
+            given = pipe.recv()
+        except EOFError:
+            return
+        try:
+            said: tuple = (work(*given),)
         except Exception as error:
-            raise StageError(f"{name}: {type(error).__name__}: {error}") from error
+            said = (None, StageError, f"{type(error).__name__}: {error}")
+        pipe.send(said)
 
 
 def _begin(function: Callable[..., None] | None, arguments: tuple) -> None:

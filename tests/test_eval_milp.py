@@ -175,28 +175,18 @@ def test_a_worker_that_raises_is_told(saved, tmp_path):
 
 
 def test_a_worker_that_dies_is_told(saved, tmp_path, monkeypatch):
-    class Dead:
-        def __init__(self, *args):
-            pass
+    def dead(jobs, team, work, arguments):
+        assert team.workers == 2
+        for job in jobs:
+            yield job, workers._Result(None, workers.StageError, "its worker died")
 
-        def submit(self, *args):
-            from concurrent.futures import Future
-            from concurrent.futures.process import BrokenProcessPool
-
-            job = Future()
-            job.set_exception(BrokenProcessPool("terminated abruptly"))
-            return job
-
-        def shutdown(self, **options):
-            pass
-
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", Dead)
-    with pytest.raises(workers.StageError, match=r"milp: a worker died, on example [01] or"):
+    monkeypatch.setattr(milp, "share_out", dead)
+    with pytest.raises(workers.StageError, match="milp: example 0: its worker died"):
         list(stage(saved, tmp_path, workers=2).run(batches()))
 
 
 def test_nothing_to_do_starts_no_worker(saved, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(workers, "_Worker", None)
     assert list(stage(saved, tmp_path, workers=2).run(iter(()))) == []
 
 

@@ -12,7 +12,7 @@ from keras import layers
 
 import robustra_tf as rt
 from robustra_tf.exact import Status, Verifier, batched, searches
-from robustra_tf.exact.ascent import engine
+from robustra_tf.exact.ascent import Pace, engine
 from robustra_tf.exact.batched import BatchedSearch, SearchOptions
 from robustra_tf.exact.bounding import Bounding, Target
 from robustra_tf.exact.domains import Domains, Pool, joined
@@ -113,7 +113,7 @@ def test_cut_bounds_hold_where_the_target_does_not(margins):
         before = bounds._lower.copy(), bounds._upper.copy()
         free = np.flatnonzero(bounds._lines.free[0])
         for _ in range(2):
-            assert not bounds.cut(0, free, goal.tolerance, 20, 0.3)
+            assert not bounds.cut(0, free, goal.tolerance, Pace.of(20, 0.3))
         lower, upper = bounds._lower[0], bounds._upper[0]
         assert (upper - lower).sum() < (before[1] - before[0]).sum() - 1e-3
         _, u, z = case.points(4000)
@@ -131,7 +131,7 @@ def test_cuts_prove_no_more_than_the_tolerance():
         case = Case("two_conv", seed)
         goal = shifted(case, shift)
         found = search(case, {3: goal}, SearchOptions(short=False, root_steps=1))
-        root = found._bounding.climbed(found._bounding.roots(8), 1, 0.1)
+        root = found._bounding.climbed(found._bounding.roots(8), Pace.of(1, 0.1))
         if found._closed(root).all():
             assert found.proven(3) > 2 * goal.tolerance
             continue
@@ -180,11 +180,11 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_once(monkeypatch):
     expected.run(time.monotonic() + 20)
     climbed, seen = Bounding.climbed, []
 
-    def small(self, domains, steps, rate):
+    def small(self, domains, pace):
         seen.append(len(domains))
         if len(domains) > 3:
             raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
-        return climbed(self, domains, steps, rate)
+        return climbed(self, domains, pace)
 
     monkeypatch.setattr(Bounding, "climbed", small)
     found = search(case, goals)
@@ -199,7 +199,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_said_once(monkeypatch):
 
 
 def test_one_domain_that_does_not_fit_is_an_error(monkeypatch):
-    def never(self, domains, steps, rate):
+    def never(self, domains, pace):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
 
     monkeypatch.setattr(Bounding, "climbed", never)
@@ -211,8 +211,8 @@ def test_a_float32_bound_alone_closes_nothing(monkeypatch):
     """An ascent that promises too much, as an optimiser's status might."""
     climbed = Bounding.climbed
 
-    def promising(self, domains, steps, rate):
-        found = climbed(self, domains, steps, rate)
+    def promising(self, domains, pace):
+        found = climbed(self, domains, pace)
         found.bound[:] = 1.0
         return found
 
@@ -231,7 +231,7 @@ def test_bounds_that_are_not_numbers_close_nothing():
     damaged.unit[:] = np.nan
     assert bounds.certified(damaged)[0] == -np.inf
     assert bounds.bounded(damaged)[0] == -np.inf
-    assert bounds.climbed(damaged, 2, 0.1).bound[0] == -np.inf
+    assert bounds.climbed(damaged, Pace.of(2, 0.1)).bound[0] == -np.inf
 
 
 def test_other_matrices_than_the_networks_are_an_error():

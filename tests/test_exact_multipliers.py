@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf.exact.ascent import ascent, engine, explored
+from robustra_tf.exact.ascent import Pace, ascent, engine, explored
 from robustra_tf.exact.dense import Columns, Lines, dense
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import LinearProgrammes
@@ -157,7 +157,7 @@ def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():
         first = Multipliers(case.given().unit, tf.ones((len(case.phases), 1), tf.float64))
         narrow = [as_type(part, tf.float32) for part in (case.problem, first)]
         single = dense(case.columns, case.x, case.radius, tf.float32)
-        best, kept = functions.climbed(single, *narrow, 300, 0.2)
+        best, kept = functions.climbed(single, *narrow, Pace.of(300, 0.2))
         sure = functions.certified(case.network, case.problem, as_type(kept, tf.float64)).numpy()
         least = np.array([case.least(row) for row in case.phases])
         assert (sure <= least + 1e-7 * (1 + np.abs(least))).all()

@@ -7,8 +7,10 @@ import pytest
 
 from eval import cross_check, export_benchmark, ledger, supports, verify, workers
 from eval.answered import Answered
+from eval.standing import Standing
 from robustra_tf.cli.stopping import Exit
 from robustra_tf.vnncomp import tables
+from robustra_tf.vnncomp.answers import Word
 from robustra_tf.vnncomp.networks import Network
 from tests import evaluations, vnncomp_files
 
@@ -58,9 +60,41 @@ def test_one_question_has_one_word(listed, tmp_path, capsys):
     assert capsys.readouterr().out == "timeout\n"
 
 
+def test_an_answer_whose_witness_cannot_be_kept_is_told(listed, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(verify, "write_atomically", full)
+    files = [str(listed.parent / "net.onnx.gz"), str(listed.parent / "sat.vnnlib")]
+    assert verify.main([*files, f"--witness={tmp_path / 'w'}"]) == Exit.FAILED
+    told = capsys.readouterr()
+    assert told.out == "sat\n"
+    assert "no space left" in told.err
+
+
+def test_a_contradiction_is_not_hidden_by_another_line_of_the_same_instance():
+    key = tables.Key("net", "p")
+    agreed = tables.Table({key: tables.Result(Word.UNSAT, 1.0)}, {})
+    rows = [
+        Answered(i, "net.onnx", "p.vnnlib", 9.0, word, 1.0, "")
+        for i, word in enumerate((Word.TIMEOUT, Word.SAT, Word.TIMEOUT, Word.UNSAT))
+    ]
+    found = Standing.of("b", rows[:3], agreed)
+    assert found.wrong == [rows[1]]
+    assert found.comparison.contradictions == [key]
+    assert Standing.of("b", rows[2:], agreed).wrong == []
+    assert Standing.of("b", rows, agreed).wrong == [rows[1]]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (["{net}", "{query}", "--witness={home}"], "--witness: expected a file, not a folder"),
+        (
+            ["{net}", "{query}", "--witness={home}/no/w"],
+            "--witness: expected a file whose folder is",
+        ),
+        (["{net}", "{query}", "--witness={net}/w"], "net.onnx is none)"),
         (["{net}"], "--files: expected NET.onnx PROP.vnnlib"),
         (["{net}", "{query}", "--out=o"], "--out: expected --instances with it"),
         (["{net}", "{query}", "--timeout=0"], "--timeout: expected above 0"),
@@ -193,16 +227,31 @@ def test_workers_answer_in_the_same_way(listed, tmp_path, monkeypatch):
     """The pool itself is tested with evaluations; here it is what it is asked for."""
     handed = []
 
-    def at_once(jobs, count, work, arguments, begin):
-        assert count == 2
-        assert begin == (verify.benchmark.imported, ())
+    def at_once(jobs, team, work, arguments):
+        assert team.workers == 2
+        assert team.begin == (verify.benchmark.imported, ())
         for job in jobs:
+            assert team.limit(job) > job.seconds
             handed.append(job.index)
             yield job, lambda name, job=job: work(*arguments(job))
 
     monkeypatch.setattr(verify.benchmark, "share_out", at_once)
     assert run(listed, tmp_path / "out", "--workers=2") == Exit.DONE
     assert handed == [0, 1, 2, 3]
+
+    def late(jobs, team, work, arguments):
+        for job in jobs:
+            result = workers._Result(None, workers.OverrunError, "ended")
+            yield job, result if job.index == 1 else lambda name, job=job: work(*arguments(job))
+
+    monkeypatch.setattr(verify.benchmark, "share_out", late)
+    assert run(listed, tmp_path / "late", "--workers=2") == Exit.DONE
+    assert verdicts(tmp_path / "late") == {
+        "unsat": "unsat",
+        "sat": "timeout",
+        "joint": "unsat",
+        "one of two": "sat",
+    }
 
     def dies(*args):
         raise workers.StageError("a worker died")

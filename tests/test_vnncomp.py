@@ -102,7 +102,7 @@ def test_a_witness_is_written_as_the_scoring_reads_it():
 
 def test_lists_are_read_and_found(tmp_path):
     path = tmp_path / "instances.csv"
-    path.write_bytes(b"a.onnx,b.vnnlib,30\r\n\r\n a.onnx , c.vnnlib,1.5\r\n")
+    path.write_bytes(b"a.onnx,b.vnnlib,30\r\n\r\n  \t\r\n a.onnx , c.vnnlib,1.5\r\n,,\r\n")
     found = instances.read(path)
     assert found == [("a.onnx", "b.vnnlib", 30), ("a.onnx", "c.vnnlib", 1.5)]
     instances.write(path, found)
@@ -120,6 +120,9 @@ def test_lists_are_read_and_found(tmp_path):
             instances.read(path)
     (tmp_path / "b.vnnlib.gz").touch()
     assert instances.located(tmp_path, "b.vnnlib").name == "b.vnnlib.gz"
+    assert instances.located(tmp_path, str(tmp_path / "b.vnnlib")).name == "b.vnnlib.gz"
+    (tmp_path / "c.vnnlib").touch()
+    assert instances.located(tmp_path, "c.vnnlib.gz").name == "c.vnnlib"
     with pytest.raises(ValueError, match="no such file"):
         instances.located(tmp_path, "a.onnx")
 
@@ -158,6 +161,17 @@ def test_a_table_may_have_one_tools_own_beside(tmp_path):
     a, b = tables.Key("a", "p"), tables.Key("b", "p")
     assert (found.results[a].word, found.results[b].word) == (Word.UNKNOWN, Word.SAT)
     assert found.peer == {a: (Word.TIMEOUT, 60.0)}
+
+
+def test_an_instance_that_is_listed_twice_is_what_decides_it(tmp_path):
+    path = tmp_path / "verdicts.csv"
+    line = OURS.splitlines()[1]
+    for others in ((), ("timeout",), ("unknown", "timeout")):
+        words = [*others, "sat", *others]
+        text = "\n".join([OURS.splitlines()[0], *(line.replace(",sat,", f",{w},") for w in words)])
+        path.write_text(text)
+        ((_, found),) = tables.read(path).results.items()
+        assert found.word is Word.SAT
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,9 @@ MALFORMED = {
     declared() + BOX + "(assert (<= Y_0 nan))": "line 6: expected a number or a declared name",
     declared() + BOX + "(assert (<= Y_2 0))": "got 'Y_2'",
     declared() + BOX + "(assert (<= Y_0 1e999))": "in the range of float64, got '1e999'",
+    declared() + BOX + "(assert (<= Y_0 1e-999))": "numbers that float64 has, got '1e-999'",
+    declared() + BOX + "(assert (<= (* 1e-200 (* 1e-200 Y_0)) 0))": "products that float64 has",
+    declared() + BOX + "(assert (<= (* 1e-200 1e-200 X_0) -1))": "line 6: expected products",
     declared() + BOX + "(assert (< Y_0 0))": "line 6: expected and, or, <= or >=, got '(< ...'",
     declared() + BOX + "(assert (not (<= Y_0 0)))": "got '(not ...'",
     declared() + BOX + "(assert (<= Y_0 0 1))": "expected two sides of <=, got 3",
@@ -123,6 +126,9 @@ def test_a_file_is_named_and_packed_ones_are_bounded(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=re.escape(f"{path}: damaged, no gzip archive")):
         vnnlib.read(path)
+    (tmp_path / "packed.vnnlib").write_bytes(gzip.compress(b"(assert"))
+    with pytest.raises(ValueError, match=re.escape("packed.vnnlib: line 1: expected ')'")):
+        vnnlib.read(tmp_path / "packed.vnnlib")
     path.write_bytes(gzip.compress(b"\xff\xfe"))
     with pytest.raises(ValueError, match=re.escape(f"{path}: expected UTF-8")):
         vnnlib.read(path)

@@ -29,6 +29,7 @@ class Batch(NamedTuple):
       aim: labels [n], integers; or what is to be reached.
       eps: a scalar; or radii, [n, pixels], or [n, 1] for `l2` and `l1`.
       walls: intervals of the pixels, [n, pixels] each; None where there are none, or one for all.
+      until: no step is begun from there on, as `tf.timestamp` counts; a scalar.
     """
 
     x: tf.Tensor
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     aim: tf.Tensor | Unsafe
     eps: tf.Tensor
     walls: tuple[tf.Tensor, tf.Tensor] | None
+    until: tf.Tensor
 
 
 def label_margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -107,7 +109,7 @@ class Ascent:
         def unfinished(step, point, best, best_margin):
             del point, best
             going = tf.reduce_any(best_margin <= 0) if self.early_stop else True
-            return tf.logical_and(step < self.steps, going)
+            return (step < self.steps) & going & (tf.timestamp() < batch.until)
 
         def advance(step, point, best, best_margin):
             margin, gradient = evaluate(point)

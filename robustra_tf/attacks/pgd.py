@@ -5,6 +5,9 @@ Source: A. Madry et al., *Towards deep learning models resistant to adversarial 
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
@@ -19,6 +22,7 @@ from robustra_tf.bounds.chunks import tensors_of
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
+from robustra_tf.intake.deadline import timestamp
 from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
@@ -126,6 +130,7 @@ class Attack:
         y: np.ndarray | Output | None = None,
         eps: float | np.ndarray | None = None,
         indices: np.ndarray | None = None,
+        deadline: float = math.inf,
     ) -> AttackResult:
         """Attacks images.
 
@@ -136,6 +141,7 @@ class Attack:
           y: labels int [n]; or what must not be reached: `binary`, `below`, ...
           eps: radius in pixels, at least 0; or an array, as `certify` takes it.
           indices: int [n], what the random starts depend on beside the seed; positions by default.
+          deadline: of `time.monotonic`, from which on no further step is made.
 
         Raises:
           ValueError: images outside the box, arguments that do not fit each other, or images on
@@ -153,36 +159,45 @@ class Attack:
                 f"indices must be one for each of the {len(query.x)} images, got {indices}"
             )
         self.network.compare(query.x)
-        return self.of(query, query.unrounded(given), indices)
+        return self.of(query, query.unrounded(given), indices, deadline)
 
-    def of(self, query: Query, exact: Query, indices: np.ndarray) -> AttackResult:
+    def of(
+        self, query: Query, exact: Query, indices: np.ndarray, deadline: float = math.inf
+    ) -> AttackResult:
         """As a call, of a question about images on which the model was compared already.
 
         Args:
           query: in float32.
           exact: the same without rounding.
-          indices: as a call takes them.
+          indices, deadline: as a call takes them.
         """
         x = np.ascontiguousarray(query.x)
         best, margin = x.copy(), np.full(len(x), -np.inf, np.float32)
-        for restart in range(self.restarts):
-            # Only what has resisted so far is attacked again, in full batches.
-            left = np.flatnonzero(margin <= 0) if self.early_stop else np.arange(len(x))
-            for first in range(0, len(left), self.batch_size):
-                taken = left[first : first + self.batch_size]
-                point, value = self._climbed(query.take(taken), indices[taken], restart)
-                better = value > margin[taken]
-                best[taken[better]] = point[better]
-                margin[taken[better]] = value[better]
+        for restart, taken in self._rounds(margin, deadline):
+            part = query.take(taken)
+            starts = self._starts(part, indices[taken], restart)
+            point, value = self._climbed(part, starts, deadline)
+            better = value > margin[taken]
+            best[taken[better]] = point[better]
+            margin[taken[better]] = value[better]
         best = settle(exact.x, best, exact.eps, exact.norm, exact.box)
         found = replayed(self.network, exact, best, self.batch_size)
         return AttackResult(best, found.success, found.predicted, found.margin)
 
+    def _rounds(self, margin: np.ndarray, deadline: float) -> Iterator[tuple[int, np.ndarray]]:
+        """The number of each restart, and who takes part: who has resisted, in full batches."""
+        for restart in range(self.restarts):
+            left = np.flatnonzero(margin <= 0) if self.early_stop else np.arange(len(margin))
+            for first in range(0, len(left), self.batch_size):
+                if time.monotonic() >= deadline:
+                    return
+                yield restart, left[first : first + self.batch_size]
+
     def _climbed(
-        self, part: Query, indices: np.ndarray, restart: int
+        self, part: Query, starts: np.ndarray, deadline: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """One restart of a batch: the points of the largest margins, and these."""
-        batch = self._batch(part, self._starts(part, indices, restart))
+        batch = self._batch(part, starts, deadline)
         tensors, pack = tensors_of(batch)
         specs = tuple(map(_spec, tensors))
         key = (part.norm, part.numbers, batch.walls is None, *specs)
@@ -197,7 +212,7 @@ class Attack:
             )
         return tuple(found.numpy() for found in self._traced[key](*tensors))
 
-    def _batch(self, part: Query, starts: np.ndarray) -> Batch:
+    def _batch(self, part: Query, starts: np.ndarray, deadline: float) -> Batch:
         """A question's examples as tensors."""
         count = len(part.x)
 
@@ -219,7 +234,8 @@ class Attack:
             kinds = (np.float32, np.float32, np.int32)
             aim = Unsafe(*map(spread, (rows, offset, group), kinds))
         x, starts = tf.constant(part.x), tf.constant(starts)
-        return Batch(x, starts, tf.nest.map_structure(tf.constant, aim), tf.constant(eps), walls)
+        aim, until = tf.nest.map_structure(tf.constant, aim), timestamp(deadline)
+        return Batch(x, starts, aim, tf.constant(eps), walls, tf.constant(until, tf.float64))
 
     def _starts(self, part: Query, indices: np.ndarray, restart: int) -> np.ndarray:
         if restart == 0:

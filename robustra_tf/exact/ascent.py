@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from robustra_tf.exact.multipliers import (
     split_groups,
     widths,
 )
+from robustra_tf.intake.deadline import timestamp
 
 # Adam's.
 _MEAN, _SQUARE = 0.9, 0.99
@@ -80,15 +82,36 @@ def ascent(
     return found.bound, Multipliers(unit, mix)
 
 
+class Pace(NamedTuple):
+    """How an ascent goes.
+
+    Attributes:
+      steps: of Adam, at most.
+      rate: the first one's; the last one's is a tenth of it.
+      until: no step is begun from there on, as `tf.timestamp` counts.
+    """
+
+    steps: tf.Tensor
+    rate: tf.Tensor
+    until: tf.Tensor
+
+    @classmethod
+    def of(cls, steps: int, rate: float, deadline: float = math.inf) -> Pace:
+        """Of numbers, and of a time of `time.monotonic`."""
+        kinds = (tf.int32, tf.float32, tf.float64)
+        numbers = zip((steps, rate, timestamp(deadline)), kinds, strict=True)
+        return cls(*(tf.constant(number, kind) for number, kind in numbers))
+
+
 def climbed(
     dense: Dense,
     problem: Problem,
     first: Multipliers,
     kind: Kind,
-    steps: tf.Tensor,
-    rate: tf.Tensor,
+    pace: Pace,
 ) -> tuple[tf.Tensor, Multipliers]:
-    """The best bounds [k] of `steps` steps of Adam from `first`, and what they follow from."""
+    """The best bounds [k] of some steps of Adam from `first`, and what they follow from."""
+    steps, rate, until = pace
     fixed = tf.abs(problem.phases) > 0
     most = tf.where(fixed, tf.constant(float("inf"), first.unit.dtype), 1.0)
 
@@ -112,7 +135,11 @@ def climbed(
     worst = tf.fill(tf.shape(first.mix)[:1], tf.constant(float("-inf"), first.mix.dtype))
     start = (tf.constant(0), worst, first, first, nothing, nothing)
     _, best, kept, last, _, _ = tf.while_loop(
-        lambda k, *_: k < steps, climb, start, parallel_iterations=1, maximum_iterations=steps
+        lambda k, *_: (k < steps) & (tf.timestamp() < until),
+        climb,
+        start,
+        parallel_iterations=1,
+        maximum_iterations=steps,
     )
     bound = backward(dense, problem, last, kind).bound
     return tf.maximum(best, bound), _better(bound > best, last, kept)
@@ -194,11 +221,11 @@ def engine(layout: tuple[int, int], kind: Kind, margins: int) -> Engine:
         return network, Problem(three, two, two, Lines(two, two, two)), Multipliers(two, two)
 
     single, double = signature(tf.float32), signature(tf.float64)
-    numbers = tf.TensorSpec((), tf.int32), tf.TensorSpec((), tf.float32)
+    pace = Pace(*(tf.TensorSpec((), dtype) for dtype in (tf.int32, tf.float32, tf.float64)))
 
-    @tf.function(autograph=False, input_signature=(*single, *numbers))
-    def climb(network, problem, first, steps, rate):
-        return climbed(network, problem, first, kind, steps, rate)
+    @tf.function(autograph=False, input_signature=(*single, pace))
+    def climb(network, problem, first, pace):
+        return climbed(network, problem, first, kind, pace)
 
     @tf.function(autograph=False, input_signature=single)
     def bound(network, problem, given):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from robustra_tf.exact.ascent import Pace
 from robustra_tf.exact.bounding import Bounding, Target
 from robustra_tf.exact.domains import Domains, Pool, joined
 from robustra_tf.exact.restriction import Restriction
@@ -30,6 +32,8 @@ _CHEAPER = 2.0
 # how often, by how many steps at what rate, and what the bound has to gain for another time.
 _LONG = 400
 _CUT_UNITS, _CUTS, _CUT_STEPS, _CUT_RATE, _GAIN = 32, 4, 40, 0.3, 0.05
+# Seconds that no domain is bounded in.
+_TINY = 1e-9
 # Float32 numbers for each column that a domain holds while it is bounded, or a little more.
 _COPIES = 24
 
@@ -90,6 +94,7 @@ class BatchedSearch:
         self._point: tuple[int, np.ndarray] | None = None
         self._replays: Callable[[np.ndarray], bool] = lambda point: True
         self._stuck: list[Domains] = []
+        self._deadline = math.inf
         # Whether a target's bounds say something of points alone where it does not hold.
         self._cut = np.zeros(len(targets), bool)
         self._batch = self._fitting()
@@ -104,6 +109,10 @@ class BatchedSearch:
         """Domains of a batch that fit the memory."""
         most = 0.5 * self._options.memory_mb * 2**20 / (4 * _COPIES * self._bounding.numbers)
         return int(np.clip(most, 2, self._options.batch))
+
+    @property
+    def _late(self) -> bool:
+        return time.monotonic() >= self._deadline
 
     @property
     def found(self) -> bool:
@@ -125,14 +134,16 @@ class BatchedSearch:
           replays: whether a point [n] is a counterexample of the network as it is deployed; by
             default all are taken.
         """
-        options, batches = self._options, 0
-        self._replays = replays or self._replays
+        options, batches, each = self._options, 0, 0.0
+        self._replays, self._deadline = replays or self._replays, deadline
         self._bound(self._bounding.roots(_CANDIDATES), options.root_steps)
         while len(self._pool) and not self.found:
             start = time.monotonic()
             if start >= deadline:
                 break
-            domains = self._split(self._pool.take(max(1, self._batch // 2)))
+            # No more than there is time for.
+            most = min(self._batch, (deadline - start) / max(each, _TINY))
+            domains = self._split(self._pool.take(max(1, int(most) // 2)))
             self._bound(domains, options.steps)
             for place in np.flatnonzero((self._nodes > _LONG) & ~self._cut):
                 if place in domains.target:
@@ -158,13 +169,8 @@ class BatchedSearch:
 
     def handed(self, number: int) -> Domains:
         """The domains of a target that are not closed."""
-        left = joined(
-            [
-                *self._stuck,
-                *self._pool.blocks,
-                self._bounding.roots(_CANDIDATES).take(np.zeros(0, int)),
-            ]
-        )
+        none = self._bounding.roots(_CANDIDATES).take(np.zeros(0, int))
+        left = joined([*self._stuck, *self._pool.blocks, none])
         return left.take(left.target == self._numbers.index(number))
 
     def _bound(self, domains: Domains, steps: int) -> None:
@@ -191,11 +197,15 @@ class BatchedSearch:
         """Bounds domains, closes what can be, and lets the others wait."""
         count, parts = domains.target, self._options.parts
         for _ in range(parts):
-            domains = self._bounding.climbed(domains, max(steps // parts, 1), self._options.rate)
+            pace = Pace.of(max(steps // parts, 1), self._options.rate, self._deadline)
+            domains = self._bounding.climbed(domains, pace)
+            if self._late:
+                self._stuck.append(domains)
+                break
             domains = domains.take(~self._closed(domains))
             if not len(domains):
                 break
-        if len(domains):
+        else:
             self._kept(domains)
         np.add.at(self._nodes, count, 1)
 
@@ -232,8 +242,11 @@ class BatchedSearch:
         tolerance, before = float(self._tolerance[place]), -np.finfo(float).max
         self._cut[place] = True
         for _ in range(_CUTS):
+            if self._late:
+                return
             whole = self._bounding.roots(_CUT_UNITS).take(np.array([place]))
-            whole = self._bounding.climbed(whole, self._options.root_steps, self._options.rate)
+            pace = Pace.of(self._options.root_steps, self._options.rate, self._deadline)
+            whole = self._bounding.climbed(whole, pace)
             if self._closed(whole).all():
                 self._pool.drop(place)
                 return
@@ -244,7 +257,8 @@ class BatchedSearch:
             units = np.sort(units[units >= 0])
             if not len(units):
                 return
-            if self._bounding.cut(place, units, tolerance, _CUT_STEPS, _CUT_RATE):
+            pace = Pace.of(_CUT_STEPS, _CUT_RATE, self._deadline)
+            if self._bounding.cut(place, units, tolerance, pace):
                 self._proven[place] = min(self._proven[place], np.nextafter(tolerance, np.inf))
                 self._pool.drop(place)
                 return
@@ -273,6 +287,8 @@ class BatchedSearch:
         there = np.flatnonzero(unit >= 0)
         least = np.full((2, count * candidates), -np.inf)
         for part in np.array_split(there, max(1, -(-2 * len(there) // self._batch))):
+            if self._late:  # the costliest one will do
+                break
             tried = domains.take(part // candidates).halved(unit[part])
             least[:, part] = self._bounding.bounded(tried).reshape(2, -1)
         # What closes a half closes it: by how much is worth nothing.

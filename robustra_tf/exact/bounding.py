@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.exact.ascent import engine
+from robustra_tf.exact.ascent import Pace, engine
 from robustra_tf.exact.dense import Columns, Lines, dense
 from robustra_tf.exact.domains import Domains
 from robustra_tf.exact.inner import as_type, first_slopes
@@ -113,9 +113,9 @@ class Bounding:
             np.full((count, min(candidates, units)), -1),
         )
 
-    def climbed(self, domains: Domains, steps: int, rate: float) -> Domains:
-        """With the multipliers and the bounds, those of float32, that `steps` steps lead to."""
-        best, kept = self._functions.climbed(self._single, *self._asked(domains), steps, rate)
+    def climbed(self, domains: Domains, pace: Pace) -> Domains:
+        """With the multipliers and the bounds, those of float32, that an ascent leads to."""
+        best, kept = self._functions.climbed(self._single, *self._asked(domains), pace)
         bound = best.numpy().astype(float)
         bound = np.where(np.isfinite(bound), bound, -np.inf)
         unit, mix = (part.numpy() for part in kept)
@@ -142,9 +142,7 @@ class Bounding:
         point = self._columns.image(found.point.numpy().astype(float))
         return Seen(choices, point, found.margin.numpy())
 
-    def cut(
-        self, target: int, units: np.ndarray, tolerance: float, steps: int, rate: float
-    ) -> bool:
+    def cut(self, target: int, units: np.ndarray, tolerance: float, pace: Pace) -> bool:
         """Better bounds of some units where a target does not hold; true if that is nowhere.
 
         Points where the greatest of its margins is above the tolerance need no bounds: those of a
@@ -155,7 +153,7 @@ class Bounding:
           target: its place.
           units: their numbers [c].
           tolerance: of the target.
-          steps, rate: of the ascent.
+          pace: of the ascent.
         """
         r, margins = self._restriction, self._rows.shape[1]
         rows, constants = self._columns.rows(r.weights[units].toarray(), r.offset[units])
@@ -174,7 +172,7 @@ class Bounding:
         unit = tf.constant(np.repeat(first_slopes(lines), count, axis=0))
         mix = tf.concat([tf.ones((count, 1)), tf.zeros((count, margins))], 1)
         given = Multipliers(unit, mix)
-        _, best = functions.climbed(self._single, as_type(problem, tf.float32), given, steps, rate)
+        _, best = functions.climbed(self._single, as_type(problem, tf.float32), given, pace)
         found = functions.certified(self._double, problem, as_type(best, tf.float64)).numpy()
         found -= SLACK * (1.0 + np.abs(found))
         lower, upper = self._lower[target], self._upper[target]

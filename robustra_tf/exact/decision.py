@@ -14,6 +14,7 @@ from robustra_tf.exact.searches import Searches
 from robustra_tf.exact.splitting import split, splits
 from robustra_tf.exact.tighten import Enclosed, enclosed
 from robustra_tf.exact.verdict import Status, Verdict
+from robustra_tf.intake.deadline import LateError
 
 # Of the time of a case, what splitting leaves to the search behind it.
 _REST = 0.1
@@ -67,7 +68,11 @@ def _searched(case: Case, probe: Probe) -> Verdict:
         return unknown("logits that are not finite numbers")
     _compare(probe, goal, found)
     left = [number for number in others if not _proven(goal, probe, margins, number)]
-    return Searches(case, probe).run(found, bounds, left)
+    try:
+        return Searches(case, probe).run(found, bounds, left)
+    except LateError:
+        least = bounds[others[0]] if np.isfinite(bounds[others[0]]) else None
+        return Verdict(Status.TIMEOUT, least, others[0], None, 0.0, reason="time limit")
 
 
 def _split(case: Case) -> Verdict:

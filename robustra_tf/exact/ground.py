@@ -13,6 +13,7 @@ from robustra_tf.exact.inner import improved
 from robustra_tf.exact.probe import Probe
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.substitution import Bounds, restrict
+from robustra_tf.intake.deadline import check
 
 
 class Ground(NamedTuple):
@@ -39,8 +40,11 @@ def compared(case: Case, probe: Probe, restriction: Restriction, *, tight: bool)
 
     Raises:
       ValueError: they are not the network.
+      LateError: the case's time is over.
     """
+    check(case.deadline)
     probe.check_restriction(restriction)
+    check(case.deadline)
     encoding = encode(restriction, case.flat, l1_radius=case.inputs.l1_radius)
     encoding.check(probe.points)
     return Ground(encoding, tight, int(restriction.relu.sum()))
@@ -52,7 +56,15 @@ def restricted(
     """The network restricted by bounds of its pre-activations; `sparse` as `restrict` takes it."""
     network = case.task.network
     low, high = case.inputs.intervals(case.flat)
-    small = restrict(network.structure, network.maps, low, high, bounds, sparse=sparse)
+    small = restrict(
+        network.structure,
+        network.maps,
+        low,
+        high,
+        bounds,
+        sparse=sparse,
+        deadline=case.deadline,
+    )
     return compared(case, probe, small, tight=tight)
 
 

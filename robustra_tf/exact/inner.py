@@ -8,7 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.exact.ascent import engine
+from robustra_tf.exact.ascent import Pace, engine
 from robustra_tf.exact.dense import Columns, Dense, Lines, dense
 from robustra_tf.exact.multipliers import Kind, Multipliers, Problem
 from robustra_tf.exact.restriction import SLACK, Restriction
@@ -40,6 +40,8 @@ def improved(
     """
     r, norm = restriction, "linf" if l1_radius is None else "l1"
     for number, group in enumerate(restriction.groups):
+        if time.monotonic() >= deadline:
+            break
         units = np.arange(group.start, group.stop)
         chosen = units[r.relu[units] & (r.lower[units] < 0) & (r.upper[units] > 0)]
         if not len(chosen) or (number == 0 and l1_radius is None):
@@ -58,7 +60,8 @@ def improved(
             if time.monotonic() >= deadline:
                 break
             part = slice(start, start + _ROWS)
-            found[part] = _bounds(networks, lines, rows[part], constants[part], norm, steps)
+            both = rows[part], constants[part]
+            found[part] = _bounds(networks, lines, *both, norm, steps, deadline)
         found -= SLACK * (1.0 + np.abs(found))
         low, high = found[: len(chosen)], -found[len(chosen) :]
         lower, upper = r.lower.copy(), r.upper.copy()
@@ -82,8 +85,9 @@ def _bounds(
     constants: np.ndarray,
     norm: str,
     steps: int,
+    deadline: float,
 ) -> np.ndarray:
-    """Lower bounds [k] of `rows u + constants` over the ball."""
+    """Lower bounds [k] of `rows u + constants` over the ball; -inf where the deadline passed."""
     single, double = networks
     functions = engine(single.layout, Kind(norm), 1)
     count = len(rows)
@@ -92,7 +96,10 @@ def _bounds(
     phases = tf.zeros_like(alpha, tf.float64)
     parts = tf.constant(rows[:, None]), tf.constant(constants[:, None]), phases
     problem = Problem(*parts, lines.tensors(tf.float64))
-    _, best = functions.climbed(single, as_type(problem, tf.float32), given, steps, _RATE)
+    pace = Pace.of(steps, _RATE, deadline)
+    _, best = functions.climbed(single, as_type(problem, tf.float32), given, pace)
+    if time.monotonic() >= deadline:
+        return np.full(count, -np.inf)
     return functions.certified(double, problem, as_type(best, tf.float64)).numpy()
 
 

@@ -87,7 +87,8 @@ class Decider:
 
         Args:
           properties: one or several, of boxes alone, at least one box in all.
-          seconds: for all of it, at least 0. Bounds and attacks under way are not broken off.
+          seconds: for all of it, at least 0. Attacks and searches end with the step under way, the
+            first bounds of a box are not broken off.
           accepts: what a counterexample has to pass beside; by default all do.
 
         Returns:
@@ -100,13 +101,19 @@ class Decider:
         start = time.monotonic()
         deadline, accepts = start + _seconds(seconds), accepts or _any_point
         boxes = _boxes(properties)
-        verdict = self._attacked(boxes, accepts) or self._searched(boxes, deadline, accepts)
+        verdict = self._attacked(boxes, deadline, accepts) or self._searched(
+            boxes, deadline, accepts
+        )
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
 
-    def _attacked(self, boxes: Sequence[_Boxes], accepts: Accepts) -> Verdict | None:
+    def _attacked(
+        self, boxes: Sequence[_Boxes], deadline: float, accepts: Accepts
+    ) -> Verdict | None:
         """Falsified by projected gradient descent in all boxes together, if it is."""
         for given in boxes:
-            found = self._attack(given.outward)
+            if time.monotonic() >= deadline:
+                break
+            found = self._attack(given.outward, deadline=deadline)
             for place in np.flatnonzero(found.success):
                 verdict = self._taken(given.at(place), found.adversarial[place], accepts)
                 if verdict is not None:
@@ -135,7 +142,10 @@ class Decider:
         """A verdict for each box, up to the first that is falsified."""
         verdicts: list[Verdict] = []
         for number, box in enumerate(boxes):
-            left = max(deadline - time.monotonic(), 0.0)
+            left = deadline - time.monotonic()
+            if left <= 0:
+                verdicts += [_LATE] * (len(boxes) - number)
+                break
             verdict = self._verifier.verify(box.outward, time_limit=left / (len(boxes) - number))
             if verdict.status is Status.FALSIFIED:
                 found = self._taken(box, verdict.witness, accepts)
@@ -198,6 +208,9 @@ def _boxes(properties: Property | Sequence[Property]) -> list[_Boxes]:
     if not sum(map(len, given)):
         raise ValueError("properties must have one box or more, got none")
     return [_Boxes.of(each) for each in given if len(each)]
+
+
+_LATE = Verdict(Status.TIMEOUT, None, None, None, 0.0, reason="time limit")
 
 
 def _unknown(reason: str) -> Verdict:

@@ -20,6 +20,7 @@ from robustra_tf.exact.solver import Answer, Outcome, Question, Solver, undecide
 from robustra_tf.exact.substitution import Bounds
 from robustra_tf.exact.tighten import Enclosed, tightened
 from robustra_tf.exact.verdict import Status, Verdict
+from robustra_tf.intake.deadline import LateError
 
 # How the reasons of solvers end that ran out of time.
 LATE = ("time limit", "TimeLimit")
@@ -54,10 +55,12 @@ class Searches:
           found: what the dual proves.
           bounds: of the greatest margin of each group.
           left: the groups that these do not keep out.
+
+        Raises:
+          LateError: the time was over before there was anything to search.
         """
         ground, answers, reasons = restricted(self.case, self.probe, found.bounds), [], []
-        each = self._one_by_one if self.task.domains is None else self._together
-        for number, answer, stood in each(found.bounds, ground, left):
+        for number, answer, stood in self._each(found.bounds, ground, left):
             ground = stood
             answers.append(answer)
             bounds[number] = float(np.fmax(bounds[number], self._bound(answer, number)))
@@ -76,6 +79,18 @@ class Searches:
         text = "; ".join(f"target {number}: {reason}" for number, reason in reasons)
         verdict = Verdict(status, margin, worst, None, 0.0, reason=text)
         return self._with_work(verdict, ground, answers)
+
+    def _each(self, bounds: Bounds, ground: Ground, left: Sequence[int]) -> Iterator[Found]:
+        """What became of every group, where need be that there was no time for it."""
+        each = self._one_by_one if self.task.domains is None else self._together
+        found = set()
+        try:
+            for one in each(bounds, ground, left):
+                found.add(one.number)
+                yield one
+        except LateError:
+            late = undecided("time limit")
+            yield from (Found(number, late, ground) for number in left if number not in found)
 
     def _with_work(self, verdict: Verdict, ground: Ground, answers: Sequence[Answer]) -> Verdict:
         """The verdict with what the searches took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from robustra_tf.exact.matrices import AffineMap
 from robustra_tf.exact.restriction import Restriction, normalised, with_intervals
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Input, Relu
+from robustra_tf.intake.deadline import check
 
 # By how much: rows of their own cost the simplex method more than entries in rows that it has.
 _DENSER = 2.0
@@ -51,6 +53,7 @@ def restrict(
     bounds: Bounds,
     *,
     sparse: bool = True,
+    deadline: float = math.inf,
 ) -> Restriction:
     """The network where pixels keep to [low, high] and pre-activations to their bounds.
 
@@ -61,9 +64,14 @@ def restrict(
       bounds: for each ReLU node, sound (lower, upper) of its pre-activations, flattened.
       sparse: whether pre-activations get names of their own where that keeps matrices sparse; else
         every unit is an unstable ReLU.
+      deadline: of `time.monotonic`.
+
+    Raises:
+      LateError: it passed.
     """
     walk = _Walk(structure, maps, bounds, sparse)
     for index in range(len(structure.nodes)):
+        check(deadline)
         walk.visit(index)
     groups, columns = walk.groups, walk.columns
     counts = [len(group.constant) for group in groups]

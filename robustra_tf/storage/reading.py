@@ -20,6 +20,8 @@ import numpy as np
 
 #: Bytes of a JSON file: architectures and settings take some kilobytes.
 LARGEST_JSON = 16 * 2**20
+# What an archive of gzip's begins with.
+_GZIP = b"\x1f\x8b"
 
 
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
@@ -138,7 +140,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Header, i
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a file, unpacked where its name ends in `.gz`.
+    """The content of a file, unpacked where its name ends in `.gz` or it begins as an archive.
 
     Raises:
       OSError: it cannot be read.
@@ -147,7 +149,9 @@ def read_bytes(path: Path, most: int) -> bytes:
     """
     if (size := path.stat().st_size) > most:
         raise ValueError(f"{path}: expected at most {most} bytes, got {size}")
-    if path.suffix != ".gz":
+    with path.open("rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP or path.suffix == ".gz"
+    if not packed:
         return path.read_bytes()
     try:
         with gzip.open(path) as file:

@@ -43,7 +43,8 @@ def read(path: Path) -> list[Instance]:
     found = []
     table = csv.reader(lines, strict=True)
     try:
-        found = [_instance(cells) for cells in table if any(cells)]
+        stripped = ([cell.strip() for cell in cells] for cells in table)
+        found = [_instance(cells) for cells in stripped if any(cells)]
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}, line {table.line_num}: {error}") from error
     if not found:
@@ -52,7 +53,6 @@ def read(path: Path) -> list[Instance]:
 
 
 def _instance(cells: list[str]) -> Instance:
-    cells = [cell.strip() for cell in cells]
     seconds = math.nan
     if len(cells) == 3 and all(cells):
         try:
@@ -72,12 +72,12 @@ def write(path: Path, instances: Iterable[Instance]) -> None:
 
 
 def located(folder: Path, name: str) -> Path:
-    """The file of an instance in its benchmark's folder: as named, or packed beside that.
+    """The file of an instance in its benchmark's folder: as named, or with `.gz`, or without.
 
     Raises:
       ValueError: there is neither.
     """
-    for path in (folder / name, folder / f"{name}.gz"):
+    for path in (folder / name, folder / f"{name}.gz", folder / name.removesuffix(".gz")):
         if path.is_file():
             return path
-    raise ValueError(f"{folder / name}: there is no such file, nor one with .gz")
+    raise ValueError(f"{folder / name}: there is no such file, with .gz or without")

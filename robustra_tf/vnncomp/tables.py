@@ -79,8 +79,8 @@ def read(path: Path) -> Table:
 
     Raises:
       OSError: it cannot be read.
-      ValueError: no such table, a word that is none, or an instance with two verdicts; the text
-        names file and line.
+      ValueError: no such table, a word that is none, or an instance that is both `sat` and
+        `unsat`; the text names file and line.
     """
     try:
         lines = read_bytes(path, LARGEST).decode("utf-8-sig").splitlines()
@@ -112,10 +112,10 @@ def _add(found: Table, names: Sequence[str], cells: Sequence[str]) -> None:
     row = dict(zip(names, cells, strict=True))
     key = Key.of(row["onnx"], row["vnnlib"])
     result = Result(_word(row["verdict"]), _seconds(row.get("seconds", "")))
-    before = found.results.get(key)
-    if before is not None and before.word is not result.word:
+    before = found.results.get(key, result)
+    if {before.word, result.word} == {*DECIDED}:
         raise ValueError(f"{key}: {before.word} above, {result.word} here: expected one verdict")
-    found.results[key] = result
+    found.results[key] = decided(before, result)
     if row.get(_PEER[0]):
         found.peer[key] = Result(_word(row[_PEER[0]]), _seconds(row.get(_PEER[1], "")))
 
@@ -143,6 +143,11 @@ def _seconds(text: str) -> float | None:
     if not 0 <= value < math.inf:
         raise ValueError(f"expected seconds, got {text[:40]!r}")
     return value
+
+
+def decided(first: Result, second: Result) -> Result:
+    """Of two results of an instance that is listed twice the one that decides it, else the last."""
+    return first if second.word not in DECIDED else second
 
 
 class Comparison(NamedTuple):

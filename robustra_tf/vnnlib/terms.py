@@ -56,8 +56,11 @@ def linear(term: Form | Token, declared: Collection[Variable]) -> Linear:
 
 
 def _word(token: Token, declared: Collection[Variable]) -> Linear:
-    if _NUMBER.fullmatch(token.text):
-        return Linear({}, float(token.text))
+    if number := _NUMBER.fullmatch(token.text):
+        value = float(token.text)
+        if not value and number[1].strip("0."):
+            raise MalformedError(token.line, f"expected numbers that float64 has, got {token}")
+        return Linear({}, value)
     variable = variable_of(token)
     if variable not in declared:
         raise MalformedError(token.line, f"expected a number or a declared name, got {token}")
@@ -90,8 +93,13 @@ def _product(form: Form, parts: Sequence[Linear]) -> Linear:
     variable = [part for part in parts if part.coefficients]
     if len(variable) > 1:
         raise MalformedError(form.line, f"expected a linear term, got a product {form}")
-    factor = math.prod(part.constant for part in parts if not part.coefficients)
-    return Linear({}).plus(variable[0] if variable else Linear({}, 1.0), factor)
+    factors = [part.constant for part in parts if not part.coefficients]
+    given, factor = variable[0] if variable else Linear({}, 1.0), math.prod(factors)
+    values = [*given.coefficients.values(), *filter(None, [given.constant])]
+    # A coefficient that vanishes would leave a condition out, or make it one that always holds.
+    if all(factors) and not all(value * factor for value in values):
+        raise MalformedError(form.line, f"expected products that float64 has, got {form}")
+    return Linear({}).plus(given, factor)
 
 
 def alternatives(form: Form | Token, declared: Collection[Variable]) -> Alternatives:
