@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf.bounds.options import BoundOptions
     from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
     from robustra_tf.certificates.certify import certify, layer_bounds, margin_bounds
+    from robustra_tf.certificates.pair_certificate import PairCertificate
     from robustra_tf.certificates.radii import Radii
     from robustra_tf.certificates.radius import certified_radius
     from robustra_tf.conditions import Output
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf.objective.batch import LossOptions
     from robustra_tf.objective.robustra import DualObjective
     from robustra_tf.outputs import above, below, binary, classified, targeted, unreachable
+    from robustra_tf.pair import Pair
     from robustra_tf.property import Property
     from robustra_tf.storage import description
     from robustra_tf.training.epsilon_schedule import EpsilonSchedule
@@ -49,6 +51,8 @@ _HOMES = {
     "EpsilonSchedule": "robustra_tf.training.epsilon_schedule",
     "LossOptions": "robustra_tf.objective.batch",
     "Output": "robustra_tf.conditions",
+    "Pair": "robustra_tf.pair",
+    "PairCertificate": "robustra_tf.certificates.pair_certificate",
     "Property": "robustra_tf.property",
     "PropertyCertificate": "robustra_tf.certificates.certificate",
     "PureStep": "robustra_tf.training.pure_step",
@@ -93,6 +97,8 @@ __all__ = [
     "EpsilonSchedule",
     "LossOptions",
     "Output",
+    "Pair",
+    "PairCertificate",
     "Property",
     "PropertyCertificate",
     "PureStep",

@@ -15,6 +15,17 @@ A saved model is an ordinary SavedModel that runs without this package. Its sign
   that images keep to), `trained_eps` (float32, the radius in pixels that the model was trained for,
   NaN where that is not known) and `trained_norm` (string, of that ball, empty where not known).
 
+Of a `Pair` of networks, f and g:
+
+* `serving_default`: `image` -> `logits_f`, `logits_g` and `predicted` (int32 [batch], the class
+  that both answer; -1 where the pair abstains, or where a logit is no finite number);
+* `certify`: `image` and `eps` -> `predicted`; `margin` (a lower bound, over the ball and the
+  targets `t` other than the class `p` that the pair answers, of the best mix
+  `a (f_p - f_t) + (1 - a) (g_p - g_t)`, by Wong and Kolter's bounds); `certified` (whether it is
+  positive: no input of the ball makes both networks answer one class other than `p`) and `answered`
+  (whether both networks answer `p` on the whole ball). Nothing is proven where the pair abstains.
+* `about`, as above.
+
 The architecture stands beside it as text (`description.py`), the weights in the SavedModel's own
 checkpoint. Reading back builds Keras's own layers from that text and never runs code that the files
 bring along.
@@ -28,91 +39,21 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from robustra_tf import counting, graph
-from robustra_tf.bounds.balls import Box, ball, inside
-from robustra_tf.bounds.margins import margins
-from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.intake.subject import take
+from robustra_tf.intake.subject import Subject, take
+from robustra_tf.pair import Pair, Taken, take_pair
+from robustra_tf.servable import Servable, networks
 from robustra_tf.storage import description, keras_files
 
-#: Of the images that a saved model certifies.
-BOX: Box = (0.0, 1.0)
 # What TensorFlow raises for checkpoints that are missing, cut short or altered.
 _READ_ERRORS = (ValueError, IndexError, RuntimeError, tf.errors.OpError)
-
-
-class _Servable(tf.Module):
-    """A model's weights, each under its position, and what can be asked of it as signatures."""
-
-    def __init__(
-        self,
-        model: keras.Model,
-        network: graph.Graph,
-        settings: Mapping[str, description.Setting],
-        certifies: bool,
-    ):
-        super().__init__()
-        self.model_weights = [weight.value for weight in model.weights]
-        image = tf.TensorSpec([None, *model.input_shape[1:]], tf.float32, name="image")
-        eps = tf.TensorSpec([], tf.float32, name="eps")
-        self.serving_default = tf.function(
-            lambda image: {"logits": tf.cast(graph.logits(model, image), tf.float32)},
-            input_signature=[image],
-            autograph=False,
-        )
-        self.about = tf.function(lambda: _about(settings), input_signature=[], autograph=False)
-        # Set or not: saving would trace it.
-        if certifies:
-            self.certify = tf.function(
-                lambda image, eps: _certify(network, image, eps),
-                input_signature=[image, eps],
-                autograph=False,
-            )
-
-    def functions(self) -> dict[str, tf.types.experimental.GenericFunction]:
-        """The signatures by name."""
-        names = ("serving_default", "about", "certify")
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
-
-
-def _about(settings: Mapping[str, description.Setting]) -> dict[str, tf.Tensor]:
-    """The outputs of the signature `about`."""
-    return {
-        "norm": tf.constant("linf"),
-        "pixels": tf.constant(BOX),
-        "trained_eps": tf.constant(settings.get("eps", np.nan), tf.float32),
-        "trained_norm": tf.constant(settings.get("norm", "")),
-    }
-
-
-def _certify(network: graph.Graph, image: tf.Tensor, eps: tf.Tensor) -> dict[str, tf.Tensor]:
-    """The outputs of the signature `certify`."""
-    values = network.network()
-    count = tf.shape(image)[0]
-    # Rows of no image cannot be convolved: an image of zeros stands in for an empty batch.
-    filled = tf.pad(image, [[0, tf.cast(count < 1, tf.int32)], *[[0, 0]] * (image.shape.rank - 1)])
-    # On some processors a layer fused with its ReLU makes 0 of NaN: such an image has no logits.
-    finite = tf.reshape(inside(filled, None), (-1, 1))
-    predicted = counting.predicted_tensor(tf.where(finite, values(filled), np.nan))
-    # Of a radius that makes no sense there is no ball.
-    lower = -margins(values, ball(filled, eps), predicted, BoundOptions("needed")).upper
-    own = tf.one_hot(predicted, lower.shape[-1], on_value=True, off_value=False)
-    there = tf.logical_and(tf.reshape(inside(filled, BOX), (-1,)), predicted >= 0)[:, None]
-    # A maximum may pass over NaN: what is no number is told apart before.
-    rival = tf.where(tf.logical_and(there, tf.math.is_finite(lower)), lower, -np.inf)
-    # The gradient that bounds have in training is not saved with them, and no other one is right.
-    margin = tf.stop_gradient(tf.reduce_min(tf.where(own, np.inf, rival), axis=-1))
-    certified = counting.certified_tensor(rival, predicted)
-    found = {"predicted": predicted, "margin": margin, "certified": certified}
-    return {name: value[:count] for name, value in found.items()}
 
 
 def save(
@@ -127,8 +68,8 @@ def save(
     model. A SavedModel that stands there already is replaced; anything else is left alone.
 
     Args:
-      model: a built Sequential or functional model of supported layers, image in, logits out; or a
-        `CertifiedModel`, for its network.
+      model: a built Sequential or functional model of supported layers, image in, logits out; a
+        `CertifiedModel`, for its network; or a `Pair` of networks.
       directory: where to; its parents are made.
       settings: plain values kept with the model, such as the dataset and the radius that it was
         trained for; `description.read_settings` gives them back.
@@ -147,13 +88,8 @@ def save(
     """
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"model: expected a built keras.Model, got {model!r}")
-    subject = take(model)
-    model, network = subject.model, subject.graph
-    architecture = keras.saving.serialize_keras_object(model)
-    architecture.pop("compile_config", None)
-    # As it will be read: JSON turns tuples into lists.
-    architecture = json.loads(json.dumps(architecture))
-    description.check_supported(architecture, f"model {model.name!r}")
+    subject = take_pair(model) if isinstance(model, Pair) else take(model)
+    architecture = _architecture(subject)
     directory = Path(directory)
     if directory.exists() and not _replaceable(directory):
         raise ValueError(
@@ -163,7 +99,7 @@ def save(
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
         fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
-        servable = _Servable(model, network, settings or {}, certifies)
+        servable = Servable(subject, settings or {}, certifies)
         # The signatures are bounds to be read; their gradients would take longer than all the rest.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(servable, str(fresh), servable.functions(), options)
@@ -176,6 +112,22 @@ def save(
     return directory
 
 
+def _architecture(subject: Subject | Taken) -> dict[str, Any]:
+    """The Keras configuration of a network, or of both, as it will be read."""
+    parts = []
+    for model in (each.model for each in networks(subject)):
+        architecture = keras.saving.serialize_keras_object(model)
+        architecture.pop("compile_config", None)
+        # JSON turns tuples into lists.
+        architecture = json.loads(json.dumps(architecture))
+        description.check_supported(architecture, f"model {model.name!r}")
+        parts.append(architecture)
+    if len(parts) == 1:
+        return parts[0]
+    config = dict(zip(description.PARTS, parts, strict=True))
+    return {"class_name": description.PAIR, "config": config}
+
+
 def load(directory: str | os.PathLike) -> keras.Model:
     """The Keras model that `save` wrote, or Keras itself: the same layers, the same weights.
 
@@ -184,7 +136,7 @@ def load(directory: str | os.PathLike) -> keras.Model:
         is run: custom classes and Lambda layers are refused.
 
     Returns:
-      A built `keras.Model`, image [batch, ...] in, logits [batch, classes] out.
+      A built `keras.Model`, image [batch, ...] in, logits [batch, classes] out; or a `Pair`.
 
     Raises:
       FileNotFoundError: the directory or file, or a part of what `save` writes, is not there.
@@ -205,18 +157,28 @@ def load(directory: str | os.PathLike) -> keras.Model:
         return keras_files.load(directory)
     architecture = description.read_architecture(directory)
     reader, shapes = _stored(directory)
+    parts = description.parts(architecture, str(directory / description.FILE))
     # In a graph weights are symbols: their shapes are known before any of them takes memory.
     with tf.Graph().as_default():
-        _compare(_built(architecture, directory), shapes, directory)
-    model = _built(architecture, directory)
-    for index, weight in enumerate(model.weights):
+        _compare([_built(part, directory) for part in parts], shapes, directory)
+    models = [_built(part, directory) for part in parts]
+    for index, weight in enumerate(_weights(models)):
         try:
             weight.assign(reader.get_tensor(_key(index)))
         except _READ_ERRORS as error:
             raise ValueError(f"{directory}: weight {weight.path} is damaged: {error}") from error
-    keras_files.finish(model)
+    for model in models:
+        keras_files.finish(model)
     description.check_whole(directory)
-    return model
+    try:
+        return Pair(*models) if len(models) == 2 else models[0]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{directory}: no pair: {error}") from error
+
+
+def _weights(models: Sequence[keras.Model]) -> list[keras.Variable]:
+    """The weights of all models, in the order in which they are saved."""
+    return [weight for model in models for weight in model.weights]
 
 
 def _forget_gradients(path: Path) -> None:
@@ -274,15 +236,16 @@ def _stored(directory: Path) -> tuple[tf.train.CheckpointReader, dict[str, list[
     return reader, shapes
 
 
-def _compare(model: keras.Model, shapes: Mapping[str, list[int]], directory: Path) -> None:
-    """Refuses a checkpoint that does not hold just the model's weights."""
-    stored = sum(key.startswith("model_weights/") for key in shapes)
-    if stored != len(model.weights):
+def _compare(
+    models: Sequence[keras.Model], shapes: Mapping[str, list[int]], directory: Path
+) -> None:
+    """Refuses a checkpoint that does not hold just the models' weights."""
+    stored, weights = sum(key.startswith("model_weights/") for key in shapes), _weights(models)
+    if stored != len(weights):
         raise ValueError(
-            f"{directory}: the architecture has {len(model.weights)} weights, its checkpoint "
-            f"{stored}"
+            f"{directory}: the architecture has {len(weights)} weights, its checkpoint {stored}"
         )
-    for index, weight in enumerate(model.weights):
+    for index, weight in enumerate(weights):
         if list(weight.shape) != shapes.get(_key(index)):
             raise ValueError(
                 f"{directory}: weight {weight.path} has shape {list(weight.shape)} by the "

@@ -131,3 +131,21 @@ class Programme:
         if found.status != 0:
             raise RuntimeError(f"HiGHS: {found.message}")
         return -found.fun
+
+    def agreement(self, row) -> float:
+        """`max min(row.f, row.g)` over the programme of two networks: how far both can prefer."""
+        count, objective = self._columns + 1, np.zeros(self._columns + 1)
+        objective[-1] = 1.0
+        left = np.zeros((len(self._at_most) + 2, count))
+        right = np.zeros(len(left))
+        if self._at_most:
+            left[:-2, :-1], right[:-2] = self._dense(self._at_most)
+        for at, logits in zip((-2, -1), self.logits, strict=True):
+            left[at, logits], left[at, -1] = -np.asarray(row), 1.0
+        equal, constants = self._dense(self._equal)
+        equal = np.pad(equal, ((0, 0), (0, 1)))
+        bounds = [*self._bounds, (None, None)]
+        found = linprog(-objective, left, right, equal, constants, bounds=bounds, method="highs")
+        if found.status != 0:
+            raise RuntimeError(f"HiGHS: {found.message}")
+        return -found.fun

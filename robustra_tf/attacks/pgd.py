@@ -120,7 +120,7 @@ class Attack:
         self.norm, self.box, self.loss = norm, checks.box(box), loss
         self.steps, self.restarts, self.seed = steps, restarts, seed
         self.relative_step, self.early_stop, self.batch_size = relative_step, early_stop, batch_size
-        self.network = take(model, rival=False)
+        self.network = take(model, rival=False, door="an attack")
         self._traced = {}
 
     @full_precision()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -10,7 +10,9 @@ from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.dual import differences, support, trace
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.interval import Interval, lesser
-from robustra_tf.bounds.lines import Slopes, lines, parallel, strip
+from robustra_tf.bounds.lines import Slopes, Strip, lines, parallel, strip
+from robustra_tf.bounds.mix import Affine
+from robustra_tf.bounds.passing import as_whole
 from robustra_tf.bounds.rows import WholeRows
 from robustra_tf.bounds.runs import Passage, Visit
 from robustra_tf.bounds.slopes import Descent, Reach, free, lowest
@@ -35,10 +37,37 @@ def crown_margins(
       slopes: of the lower lines, as `adaptive` gives them or for each row; used where a ReLU is
         unstable.
     """
-    at = network.inputs_of_relus(ball.centre)
-    strips = {k: strip(lines(*ends), at[k], slopes[k]) for k, ends in bounds.items()}
     value, reach = _last_pass(network, ball, y)
-    return value + reach(strips)
+    return value + reach(strips(network, ball, bounds, slopes))
+
+
+def strips(
+    network: Network, ball: Ball, bounds: Mapping[int, Interval], slopes: Slopes
+) -> dict[int, Strip]:
+    """The lines of every ReLU of these slopes, seen from the centre of the ball."""
+    at = network.inputs_of_relus(ball.centre)
+    return {k: strip(lines(*ends), at[k], slopes[k]) for k, ends in bounds.items()}
+
+
+#: The affine upper bounds of margins that follow from the ways in which ReLUs are passed.
+AffineMargins = Callable[[Mapping[int, Passage], Visit | None], Affine]
+
+
+def affine_margins(network: Network, ball: Ball, y: tf.Tensor) -> AffineMargins:
+    """The bounds of `crown_margins` as they are before the ball's worst input is taken.
+
+    Args: as `crown_margins` takes them.
+    """
+    classes, last = network.structure.output_shape[0], len(network.structure.nodes) - 1
+    rows = differences(y, classes, ball.centre.dtype)
+    value = tf.linalg.matvec(rows, network(ball.centre))
+
+    def affine(relus: Mapping[int, Passage], visit: Visit | None = None) -> Affine:
+        start = WholeRows(rows, (classes,))
+        traced = trace(network, relus, last, start, Every(), visit)
+        return Affine(value + traced.error, as_whole(traced.rows, Every()).flat)
+
+    return affine
 
 
 def optimised_margins(

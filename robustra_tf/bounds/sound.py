@@ -52,6 +52,23 @@ class Band(NamedTuple):
     intercept: tf.Tensor
 
 
+class SoundRows(NamedTuple):
+    """`c . f(x') <= base + rows . (x' - centre)` on the ball, for every member of the family.
+
+    In real numbers, of the float64 numbers as they are.
+
+    Attributes:
+      base: [n, k].
+      rows: [n, k, pixels].
+      share: by how much a sum over the pixels, and no more than that, has to be larger than it
+        comes out in float64.
+    """
+
+    base: tf.Tensor
+    rows: tf.Tensor
+    share: float
+
+
 class Proof(NamedTuple):
     """Lower bounds of margins, and the bands that they rest on.
 
@@ -59,10 +76,12 @@ class Proof(NamedTuple):
       lower: of `-c . f`, for labels `f_y - f_t`, [n, k], float64; 0 where `c` is, as of a label
         over itself. -inf where nothing is proven.
       bands: for each ReLU node.
+      rows: what they follow from; None of intervals.
     """
 
     lower: tf.Tensor
     bands: dict[int, Band]
+    rows: SoundRows | None = None
 
 
 class _State(NamedTuple):
@@ -146,10 +165,15 @@ def sound_margins(
     last, classes = len(structure.nodes) - 1, structure.output_shape[0]
     c = differences(y, classes, region.centre.dtype)
     traced = trace(network, charges, last, WholeRows(c, (classes,)), Every())
-    reach = traced.error + support(as_whole(traced.rows, Every()), Every(), region)
+    whole = as_whole(traced.rows, Every())
+    reach = support(whole, Every(), region)
     upper = tf.linalg.matvec(c, states[last].centre)
-    upper += reach * share + tf.linalg.matvec(tf.abs(c), states[last].pushed)
-    return Proof(_proven(upper, c, states[last], safe), bands)
+    pushed = tf.linalg.matvec(tf.abs(c), states[last].pushed)
+    base = upper + traced.error * share + pushed
+    base += _rounded(tf.abs(base) + reach, c, states[last])
+    upper += (traced.error + reach) * share + pushed
+    lower = _proven(upper, c, states[last], safe)
+    return Proof(lower, bands, SoundRows(base, whole.flat, share))
 
 
 def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proof:
@@ -246,11 +270,16 @@ def _outward(centre: tf.Tensor, radius: tf.Tensor) -> Band:
 
 def _proven(upper: tf.Tensor, c: tf.Tensor, last: _State, safe: tf.Tensor) -> tf.Tensor:
     """Lower bounds of `-c . f` from upper bounds of `c . f`, the last sums rounded outward."""
+    upper += _rounded(tf.abs(upper), c, last)
+    proven = tf.where(safe[:, None] & tf.math.is_finite(upper), -upper, -math.inf)
+    return tf.where(tf.reduce_any(c != 0, -1), proven, tf.zeros_like(upper))
+
+
+def _rounded(size: tf.Tensor, c: tf.Tensor, last: _State) -> tf.Tensor:
+    """What the last sums of a margin of such a size may be off."""
     terms = tf.math.count_nonzero(c, -1, dtype=c.dtype)
     sizes = tf.maximum(terms, 2.0) * tf.linalg.matvec(tf.abs(c), last.magnitude)
-    upper += _FEW * (tf.abs(upper) + sizes) + TINY
-    proven = tf.where(safe[:, None] & tf.math.is_finite(upper), -upper, -math.inf)
-    return tf.where(terms > 0, proven, tf.zeros_like(upper))
+    return _FEW * (size + sizes) + TINY
 
 
 def outward_margin(lower: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:

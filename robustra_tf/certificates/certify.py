@@ -14,6 +14,8 @@ from robustra_tf.certificates import proofs
 from robustra_tf.certificates.arguments import check_bound, check_sound, checked_save, default_inner
 from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
 from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound_bound
+from robustra_tf.certificates.pair_certificate import PairCertificate
+from robustra_tf.certificates.pairs import How, PairQuestion, certify_pair
 from robustra_tf.certificates.work import Found, Work, batches
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
@@ -21,13 +23,14 @@ from robustra_tf.intake import checks
 from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
+from robustra_tf.pair import Pair
 from robustra_tf.property import Property, Query, asked, chosen
 from robustra_tf.vocabulary import INNER, NORMS
 
 
 @full_precision()
 def certify(  # noqa: PLR0913, the door to all certificates
-    model: keras.Model | Graph,
+    model: keras.Model | Pair | Graph,
     x: np.ndarray | tf.data.Dataset | keras.utils.PyDataset | Property,
     y: np.ndarray | Output | None = None,
     eps: float | np.ndarray | None = None,
@@ -42,17 +45,19 @@ def certify(  # noqa: PLR0913, the door to all certificates
     sound: bool = False,
     save: str | os.PathLike | None = None,
     progress: bool = False,
-) -> Certificate | PropertyCertificate:
+) -> Certificate | PropertyCertificate | PairCertificate:
     """Bound `min_{x' in B} f_y(x') - f_t(x')` from below for every image and target.
 
     `B` is the ball of radius `eps` about the image in `norm`, cut to `box` (for `linf`; for `l2`
     and `l1` the whole ball is taken, which contains the cut one). An image is certified when all
     these bounds are positive. Of a property, or of outputs in place of labels, the margins of all
-    its conditions are bounded instead (`robustra_tf.conditions`).
+    its conditions are bounded instead (`robustra_tf.conditions`). Of a `Pair` the best mix of the
+    margins of both networks is bounded, of images with labels (`PairCertificate`).
 
     Args:
-      model: a Keras model, image to logits, of supported layers; or its graph. It is run on the
-        images and compared with the graph that bounds are computed of. Of one logit, for outputs.
+      model: a Keras model, image to logits, of supported layers; or its graph; or a `Pair`. It is
+        run on the images and compared with the graph that bounds are computed of. Of one logit, for
+        outputs.
       x: images [n, *shape] in pixels, within `box` where one is given; NumPy, tensors or lists,
         as `y` too; or a `tf.data.Dataset` or `keras.utils.PyDataset` of images and labels, without
         `y`. Or a `Property`, which has all that follows up to `box`.
@@ -81,7 +86,8 @@ def certify(  # noqa: PLR0913, the door to all certificates
       progress: shows a bar on the error stream, for long work.
 
     Returns:
-      A `Certificate` of labels, a `PropertyCertificate` of anything else.
+      A `Certificate` of labels, a `PairCertificate` of labels and a pair, a `PropertyCertificate`
+      of anything else.
 
     Raises:
       ValueError: an argument out of its range, by name, or one that does not go with `sound` or
@@ -97,12 +103,20 @@ def certify(  # noqa: PLR0913, the door to all certificates
       >>> rt.certify(model, x, rt.above(0, 0.5), eps=[[0.2, 0.0]]).verified
       array([ True])
     """
-    network = take(model, rival=False)
     if inner is None:
         inner = default_inner(method)
     dtype = checks.dtype(("float64" if sound else "float32") if dtype is None else dtype)
     check_bound(method, rows, inner)
     batch_size = checks.whole("batch_size", batch_size)
+    if isinstance(model, Pair):
+        if save is not None:
+            raise ValueError("save must be None for a Pair, of which no files are written")
+        checks.member("norm", norm, NORMS)
+        how = How(
+            method, BoundOptions(rows, inner=inner, norm=norm), dtype, sound, batch_size, progress
+        )
+        return certify_pair(model, PairQuestion(x, y, eps, norm, box), how)
+    network = take(model, rival=False)
     if sound:
         check_sound(network.model, network.graph, method, dtype, inner)
     x, y = arrays(x, y, network.structure.input_shape)
@@ -154,7 +168,7 @@ def _write(
 
 
 def margin_bounds(
-    model: keras.Model | Graph,
+    model: keras.Model | Pair | Graph,
     x: np.ndarray | Property,
     y: np.ndarray | Output | None = None,
     eps: float | np.ndarray | None = None,
@@ -162,7 +176,8 @@ def margin_bounds(
 ):
     """`certify(...).margin_lower`: lower bounds of `f_y - f_t`, [n, classes].
 
-    Of a property or outputs, lower bounds of the margins of its conditions, [n, k].
+    Of a pair those of the best mix; of a property or outputs, lower bounds of the margins of its
+    conditions, [n, k].
 
     Example:
       >>> print(rt.margin_bounds(model, x, y, eps=0.1)[:, 1].round(2))
@@ -203,7 +218,7 @@ def layer_bounds(  # noqa: PLR0913, public
       [[0.7 0.1]] [[0.9 0.3]]
     """
     checks.plain("layer_bounds", x)
-    network = take(model, rival=False)
+    network = take(model, rival=False, door="layer_bounds")
     graph = network.graph
     checks.member("method", method, INNER)
     checks.member("norm", norm, NORMS)

@@ -11,6 +11,7 @@ from robustra_tf.bounds.balls import Box, boxed
 from robustra_tf.bounds.best import best_margins
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.interval import interval_margins
+from robustra_tf.bounds.joint import joint_margins
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.sound import (
@@ -20,6 +21,7 @@ from robustra_tf.bounds.sound import (
     sound_interval_margins,
     sound_margins,
 )
+from robustra_tf.bounds.sound_joint import sound_joint_margins
 from robustra_tf.graph.graph import Network, Structure
 
 
@@ -99,6 +101,31 @@ def sound_bound(structure: Structure, method: str, box: Box | None, options: Bou
             return bound(*arguments)
 
     return on_cpu
+
+
+@functools.lru_cache(maxsize=32)
+def joint_bound(
+    structures: tuple[Structure, Structure],
+    method: str,
+    box: Box | None,
+    options: BoundOptions,
+    sound: bool,
+):
+    """(weights of f, of g, x, eps, y) -> `JointMargins`; of a sound one in float64."""
+
+    @tf.function(autograph=False)
+    def bound(weights_f, weights_g, x, eps, y):
+        f, g = map(Network, structures, (weights_f, weights_g))
+        if sound:
+            region = outward_ball(x, eps, options.norm, box)
+            return sound_joint_margins(f, g, region, y, method, options)
+        return joint_margins(f, g, options.ball(x, eps, box), y, method, options)
+
+    def on_cpu(*arguments):
+        with tf.device("/CPU:0"):
+            return bound(*arguments)
+
+    return on_cpu if sound else bound
 
 
 @functools.lru_cache(maxsize=32)

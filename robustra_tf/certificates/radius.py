@@ -93,7 +93,7 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
         attacked radii: median 0.3003, the middle half from 0.3003 to 0.3003
     """
     checks.plain("certified_radius", x, y)
-    network = take(model)
+    network = take(model, door="certified_radius")
     structure = network.structure
     if inner is None:
         inner = default_inner(method)

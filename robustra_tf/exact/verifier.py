@@ -114,7 +114,7 @@ class Verifier:
             if solver not in SOLVERS:
                 raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
             solver = SOLVERS[solver](threads)
-        self._network = take(model, rival=False)
+        self._network = take(model, rival=False, door="Verifier")
         graph = self._network.graph
         structure = graph.structure
         if eps is not None:

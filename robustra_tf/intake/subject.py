@@ -36,6 +36,10 @@ class Wrapper(keras.Model):
         return self.network(x, training=training)
 
 
+class Couple(keras.Model):
+    """A model of two networks, which few doors take."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
     """A network that was taken in.
@@ -84,7 +88,9 @@ class Subject:
         return Agreement(found, np.ones(len(x), bool))
 
 
-def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) -> Subject:
+def take(
+    model: keras.Model | Graph, what: str = "model", rival: bool = True, door: str = "this"
+) -> Subject:
     """Takes a network in, and compares it with its graph on random points.
 
     Args:
@@ -92,13 +98,17 @@ def take(model: keras.Model | Graph, what: str = "model", rival: bool = True) ->
         or float64; a `CertifiedModel`, for its network; or a graph.
       what: what errors call it.
       rival: whether a network of one logit is refused, as where labels are meant.
+      door: what errors call the one who asks.
 
     Raises:
       TypeError: something else.
       UnsupportedLayerError: a layer that is no affine map or ReLU, by name.
-      ValueError: a model that is not built, takes other inputs than floating-point numbers, has
-        fewer than two logits, or computes something else than its layers' weights and settings say.
+      ValueError: a pair; a model that is not built, takes other inputs than floating-point numbers,
+        has fewer than two logits, or computes something else than its layers' weights and settings
+        say.
     """
+    if isinstance(model, Couple):
+        raise ValueError(f"{what} must be one network for {door}, got a Pair: give its f or its g")
     if isinstance(model, Graph):
         _check_slopes(model, what)
         subject = Subject(None, model, what=what)

@@ -189,7 +189,9 @@ class DualObjective(keras.layers.Layer):
         self.f, self.g, self.eps, self.norm, self.projection = f, g, eps, norm, projection
         self._seed = seed
         given = {"f": f} if g is None else {"f": f, "g": g}
-        self._graphs = [take(model, name).graph for name, model in given.items()]
+        self._graphs = [
+            take(model, name, door="DualObjective").graph for name, model in given.items()
+        ]
         shapes = [(s.structure.input_shape, s.structure.output_shape) for s in self._graphs]
         if len(set(shapes)) > 1:
             raise ValueError(f"f and g must map the same inputs to the same classes, got {shapes}")

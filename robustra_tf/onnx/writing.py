@@ -12,7 +12,7 @@ import numpy as np
 from keras import layers
 from keras.src.models.functional import Functional
 
-from robustra_tf.intake.subject import Wrapper
+from robustra_tf.intake.subject import Couple, Wrapper
 from robustra_tf.onnx import windows  # registers its layers
 from robustra_tf.onnx.draft import Draft, Placed, image, plain
 from robustra_tf.onnx.layers import ELEMENTWISE, IMAGES, folds, normalisation, refused, write
@@ -84,6 +84,8 @@ def _taken(model: Any) -> keras.Model:
     """The network itself, refused where it is not what can be followed."""
     while getattr(type(model), "call", None) is Wrapper.call:
         model = model.network
+    if isinstance(model, Couple):
+        raise ValueError("model must be one network for onnx, got a Pair: give its f or its g")
     if not isinstance(model, keras.Model) or not model.built:
         raise ValueError(f"model: expected a built keras.Model, got {type(model).__name__}")
     _functional(model)

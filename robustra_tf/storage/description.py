@@ -20,6 +20,8 @@ FILE = Path("assets.extra") / "keras.json"
 FORMAT = "robustra_tf"
 VERSION = 1
 MODELS = ("Sequential", "Functional")
+#: Two models as one, and the settings that they are under.
+PAIR, PARTS = "Pair", ("f", "g")
 LAYERS = (
     "Activation",
     "ActivityRegularization",
@@ -151,10 +153,34 @@ def read_architecture(directory: str | os.PathLike) -> dict[str, Any]:
     """
     architecture = _read(Path(directory)).get("architecture")
     where = str(Path(directory) / FILE)
-    if not isinstance(architecture, dict) or architecture.get("class_name") not in MODELS:
+    if not isinstance(architecture, dict):
         raise ValueError(f"{where}: expected a model under 'architecture'")
-    check_supported(architecture, where)
+    for part in parts(architecture, where):
+        if not isinstance(part, dict) or part.get("class_name") not in MODELS:
+            raise ValueError(f"{where}: expected a model under 'architecture'")
+        check_supported(part, where)
     return architecture
+
+
+def parts(architecture: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """The models that a configuration is of: both of a pair, else itself.
+
+    Raises:
+      ValueError: a pair without two models, or with something beside them; `where` begins the text.
+
+    Example:
+      >>> model = {"class_name": "Sequential", "module": "keras"}
+      >>> len(rt.description.parts({"class_name": "Pair", "config": {"f": model, "g": model}}, ""))
+      2
+    """
+    if architecture.get("class_name") != PAIR:
+        return [architecture]
+    config = architecture.get("config")
+    if set(architecture) != {"class_name", "config"} or not isinstance(config, dict):
+        raise ValueError(f"{where}: expected a pair of class_name and config")
+    if set(config) != set(PARTS):
+        raise ValueError(f"{where}: expected a pair of {' and '.join(PARTS)}, got {sorted(config)}")
+    return [config[name] for name in PARTS]
 
 
 def read_settings(directory: str | os.PathLike) -> dict[str, Setting]:

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 SUFFIXES = (".keras", ".h5")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 #: What is said of a model that is neither, by its class.
-_INSTEAD = {"CertifiedModel": "save its network, by certified.network.save('net.keras')"}
+_INSTEAD = {
+    "CertifiedModel": "save its network, by certified.network.save('net.keras')",
+    "Pair": "keras.models.load_model reads it once rt.Pair was named; rt.export.save writes one "
+    "that is read here",
+}
 #: What Keras's older files leave out of each object: where its class lives.
 _HOMES = {"Sequential": "keras", "Functional": "keras.src.models.functional"}
 _HOMES |= dict.fromkeys(description.LAYERS, "keras.layers")

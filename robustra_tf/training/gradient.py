@@ -70,8 +70,10 @@ class StepGradient:
     ):
         traits = method_named(method)
         traits.check_reference(reference is not None)
-        self.model, self.graph = model, take(model).graph
-        self.reference = None if reference is None else take(reference, "reference").graph
+        self.model, self.graph = model, take(model, door="training").graph
+        self.reference = (
+            None if reference is None else take(reference, "reference", door="training").graph
+        )
         structures = (graph and graph.structure for graph in (self.graph, self.reference))
         self.problem = Problem(*structures, traits, options.bounds_in_memory, options.losses)
         self.together = examples_together(self.problem, options.memory_mb, options.microbatch)

@@ -1,0 +1,132 @@
+"""Joint bounds of two networks: whether both can prefer the same target to the label at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from robustra_tf.bounds.balls import Ball
+from robustra_tf.bounds.best import inner_bounds
+from robustra_tf.bounds.crown import affine_margins, optimised_margins, strips
+from robustra_tf.bounds.interval import Interval, interval_margins, lesser
+from robustra_tf.bounds.lines import adaptive, parallel
+from robustra_tf.bounds.margins import margins
+from robustra_tf.bounds.mix import Affine, known_lesser, least_mixed
+from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.runs import Passage, Visit
+from robustra_tf.bounds.slopes import Descent, Free, free, lowest
+from robustra_tf.graph.graph import Network
+
+
+class JointMargins(NamedTuple):
+    """Upper bounds over the ball, [n, classes]; entry `y` of each is 0.
+
+    Attributes:
+      upper: the least over mixes `a (f_t - f_y) + (1 - a) (g_t - g_y)`, `a` in [0, 1]: where it is
+        negative no input has `f_t >= f_y` and `g_t >= g_y`. No greater than either that follows.
+      f, g: of `f_t - f_y` and of `g_t - g_y` alone.
+    """
+
+    upper: tf.Tensor
+    f: tf.Tensor
+    g: tf.Tensor
+
+
+class _Bounds(NamedTuple):
+    """What is known of one network.
+
+    Attributes:
+      affine: upper bounds of the margins, affine in the input, in an order of kinds.
+      upper: the least of all that bound the margins, [n, classes].
+      inner: of every ReLU, the best bounds of its input.
+    """
+
+    affine: list[Affine]
+    upper: tf.Tensor
+    inner: Mapping[int, Interval]
+
+
+def joint_margins(
+    f: Network, g: Network, ball: Ball, y: tf.Tensor, method: str, options: BoundOptions
+) -> JointMargins:
+    """Bound the margins of both networks and of their mixes.
+
+    The mix that is best is found for every target, of each kind of bound: Wong and Kolter's,
+    CROWN's on every set of inner bounds, and, for `alpha`, along with the slopes that are
+    optimised. Of intervals alone the best mix is one network or the other.
+
+    Args:
+      f, g: the networks.
+      ball: the inputs of the batch, without intervals beside an `l2` or `l1` ball.
+      y: labels, integers [n].
+      method: `dual`, `interval`, `crown` or `alpha`.
+      options: how inner layers are bounded.
+    """
+    if method == "interval":
+        alone = [interval_margins(network, ball, y).upper for network in (f, g)]
+        return JointMargins(known_lesser(*alone), *alone)
+    found = [_bounds(network, ball, y, method, options) for network in (f, g)]
+    alone = [each.upper for each in found]
+    mixes = [
+        least_mixed(*pair, ball) for pair in zip(found[0].affine, found[1].affine, strict=True)
+    ]
+    if method == "alpha":
+        mixes.append(_optimised((f, g), ball, y, [each.inner for each in found]))
+    # Of a network of which nothing is known no mix says anything.
+    known = tf.logical_and(*map(tf.math.is_finite, alone))
+    mixed = functools.reduce(lesser, mixes)
+    mixed = tf.where(known, mixed, tf.constant(float("inf"), mixed.dtype))
+    return JointMargins(known_lesser(known_lesser(*alone), mixed), *alone)
+
+
+def _bounds(
+    network: Network, ball: Ball, y: tf.Tensor, method: str, options: BoundOptions
+) -> _Bounds:
+    if method == "dual":
+        found = margins(network, ball, y, options)
+        return _Bounds([Affine(found.base, found.rows)], found.upper, found.enclosure.bounds)
+    first, inner = inner_bounds(network, ball, y, options)
+    affine = [Affine(first.base, first.rows)]
+    slopes = [adaptive(bounds) for bounds in inner]
+    if method == "alpha":
+        inner, slopes = [*inner, inner[-1]], [*slopes, parallel(inner[-1])]
+    crown = affine_margins(network, ball, y)
+    for bounds, slope in zip(inner, slopes, strict=True):
+        affine.append(crown(strips(network, ball, bounds, slope), None))
+    upper = interval_margins(network, ball, y).upper
+    for each in affine:
+        upper = lesser(upper, each.upper(ball))
+    if method == "alpha":
+        upper = lesser(upper, optimised_margins(network, ball, y, inner[-1]))
+    return _Bounds(affine, upper, inner[-1])
+
+
+def _optimised(
+    networks: tuple[Network, Network],
+    ball: Ball,
+    y: tf.Tensor,
+    inner: list[Mapping[int, Interval]],
+    descent: Descent = Descent(),
+) -> tf.Tensor:
+    """The least mix with the lower slopes of both networks optimised for it, [n, classes].
+
+    The best mix of the rows is found anew at every step, so that a step follows the gradient of
+    the minimum.
+    """
+    # ReLUs of g are counted on behind the nodes of f.
+    split = len(networks[0].structure.nodes)
+    relus: dict[int, Free] = {}
+    for network, bounds, at in zip(networks, inner, (0, split), strict=True):
+        points = network.inputs_of_relus(ball.centre)
+        relus |= {at + k: free(ends, points[k]) for k, ends in bounds.items()}
+    f, g = (affine_margins(network, ball, y) for network in networks)
+
+    def mixed(given: Mapping[int, Passage], visit: Visit | None = None) -> tf.Tensor:
+        of_f = {k: each for k, each in given.items() if k < split}
+        of_g = {k - split: each for k, each in given.items() if k >= split}
+        return least_mixed(f(of_f, visit), g(of_g, visit), ball)
+
+    return lowest(mixed, relus, descent)
