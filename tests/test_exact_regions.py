@@ -1,6 +1,9 @@
 """Boxes that are split and cut: nothing is lost, nothing is excluded that holds a solution."""
 
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
@@ -107,6 +110,33 @@ def test_halves_share_their_cut_and_cover_the_box():
     assert (cut.sum(1) == 1).all()
     np.testing.assert_array_equal(first.high[cut], second.low[cut])
     np.testing.assert_array_equal(second.low[~cut], left.low[~cut])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_closed_bit_by_bit_is_the_whole_box(seed):
+    """Some boxes closed at random, all others halved and put back, until none waits."""
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(-1, 1, 3)
+    high = low + rng.uniform(0.1, 1, 3)
+    pool = Pool(Regions(low[None], high[None], np.ones((1, 1), bool), np.zeros(1), np.ones(1)))
+    closed = []
+    for count in itertools.count():
+        if not len(pool):
+            break
+        taken = pool.next(8, 100, 2)
+        shut = rng.random(taken.boxes) < (0.1 if count < 40 else 0.8)
+        closed.append(taken.take(shut))
+        parts, atoms = taken.take(~shut).halves(rng.random((int((~shut).sum()), 3)))
+        assert not atoms.any()
+        pool.put(parts._replace(bound=rng.normal(size=parts.boxes)))
+    lows, highs = (
+        np.concatenate([getattr(each, end) for each in closed]) for end in Regions._fields[:2]
+    )
+    assert len(lows) > 50
+    np.testing.assert_allclose((highs - lows).prod(1).sum(), (high - low).prod(), rtol=1e-12)
+    points = rng.uniform(low, high, (2000, 3))
+    inside = ((points[:, None] >= lows) & (points[:, None] <= highs)).all(2)
+    assert inside.any(1).all()
 
 
 def test_boxes_of_neighbouring_float32_numbers_are_not_split():

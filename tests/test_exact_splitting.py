@@ -9,7 +9,8 @@ import tensorflow as tf
 
 import robustra_tf as rt
 from robustra_tf import attacks
-from robustra_tf.exact import Status, Verifier, boxwork, splitting
+from robustra_tf.exact import Decider, Status, Verifier, boxwork, splitting
+from robustra_tf.exact.case import Case
 from robustra_tf.graph import build
 from tests import exact_networks, nets, oracle_nets
 from tests.oracle_exact import TooManyPiecesError, least_of_greatest
@@ -76,6 +77,63 @@ def test_verdicts_are_those_of_brute_force_and_of_the_search_over_phases():
             assert attacks.replay(model, drawn.asked, verdict.witness[None]).success.all()
     assert statuses.count(Status.VERIFIED) > 2
     assert statuses.count(Status.FALSIFIED) > 2
+
+
+def test_no_unsafe_point_is_ever_closed_or_cut_away(monkeypatch):
+    """Were none ever tried: each is in a box that waits, with its group open."""
+    monkeypatch.setattr(splitting._Split, "_attacked", lambda *_: None)
+    monkeypatch.setattr(Case, "replayed", lambda *_: None)
+    monkeypatch.setattr(splitting, "_MOST", 16)
+    held, begun, batch = [], [], splitting._Split._batch
+
+    def checked(self):
+        batch(self)
+        rng, (low, high) = np.random.default_rng(len(held)), begun[-1]
+        points = rng.uniform(low, high, (400, 2))[:, self.places]
+        margins = self._margins(points)
+        worst = self.conditions.groups.join(np.maximum, margins)
+        waiting = self.pool._waiting
+        inside = (points[:, None] >= waiting.low) & (points[:, None] <= waiting.high)
+        found = inside.all(2)[..., None] & waiting.open
+        assert (found.any(1) | (worst > 0)).all()
+        held.append((worst <= 0).sum())
+
+    monkeypatch.setattr(splitting._Split, "_batch", checked)
+    for seed in range(6):
+        drawn = Drawn(seed, random_net(seed))
+        begun.append((drawn.low, drawn.high))
+        Verifier(drawn.model, solver="split", time_limit=1.0).verify(drawn.asked)
+    assert sum(count > 0 for count in held) > 20
+
+
+def test_a_disjunction_of_input_boxes_is_one_case_each(wedge, tmp_path, monkeypatch):
+    """As property 6 of ACAS Xu: every box against the same outputs, or against its own."""
+    monkeypatch.setattr(splitting, "FEW_RELUS", 0)
+    monkeypatch.setattr(Decider, "_attacked", lambda *_: None)
+    names = [f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1")]
+    box = "(and (>= X_0 {}) (<= X_0 {}) (>= X_1 0) (<= X_1 1){})"
+    same = f"(assert (or {box.format(0, 0.25, '')} {box.format(0.5, 1, '')}))"
+    own = "(assert (or {} {}))".format(
+        box.format(0, 0.25, " (>= Y_0 {0})"), box.format(0.5, 1, " (>= Y_1 {1})")
+    )
+    # Of the first box the outputs are at most 1.25 and 0.25, of the second at most 2 and 1.
+    for text, status in (
+        (same + "(assert (or (>= Y_0 2.05) (>= Y_1 1.05)))", Status.VERIFIED),
+        (same + "(assert (or (>= Y_0 2.05) (>= Y_1 0.95)))", Status.FALSIFIED),
+        (same + "(assert (or (>= Y_0 1.95) (>= Y_1 1.05)))", Status.FALSIFIED),
+        (own.format(1.3, 1.05), Status.VERIFIED),
+        (own.format(1.2, 1.05), Status.FALSIFIED),
+        (own.format(1.3, 0.95), Status.FALSIFIED),
+    ):
+        path = tmp_path / "prop.vnnlib"
+        path.write_text("".join(names) + text)
+        verdict = Decider(wedge).decide(rt.Property.from_vnnlib(path), 20)
+        assert verdict.status is status, text
+        if status is Status.VERIFIED:
+            assert verdict.search == "split"
+        else:
+            first = "1.2 " in text.replace(")", " ")
+            assert (verdict.witness[0] <= 0.25) == first
 
 
 #: `y = relu(x0 + x1)`, on the unit box at most 2, and `relu(x0 - x1)`, at most 1.

@@ -114,6 +114,18 @@ READ = {
         {},
         13,
     ),
+    "max pool with pads of any kind": (
+        [node("MaxPool", "x", kernel_shape=[3, 2], pads=[1, 0, 2, 1], strides=[2, 1])],
+        IMAGE,
+        {},
+        13,
+    ),
+    "max pool of a line": (
+        [node("MaxPool", "x", kernel_shape=[3], pads=[2, 0])],
+        (1, 3, 7),
+        {},
+        13,
+    ),
     "max pool same": (
         [node("MaxPool", "x", kernel_shape=[3, 3], auto_pad="SAME_UPPER")],
         IMAGE,
@@ -174,6 +186,18 @@ READ = {
         [node("Conv", "xk", "z", pads=[1, 1, 1, 0]), node("Concat", "xzx", axis=1)],
         IMAGE,
         {"k": K},
+        13,
+    ),
+    "concatenated with constants": (
+        [node("Concat", "cxd", "z", axis=-1), node("Relu", "z", "r"), node("MatMul", "rw")],
+        (1, 1),
+        {"c": C[None, :2], "d": -C[None, :2] - 1, "w": W},
+        13,
+    ),
+    "concatenated with a constant channel": (
+        [node("Concat", "xc", "z", axis=1), node("Conv", "zk", pads=[1, 1, 1, 0])],
+        (1, 2, 5, 6),
+        {"c": np.arange(30, dtype=np.float32).reshape(1, 1, 5, 6) / 9 - 1, "k": K},
         13,
     ),
     "concatenated rows": ([node("Relu", "x", "z"), node("Concat", "xz", axis=-1)], (1, 4), {}, 13),

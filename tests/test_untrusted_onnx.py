@@ -151,8 +151,8 @@ MALFORMED = {
     ),
     "reshape": (only(node("Reshape", "xs"), weights={"s": np.array([7])}), "of type Reshape: "),
     "pool": (
-        only(node("MaxPool", "x", kernel_shape=[3, 3], pads=[2, 2, 0, 0]), shape=IMAGE),
-        "of type MaxPool: expected pads",
+        only(node("MaxPool", "x", kernel_shape=[3, 3], pads=[3, 0, 0, 0]), shape=IMAGE),
+        "of type MaxPool: expected windows that hold a pixel each",
     ),
     "overflow": (
         only(

@@ -90,8 +90,9 @@ def _concatenated(node: Node) -> Operand:
     parts, axis = node.inputs, node.attributes["axis"]
     if not any(isinstance(part, Value) for part in parts):
         return np.concatenate(parts, axis)
-    values = [node.value(place) for place in range(len(parts))]
-    axis %= values[0].index.ndim
+    one = next(part for part in parts if isinstance(part, Value))
+    values = [part if isinstance(part, Value) else _constantly(one, part) for part in parts]
+    axis %= one.index.ndim
     found = np.concatenate([value.index for value in values], axis)
     if all(value.source is values[0].source for value in values):
         return dataclasses.replace(values[0], index=found)
@@ -106,6 +107,16 @@ def _concatenated(node: Node) -> Operand:
     index = positions(tuple(merged.shape[1:]))
     index = np.moveaxis(index, -1, 0) if image else index
     return Value(index.reshape(found.shape), merged, all(v.nonnegative for v in values))
+
+
+def _constantly(one: Value, constant: np.ndarray) -> Value:
+    """A constant as a value: a dense layer of zeros, with it as the bias, of another value."""
+    size, units = math.prod(one.shape), constant.size
+    check_size((size, units))
+    make, bias = functools.partial(layers.Dense, units), constant.astype(np.float64).ravel()
+    kernel = np.zeros((size, units))
+    source = Linear(reshaped(one.tensor, (size,)), make, kernel, bias, (units,), (units,))
+    return Value(positions(constant.shape), source, bool((bias >= 0).all()))
 
 
 def _channels_last(index: np.ndarray, batch: bool, image: bool) -> np.ndarray:

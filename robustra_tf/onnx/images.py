@@ -195,10 +195,22 @@ def _max_pool(node: Node) -> Value:
         raise node.refused(f"expected no dilation, got {list(window.dilation)}")
     entry, padding = _padded(source, window, image)
     if padding == "valid" and not window.plain and not node.value().nonnegative:
-        raise node.refused("expected pads as auto_pad has them, or an input that is not negative")
+        entry = _edged(node, source, window, image)
     pooled = layers.MaxPooling2D(window.size, window.strides, padding)(entry)
     index = _channels_first(node, tuple(pooled.shape[1:]))
     return Value(index, pooled, node.value().nonnegative)
+
+
+def _edged(node: Node, source: Source, window: Window, image: Shape):
+    """The image with its edges repeated for pads.
+
+    A window that reaches beyond an edge holds that edge: its maximum is the same.
+    """
+    if not (_inside(window, image) > 0).all():
+        raise node.refused("expected windows that hold a pixel each, got some of pads alone")
+    table = np.pad(positions(image), (*window.pads, (0, 0)), "edge")
+    check_size((math.prod(image), table.size))
+    return emitted(arranged(source, table))
 
 
 @handles("AveragePool")
