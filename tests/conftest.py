@@ -50,6 +50,14 @@ def _seeded():
         keras.utils.set_random_seed(SEED)
 
 
+@pytest.fixture(scope="module")
+def eager():
+    """TensorFlow's functions run eagerly: to trace those of networks used once takes longest."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A NumPy generator with the fixed seed."""

@@ -71,6 +71,13 @@ def conv(seed: int = 1) -> keras.Model:
     return randomise(model, seed)
 
 
+def shallow(seed: int = 0) -> keras.Model:
+    """One hidden dense layer, for what takes long to compile."""
+    hidden = layers.Dense(6, activation="relu")
+    model = keras.Sequential([keras.Input((5,)), hidden, layers.Dense(CLASSES)])
+    return randomise(model, seed)
+
+
 def two_conv(seed: int = 2) -> keras.Model:
     """The layout of mnist_small in little: two strided convolutions, a hidden dense layer."""
     model = keras.Sequential(

@@ -79,8 +79,9 @@ def test_fgsm_is_one_signed_step(rng):
     np.testing.assert_allclose(moved, 0.05, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["two_conv", "residual"])
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("name", "norm"), [("two_conv", "linf"), ("residual", "l2"), ("two_conv", "l1")]
+)
 def test_attack_stays_below_the_bound_and_inside_the_set(name, norm, rng):
     model = nets.ALL[name]()
     x, y = nets.images(model, 12), rng.integers(0, nets.CLASSES, 12)

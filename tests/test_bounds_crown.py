@@ -63,14 +63,19 @@ class Case:
         return compiled(self.structure, self.norm)(*arguments).numpy()
 
 
-@pytest.fixture(scope="module", params=REGIONS)
-def region(request):
-    return request.param
+#: Every network, and every region with dense layers and with convolutions.
+CASES = [("dense", region) for region in REGIONS] + [
+    ("two_conv", "linf"),
+    ("two_conv", "l2"),
+    ("residual", "box"),
+    ("pooling", "l2"),
+    ("batch_norm", "box"),
+]
 
 
-@pytest.fixture(scope="module", params=["dense", "two_conv", "residual", "pooling", "batch_norm"])
-def case(request, region):
-    return Case(request.param, region)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def case(request):
+    return Case(*request.param)
 
 
 def test_parallel_lines_give_wong_and_kolter(case):

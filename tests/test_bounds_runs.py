@@ -39,11 +39,10 @@ def stack(depth, width=4):
 @pytest.mark.parametrize(
     ("make", "count", "rows", "norm", "budget"),
     [
-        (ladder, 3, "auto", "linf", 2.0**28),
         (ladder, 1, "every", "linf", 2.0**13),
-        (lambda: stack(6), 3, "every", "l2", 2.0**28),
+        (lambda: stack(4), 3, "auto", "l2", 2.0**28),
     ],
-    ids=["picked", "sliced", "dense"],
+    ids=["sliced", "picked"],
 )
 def test_calls_leave_bounds_and_gradients_as_they_are(make, count, rows, norm, budget, monkeypatch):
     model = make()

@@ -11,6 +11,7 @@ from keras import layers
 import robustra_tf as rt
 
 X, GRID = np.float32([[0.3]]), np.linspace(0.05, 0.55, 1001, dtype=np.float32)[:, None]
+pytestmark = pytest.mark.usefixtures("eager")
 #: Each keeps what is between 0 and 1 as it is.
 ACTIVATIONS = {
     "a far maximum": lambda: layers.ReLU(max_value=1e9),
@@ -32,8 +33,8 @@ def net(activation):
     return model
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_far_ends_and_steep_sides_cost_no_digits(name, dtype):
     model = net(ACTIVATIONS[name]())
     logits = model(GRID).numpy()

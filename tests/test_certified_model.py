@@ -29,7 +29,7 @@ def two_together(model):
     return 2.5 * example_bytes(build(model).structure) / 2**20
 
 
-@pytest.mark.parametrize("method", ["ibp", "wong", "robustra", "natural"])
+@pytest.mark.parametrize("method", ["ibp", "robustra", "natural"])
 def test_fit_takes_the_steps_of_the_programs(method):
     """Batches of three and two examples, the second left over: the batch size is not static."""
     ours, theirs, reference = pair(method)

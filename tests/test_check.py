@@ -28,7 +28,7 @@ CASES = [(name, k % 4, "sound") for k, name in enumerate(nets.ALL)] + [
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
+def certificates(tmp_path_factory, eager):
     """For each case the file and what `certify` returned."""
     folder = tmp_path_factory.mktemp("certificates")
     return {case: claims.made(folder, case) for case in CASES}

@@ -18,13 +18,7 @@ from robustra_tf.graph import build
 from tests import nets, oracles
 from tests.exact_networks import EPS, IMAGE, Case, dense, network
 
-
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Networks of many structures, each used once: tracing them would take all the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def damaged(r, name):

@@ -7,7 +7,6 @@ network is compared with dense matrices at points of the ball, the verdict with 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers as L  # noqa: N812
 
 from robustra_tf.exact import Status, Verifier, probe
@@ -16,13 +15,7 @@ from tests import oracle_nets
 from tests.exact_networks import EPS, IMAGE, KINDS, UNITS, Case, dense, network
 from tests.oracle_exact import TooManyPiecesError, least_margin
 
-
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Networks of many structures, each used once: tracing them would take all the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.mark.no_cover

@@ -78,7 +78,7 @@ def samples_never_beat(drawn):
 @pytest.mark.no_cover
 @pytest.mark.parametrize("name", NAMES)
 @settings(
-    max_examples=24,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

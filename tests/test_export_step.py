@@ -17,7 +17,7 @@ from tests import nets
 def exported(tmp_path_factory):
     """A small step, its arguments, and the folder that it was written to."""
     out = tmp_path_factory.mktemp("export")
-    pure = PureStep(nets.dense(1), nets.dense(2), keras.optimizers.Adam(0.1))
+    pure = PureStep(nets.shallow(1), nets.shallow(2), keras.optimizers.Adam(0.1))
     rng = np.random.default_rng(0)
     x = tf.constant(rng.uniform(size=(4, 5)), tf.float32)
     y = tf.constant([0, 1, 2, 0])

@@ -1,6 +1,7 @@
 """The layers: who may import whom, who may read the command line, who may speak."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -80,8 +81,13 @@ def files(*folders):
 LIBRARY = files("robustra_tf")
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+
+
 def nodes(path, *kinds):
-    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+    tree = tree_of(path)
     return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 

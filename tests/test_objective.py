@@ -326,7 +326,7 @@ def test_layer_without_reference_and_with_its_own_radius():
 
 
 def test_objective_compiles_by_xla():
-    pair = Pair(nets.dense(0), nets.dense(10))
+    pair = Pair(nets.shallow(0), nets.shallow(10))
 
     def bound():
         return objective(*pair.sides(), pair.eps).h

@@ -23,12 +23,7 @@ PIXELS = 3
 ROUNDING, SOLVED = 1e-9, 1e-6
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    """Every network is another one: to trace it would take longer than all else."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def network(seed, outputs=2, units=4):

@@ -19,10 +19,10 @@ SCHEDULE = ((0.02, 0.01), (0.05, 0.005), (0.04, 0.002))
 
 CASES = {
     "adam, clipped, decayed, against a reference": (
-        nets.two_conv,
+        nets.dense,
         lambda: keras.optimizers.Adam(0.5),
         "robustra",
-        {"clip_norm": 0.5, "weight_decay": 0.05},
+        {"clip_norm": 0.5, "weight_decay": 0.05, "norm": "l1", "microbatch": 2},
     ),
     "momentum, alone": (
         nets.dense,
@@ -39,7 +39,6 @@ OTHERS = {
     "wong": {"inner": "mixed", "interval_share": 0.3, "attack_share": 0.3, "attack_steps": 2},
     # Its vectors too are XLA's own: both are compiled by it.
     "wong, projected": {"norm": "l2", "projection": 3, "rows": "every"},
-    "robustra": {"norm": "l1", "microbatch": 2},
 }
 
 
@@ -52,7 +51,7 @@ def runs(request):
     x = tf.constant(rng.uniform(size=(5, *f.input_shape[1:])), tf.float32)
     y = tf.constant(rng.integers(0, nets.CLASSES, size=5), tf.int32)
 
-    options = StepOptions(**options)
+    options = StepOptions.of(**options)
     pure = PureStep(f, g, optimizer(), method, options=options)
     begin, reference = pure.state(), pure.reference()
     state, metrics = begin, []

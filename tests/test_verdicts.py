@@ -57,11 +57,7 @@ INPUTS = st.sampled_from(
 METHODS = ("dual", "interval", "crown") * 5 + ("alpha",)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def eager():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 class Subject:
