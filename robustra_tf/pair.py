@@ -26,7 +26,7 @@ class Pair(Couple):
 
     The pair answers `t` where `argmax f = argmax g = t`, and abstains elsewhere. A *silent error*
     is an input for which both answer the same wrong class: `certify` proves that a ball has
-    none. A call gives the logits of both,
+    none, `attack` looks for one, `Verifier` decides. A call gives the logits of both,
     (float32 [n, classes], [n, classes]), at inference; networks are trained by themselves or by
     `train_pair`.
 
@@ -132,8 +132,8 @@ def merged(pair: Pair) -> keras.Model:
     image = keras.Input(_structure(pair.f).input_shape, name="image")
     # Of names of their own: two networks may have the same one.
     parts = {"f": pair.f, "g": pair.g}
-    named = [keras.Model(part.inputs, part.outputs, name=key) for key, part in parts.items()]
-    both = keras.layers.Concatenate(name="both")([logits(part, image) for part in named])
+    named = [keras.Model(part.inputs[0], part.outputs[0], name=key) for key, part in parts.items()]
+    both = keras.layers.Concatenate(name="both")([part(image) for part in named])
     return keras.Model(image, both, name="both_networks")
 
 

@@ -13,7 +13,7 @@ INSTALLED = ("train", "eval")
 
 # What each part of the library imports of the others: exactly this.
 IMPORTS = {
-    "attacks": {"bounds", "conditions", "graph", "intake", "property"},
+    "attacks": {"bounds", "conditions", "counting", "graph", "intake", "pair", "property"},
     "backend": set(),
     "batches": {"data"},
     "bounds": {"graph", "vocabulary"},
@@ -35,7 +35,17 @@ IMPORTS = {
     "conditions": {"vocabulary"},
     "counting": set(),
     "data": {"storage"},
-    "exact": {"attacks", "bounds", "conditions", "graph", "intake", "property", "vocabulary"},
+    "exact": {
+        "attacks",
+        "bounds",
+        "conditions",
+        "counting",
+        "graph",
+        "intake",
+        "pair",
+        "property",
+        "vocabulary",
+    },
     "export": {"intake", "pair", "servable", "storage"},
     "graph": set(),
     "intake": {"bounds", "graph", "vocabulary"},

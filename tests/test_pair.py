@@ -16,7 +16,7 @@ from robustra_tf.storage import description
 from tests import nets
 from tests.doors import DOORS, plain
 
-TAKEN = {"certify", "margin_bounds", "export.save"}
+TAKEN = {"certify", "margin_bounds", "attack", "Verifier", "export.save"}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -62,7 +62,7 @@ class AttackResult(NamedTuple):
 
     def __repr__(self) -> str:
         n, found = len(self.success), int(self.success.sum())
-        return f"AttackResult(n={n}, success={found}, images {self.adversarial.shape[1:]})"
+        return f"{type(self).__name__}(n={n}, success={found}, images {self.adversarial.shape[1:]})"
 
 
 class Attack:
@@ -120,8 +120,12 @@ class Attack:
         self.norm, self.box, self.loss = norm, checks.box(box), loss
         self.steps, self.restarts, self.seed = steps, restarts, seed
         self.relative_step, self.early_stop, self.batch_size = relative_step, early_stop, batch_size
-        self.network = take(model, rival=False, door="an attack")
+        self.network = self._take(model)
         self._traced = {}
+
+    def _take(self, model: Any) -> Any:
+        """The model as it is attacked: a callable with a structure that is compared on images."""
+        return take(model, rival=False, door="Attack")
 
     @full_precision()
     def __call__(
@@ -180,9 +184,12 @@ class Attack:
             better = value > margin[taken]
             best[taken[better]] = point[better]
             margin[taken[better]] = value[better]
-        best = settle(exact.x, best, exact.eps, exact.norm, exact.box)
-        found = replayed(self.network, exact, best, self.batch_size)
-        return AttackResult(best, found.success, found.predicted, found.margin)
+        return self._judged(exact, settle(exact.x, best, exact.eps, exact.norm, exact.box))
+
+    def _judged(self, exact: Query, points: np.ndarray) -> AttackResult:
+        """What the model itself makes of the points."""
+        found = replayed(self.network, exact, points, self.batch_size)
+        return AttackResult(points, found.success, found.predicted, found.margin)
 
     def _rounds(self, margin: np.ndarray, deadline: float) -> Iterator[tuple[int, np.ndarray]]:
         """The number of each restart, and who takes part: who has resisted, in full batches."""
@@ -202,15 +209,18 @@ class Attack:
         specs = tuple(map(_spec, tensors))
         key = (part.norm, part.numbers, batch.walls is None, *specs)
         if key not in self._traced:
-            ascent = Ascent(
-                part.norm, part.numbers, self.loss, self.steps, self.relative_step, self.early_stop
-            )
+            ascent = self._ascent(part)
             self._traced[key] = tf.function(
                 lambda *tensors: ascent.run(self.network, pack(tensors)),
                 input_signature=specs,
                 autograph=False,
             )
         return tuple(found.numpy() for found in self._traced[key](*tensors))
+
+    def _ascent(self, part: Query) -> Ascent:
+        """How a restart climbs."""
+        how = (self.loss, self.steps, self.relative_step, self.early_stop)
+        return Ascent(part.norm, part.numbers, *how)
 
     def _batch(self, part: Query, starts: np.ndarray, deadline: float) -> Batch:
         """A question's examples as tensors."""

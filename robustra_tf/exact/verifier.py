@@ -13,6 +13,8 @@ import tensorflow as tf
 from robustra_tf.attacks.replay import settle, within
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
+from robustra_tf.counting import NO_CLASS
+from robustra_tf.exact.agreement import answered, preferred
 from robustra_tf.exact.batched import SearchOptions
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
@@ -23,11 +25,12 @@ from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import Solver
 from robustra_tf.exact.task import Network, Task
-from robustra_tf.exact.verdict import Verdict
+from robustra_tf.exact.verdict import Status, Verdict
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
+from robustra_tf.pair import Pair, merged
 from robustra_tf.property import Property, Query, asked
 from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 
@@ -53,8 +56,9 @@ class Verifier:
     wrongly. Everything else is unknown. Of a property, the least over its groups of conditions of
     the greatest margin in each is what has to be positive: one search for each group, in which all
     its conditions take part. A point is a counterexample where the model's own outputs are unsafe,
-    ties included. Source of the exact encoding: V. Tjeng, K. Xiao, R.
-    Tedrake, *Evaluating robustness of neural networks with mixed integer programming*, ICLR 2019.
+    ties included. Of a `Pair` both networks are searched together: an image is falsified where they
+    answer the same wrong class. Source of the exact encoding: V. Tjeng, K. Xiao, R. Tedrake,
+    *Evaluating robustness of neural networks with mixed integer programming*, ICLR 2019.
 
     Example:
       >>> rt.Verifier(model, eps=0.1).verify(x[0], 0).status.value
@@ -68,7 +72,7 @@ class Verifier:
 
     def __init__(  # noqa: PLR0913, the door to complete verification
         self,
-        model: keras.Model | Graph,
+        model: keras.Model | Pair | Graph,
         eps: float | np.ndarray | None = None,
         norm: str = "linf",
         box: Box | None = (0.0, 1.0),
@@ -80,7 +84,7 @@ class Verifier:
         """Reads the model's weights as they are now.
 
         Args:
-          model: a Keras model, image to logits, of supported layers; or its graph.
+          model: a Keras model, image to logits, of supported layers; or its graph; or a `Pair`.
           eps: radius in pixels, at least 0, or an array that broadcasts to an image; properties
             have their own.
           norm: "linf" or "l1".
@@ -114,7 +118,8 @@ class Verifier:
             if solver not in SOLVERS:
                 raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
             solver = SOLVERS[solver](threads)
-        self._network = take(model, rival=False, door="Verifier")
+        self._pair = model if isinstance(model, Pair) else None
+        self._network = take(model if self._pair is None else merged(self._pair), rival=False)
         graph = self._network.graph
         structure = graph.structure
         if eps is not None:
@@ -141,7 +146,7 @@ class Verifier:
 
         Args:
           x: [*input_shape], in pixels, inside the box; or the property.
-          y: its label, or what must not be reached; None of a property.
+          y: its label, or what must not be reached; None of a property. A pair has labels alone.
           eps: another radius than the verifier's.
           time_limit: other seconds than the verifier's.
 
@@ -153,22 +158,42 @@ class Verifier:
         """
         start = time.monotonic()
         deadline = start + (self._time_limit if time_limit is None else _seconds(time_limit))
-        query = self._asked(x, y, eps)
+        if self._pair is None:
+            verdict = self._decided(self._asked(x, y, eps), deadline)
+        else:
+            verdict = self._agreed(self._pair, x, y, eps, deadline)
+        return dataclasses.replace(verdict, seconds=time.monotonic() - start)
+
+    def _agreed(self, pair: Pair, x: Any, y: Any, eps: Any, deadline: float) -> Verdict:
+        """Whether both networks of a pair answer one wrong class.
+
+        That both prefer a target to the label is necessary for it, and has two conditions; all of
+        them are searched where that is not enough.
+        """
+        checks.plain("a Pair", x, y)
+        classes = pair.f.output_shape[-1]
+        label = _label(y, classes)
+        verdict = self._decided(self._asked(x, preferred(label), eps), deadline)
+        if verdict.status is Status.FALSIFIED and not _wrong(pair, verdict, label):
+            verdict = self._decided(self._asked(x, answered(label), eps), deadline)
+        if verdict.status is Status.FALSIFIED and not _wrong(pair, verdict, label):
+            return unknown("both networks have a tie of logits")
+        return verdict
+
+    def _decided(self, query: Query, deadline: float) -> Verdict:
         self._check_weights()
         image = settle(query.x, query.x.astype(np.float32), *query[1:4])
         found = self._network.compare(image, self._network.allowed)
         if not within(query.x, image, *query[1:4]).all():
-            verdict = unknown("no float32 number was found in the set")
-        elif found.comparable.all():
+            return unknown("no float32 number was found in the set")
+        if found.comparable.all():
             goal = Goal.of(query.conditions(*self._network.structure.output_shape))
-            verdict = decide(Case(self._task, query, goal, deadline))
-        else:
-            verdict = unknown(
-                "float32 may overflow on the image: nothing is known of the model then"
-                if np.isfinite(found.logits).all()
-                else "logits that are not finite numbers"
-            )
-        return dataclasses.replace(verdict, seconds=time.monotonic() - start)
+            return decide(Case(self._task, query, goal, deadline))
+        return unknown(
+            "float32 may overflow on the image: nothing is known of the model then"
+            if np.isfinite(found.logits).all()
+            else "logits that are not finite numbers"
+        )
 
     def _asked(self, x: np.ndarray | Property, y: int | Output | None, eps: Any) -> Query:
         """What is asked, of one example, without rounding."""
@@ -189,16 +214,25 @@ class Verifier:
         if isinstance(y, Output):
             return asked(self._network, np.asarray(x)[None], y, *ball).exact
         self._network.check_rival()
-        if not (isinstance(y, int | np.integer) and 0 <= y < classes):
-            raise ValueError(f"y must be a class from 0 to {classes - 1}, got {y!r}")
         x = np.asarray(x)[None]
-        return asked(self._network, x, [y], *ball, "float32").unrounded(x)
+        return asked(self._network, x, [_label(y, classes)], *ball, "float32").unrounded(x)
 
     def _check_weights(self) -> None:
         present = self._network.graph.weights(tf.float64)
         for read, now in zip(self._task.network.weights, present, strict=True):
             if not np.array_equal(read, now):
                 raise ValueError("model: its weights have changed since the verifier read them")
+
+
+def _label(y: Any, classes: int) -> int:
+    if not (isinstance(y, int | np.integer) and 0 <= y < classes):
+        raise ValueError(f"y must be a class from 0 to {classes - 1}, got {y!r}")
+    return int(y)
+
+
+def _wrong(pair: Pair, verdict: Verdict, label: int) -> bool:
+    """Whether the pair itself answers a wrong class at the witness."""
+    return pair.predict_classes(verdict.witness[None])[0] not in (label, NO_CLASS)
 
 
 def _seconds(value: Any) -> float:
