@@ -40,6 +40,7 @@ class Decisions(NamedTuple):
       seconds: what the batch took.
       witnesses: float32 [n, h, w, c], an adversarial example for each that is FALSIFIED (anything
         for the others), or None.
+      search: of each example which searches it took, or None.
     """
 
     examples: Examples
@@ -49,6 +50,7 @@ class Decisions(NamedTuple):
     worst_target: np.ndarray | None
     seconds: float
     witnesses: np.ndarray | None = None
+    search: Sequence[str] | None = None
 
     def rows(self, stage: str, ledger: Ledger[Row]) -> Iterator[Row]:
         """The rows of the examples, with what the ledger knows where the stage did not look."""
@@ -68,6 +70,7 @@ class Decisions(NamedTuple):
                 None if margin is None else float(margin[i]),
                 None if target is None else int(target[i]),
                 self.seconds / len(examples),
+                "" if self.search is None else self.search[i],
             )
 
 

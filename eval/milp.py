@@ -85,6 +85,7 @@ def decisions(batch: Examples, verdict: Verdict) -> Decisions:
         None if target is None else np.array([target]),
         verdict.seconds,
         None if verdict.witness is None else verdict.witness[None],
+        [verdict.search],
     )
 
 

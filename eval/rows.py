@@ -53,6 +53,7 @@ class Row:
       margin_lower: a lower bound of `min_t logit_y - logit_t` over the ball, if one was computed.
       worst_target: the class that attains it, or that an adversarial example is taken for.
       seconds: this example's share of the stage's time.
+      search: of the complete stage which searches it took, in their order, spaces between them.
     """
 
     FIELDS: ClassVar[tuple[str, ...]]
@@ -65,6 +66,7 @@ class Row:
     margin_lower: float | None
     worst_target: int | None
     seconds: float
+    search: str = ""
 
     def __post_init__(self):
         if self.index < 0 or not math.isfinite(self.seconds):
@@ -85,7 +87,8 @@ class Row:
         margin = "" if self.margin_lower is None else f"{self.margin_lower:.9g}"
         target = "" if self.worst_target is None else str(self.worst_target)
         start = [str(self.index), str(self.label), str(self.predicted)]
-        return [*start, self.status.value, self.stage, margin, target, f"{self.seconds:.6f}"]
+        end = [f"{self.seconds:.6f}", self.search]
+        return [*start, self.status.value, self.stage, margin, target, *end]
 
     @classmethod
     def parse(cls, cells: list[str]) -> Self:
@@ -120,6 +123,13 @@ def number(name: str, cell: str) -> float:
     return value
 
 
+def words(name: str, cell: str) -> str:
+    """Words of small letters, or none."""
+    if not re.fullmatch("[a-z]*( [a-z]+)*", cell):
+        raise ValueError(f"{name}: expected words of small letters, got {cell[:40]!r}")
+    return cell
+
+
 def member(kind: type[enum.StrEnum], name: str, cell: str) -> Any:
     """One of an enumeration."""
     if cell not in list(kind):
@@ -136,6 +146,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "margin_lower": lambda name, cell: number(name, cell) if cell else None,
     "worst_target": lambda name, cell: count(name, cell) if cell else None,
     "seconds": number,
+    "search": words,
 }
 
 

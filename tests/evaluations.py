@@ -73,8 +73,9 @@ def rows(directory):
 
 
 def without_seconds(directory):
-    """The lines of a ledger but for the times."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(directory)]
+    """The lines of a ledger but for the times, and for the searches, which follow from times."""
+    timed = ("seconds", "search")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows(directory)]
 
 
 def write_run(folder, method="robustra", columns=HISTORY):

@@ -100,7 +100,7 @@ def least_margin(net, x, label):
 def test_verdicts_are_the_exact_ones(finished, network):
     _, out = finished
     images, labels = data.load("digits", "test", evaluations.COUNT)
-    net, seen = of_model(network), set()
+    net, seen, searched = of_model(network), set(), False
     for row in evaluations.rows(out):
         # Some of each, and every one that could have been counted wrongly.
         if row["stage"] != "milp" or (row["status"] == "verified" and len(seen) > 3):
@@ -112,6 +112,9 @@ def test_verdicts_are_the_exact_ones(finished, network):
         assert row["status"] == ("verified" if exact > 0 else "falsified")
         if row["margin_lower"]:
             assert float(row["margin_lower"]) <= exact + 1e-6
+        assert set(row["search"].split()) <= {"branch", "batched"}
+        searched |= bool(row["search"])
+    assert searched
     assert {status for status, _ in seen} == {"verified", "falsified"}
 
 
