@@ -26,6 +26,7 @@ train: $(VENV)/.train
 	$(BIN)/python -m train.main --workdir=$(RUN_DIR)
 	$(BIN)/python -m eval.main --saved_model=$(RUN_DIR)/f --stages=clean,lp --out=$(RUN_DIR)/eval_f
 	$(BIN)/python -m eval.main --saved_model=$(RUN_DIR)/g --stages=clean,lp --out=$(RUN_DIR)/eval_g
+	$(BIN)/python -m eval.certify --pair=$(RUN_DIR) --nobox
 	@echo "Results: $(RUN_DIR)/eval_f/results.json and $(RUN_DIR)/eval_g/results.json"
 	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)/events"
 

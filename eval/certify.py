@@ -3,7 +3,8 @@
 `python -m eval.certify IMAGES --model_file=NET.keras --eps=0.1`, or `robustra certify`. IMAGES is
 an `.npz` file with `x`, images [n, height, width, channels] in [0, 1], and `y`, the label of each,
 or a folder of images by class; or `--dataset` names a data set. A SavedModel that training wrote
-knows the radius that it was trained for. Printed is what is proven; `--out` keeps it image by
+knows the radius that it was trained for; `--pair=RUN` is both networks of a run as one classifier,
+which abstains where they differ. Printed is what is proven; `--out` keeps it image by
 image, `--save` as a certificate that `eval.check` derives anew, `--report` writes a page of it.
 """
 
@@ -13,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from robustra_tf.cli import command
 from robustra_tf.cli.program import Program
@@ -25,11 +26,13 @@ from robustra_tf.vocabulary import BOUNDS
 from . import page
 from .asked import Asked, answer, as_csv
 from .config import Config
+from .subject import known_of
 
 if TYPE_CHECKING:
     import keras
 
     from robustra_tf.certificates.certificate import Certificate
+    from robustra_tf.certificates.pair_certificate import PairCertificate
 
 PROGRAM = Program("eval.certify")
 COLUMNS = ("index", "label", "predicted", "certified", "worst_target", "worst_margin")
@@ -39,6 +42,12 @@ COLUMNS = ("index", "label", "predicted", "certified", "worst_target", "worst_ma
 class Certify(Asked):
     """The command's settings."""
 
+    sources: ClassVar[tuple[str, ...]] = (*Asked.sources, "pair")
+    wanted: ClassVar[str] = f"{Asked.wanted}, and --pair"
+
+    pair: Path | None = command.setting(
+        "folder of a training run, for its f and g as one classifier", None, topic="Network"
+    )
     box: bool = command.setting(
         "bound over the ball's part in [0, 1], not all of it", True, topic="Question"
     )
@@ -58,12 +67,21 @@ class Certify(Asked):
 
     def __post_init__(self):
         super().__post_init__()
+        for name in ("save", "report"):
+            if self.pair is not None and getattr(self, name) is not None:
+                raise SettingError(name, "none with --pair", str(getattr(self, name)))
         if self.report is not None and (missing := page.missing()):
             wanted = f"{missing} installed, which pip install 'robustra-tf[report]' does"
             raise SettingError("report", wanted, str(self.report))
 
+    def _trained_for(self) -> dict[str, Any]:
+        if self.pair is None:
+            return super()._trained_for()
+        known, other = (known_of(self.place / name) for name in ("f", "g"))
+        return {name: value for name, value in known.items() if other.get(name) == value}
 
-def table(certificate: Certificate, first: int = 0) -> str:
+
+def table(certificate: Certificate | PairCertificate, first: int = 0) -> str:
     """What is proven of each image as CSV, a row for each from `first` on, columns `COLUMNS`."""
     columns = (
         range(first, first + len(certificate.labels)),

@@ -8,6 +8,7 @@ import numpy as np
 from robustra_tf import data, export, models, published
 from robustra_tf.cli import settings
 from robustra_tf.intake.subject import take
+from robustra_tf.pair import Pair, take_pair
 from robustra_tf.storage import fingerprint
 
 from .subject import Examined, Source
@@ -25,7 +26,9 @@ def load_network(source: Source) -> keras.Model:
 
 
 def _network(source: Source) -> keras.Model:
-    if source.weights is None:
+    if source.flag == "pair":
+        model = Pair(*(export.load(source.place / name) for name in ("f", "g")))
+    elif source.weights is None:
         model = export.load(source.place)
     else:
         model = models.build(source.model, seed=0)
@@ -35,7 +38,10 @@ def _network(source: Source) -> keras.Model:
             raise ValueError(
                 f"{source.place}: weight {weight.path} holds values that are not finite"
             )
-    take(model)
+    if isinstance(model, Pair):
+        take_pair(model)
+    else:
+        take(model)
     return model
 
 
@@ -76,7 +82,8 @@ def check_examples(examples: data.Dataset, model: keras.Model, where: str) -> No
         are not classes.
     """
     images, labels = examples
-    shape, classes = tuple(model.input_shape[1:]), model.output_shape[-1]
+    one = model.f if isinstance(model, Pair) else model
+    shape, classes = tuple(one.input_shape[1:]), one.output_shape[-1]
     if len(images) == 0:
         raise ValueError(f"{where}: expected at least one example, got none")
     if len(labels) != len(images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from robustra_tf import vocabulary
 from robustra_tf.cli import command, settings
@@ -29,6 +29,10 @@ _TRAINED_FOR = ("dataset", "eps", "norm")
 class Source:
     """The network: one that training wrote, one of Keras's, or an architecture's weights."""
 
+    #: The settings of which one names the network, and what errors say of them.
+    sources: ClassVar[tuple[str, ...]] = _SOURCES
+    wanted: ClassVar[str] = _SOURCE
+
     saved_model: Path | None = command.setting(
         "folder of a SavedModel that training wrote", None, topic=_NETWORK
     )
@@ -43,9 +47,9 @@ class Source:
 
     def __post_init__(self):
         command.check(self)
-        given = [name for name in _SOURCES if getattr(self, name) is not None]
+        given = [name for name in self.sources if getattr(self, name) is not None]
         if len(given) != 1:
-            raise SettingError("saved_model", _SOURCE, ", ".join(given) or "none")
+            raise SettingError("saved_model", self.wanted, ", ".join(given) or "none")
         if self.weights is not None:
             settings.one_of("model", self.model, vocabulary.MODEL_INPUTS)
         elif self.model is not None or self.normalised:
@@ -55,7 +59,7 @@ class Source:
     @property
     def flag(self) -> str:
         """The flag that names the network."""
-        (name,) = [name for name in _SOURCES if getattr(self, name) is not None]
+        (name,) = [name for name in self.sources if getattr(self, name) is not None]
         return name
 
     @property
@@ -78,8 +82,13 @@ class Source:
         if self.place.suffix in keras_files.SUFFIXES and not self.place.is_dir():
             keras_files.read_architecture(self.place)
             return {}
-        stored = description.read_settings(self.place)
-        return {name: stored[name] for name in _TRAINED_FOR if stored.get(name) is not None}
+        return known_of(self.place)
+
+
+def known_of(place: Path) -> dict[str, Any]:
+    """What a SavedModel says that it was trained for; raises as `description.read_settings`."""
+    stored = description.read_settings(place)
+    return {name: stored[name] for name in _TRAINED_FOR if stored.get(name) is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
 """The command that certifies the images of a file."""
 
 import csv
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
 import robustra_tf as rt
 from eval import certify
-from tests.evaluations import RADIUS
+from robustra_tf.export import save
+from tests.evaluations import RADIUS, digits_network
 
 
 @pytest.fixture
@@ -31,6 +33,45 @@ def test_what_is_proven_is_printed_and_kept_image_by_image(saved, images, tmp_pa
     for column in ("label", "predicted", "worst_target"):
         values = getattr(expected, "labels" if column == "label" else column)
         assert [int(row[column]) for row in rows] == values.tolist()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two networks as training leaves them."""
+    folder = tmp_path_factory.mktemp("run")
+    for name, seed, eps in (("f", 0, 0.02), ("g", 1, 0.02)):
+        known = {"dataset": "digits", "eps": eps, "norm": "linf"}
+        save(digits_network(seed), folder / name, known, certifies=False)
+    return folder
+
+
+def test_both_networks_of_a_run_are_certified_as_a_pair(run, images, tmp_path, capsys):
+    """On the data and at the radius that both were trained for."""
+    out = tmp_path / "margins.csv"
+    assert certify.main([f"--pair={run}", "--limit=5", "--nobox", f"--out={out}"]) == 0
+    pair = rt.Pair(*(rt.export.load(run / name) for name in ("f", "g")))
+    expected = rt.certify(pair, *rt.data.load("digits", "test", limit=5), 0.02, box=None)
+    assert capsys.readouterr().out.strip() == expected.summary()
+    rows = list(csv.DictReader(out.open()))
+    assert [int(row["certified"]) for row in rows] == expected.certified.tolist()
+    assert [int(row["predicted"]) for row in rows] == expected.predicted.tolist()
+    np.testing.assert_allclose([float(row["worst_margin"]) for row in rows], expected.worst_margin)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--pair={run}", "--saved_model={run}/f"], ["one of", "--pair"]),
+        (["--pair={run}", "--save=c.npz"], ["--save", "none with --pair"]),
+        (["--pair={run}", "--report=r.html"], ["--report", "none with --pair"]),
+        (["--pair={run}/f"], ["--pair", "there is no such SavedModel"]),
+    ],
+)
+def test_a_pair_that_cannot_be_certified_is_one_line(run, flags, parts, capsys):
+    with pytest.raises(SystemExit) if "no such" not in parts[-1] else nullcontext():
+        assert certify.main([flag.format(run=run) for flag in flags]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert all(part in line for part in parts), line
 
 
 @pytest.mark.parametrize(
