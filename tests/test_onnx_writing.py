@@ -175,3 +175,11 @@ def test_a_model_that_computes_something_else_is_refused(tmp_path):
     model = Odd([keras.Input((2,)), layers.Dense(2)])
     with pytest.raises(ValueError, match="computes something else than its layers"):
         rt.onnx.save(model, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("pads", [((0, 1), (2, 1)), ((3, 0), (0, 0))])
+def test_more_zeros_than_a_window_has_stand_by_themselves(pads, tmp_path, rng):
+    stack = [layers.ZeroPadding2D(pads), layers.AveragePooling2D((1, 2), strides=2)]
+    model = keras.Sequential([keras.Input((4, 5, 2)), *stack, layers.Flatten(), layers.Dense(3)])
+    proto = check_round_trip(model, tmp_path / "net.onnx", rng)
+    assert types(proto)[:2] == ["Pad", "AveragePool"]

@@ -103,8 +103,12 @@ def _max_pooling(draft: Draft, layer: Any, inputs: list[Placed]) -> Placed:
 
 @writes(layers.AveragePooling1D, layers.AveragePooling2D)
 def _average_pooling(draft: Draft, layer: Any, inputs: list[Placed]) -> Placed:
-    # Zeros around count, those of the layer's own padding do not.
-    value = draft.padded(inputs[0]) if layer.padding == "same" else inputs[0]
+    # Zeros around count, those of the layer's own padding do not; and ONNX takes fewer than a
+    # window has.
+    value, rank = inputs[0], inputs[0].index.ndim - 1
+    sizes = zip(value.pads, _columns(layer.pool_size, rank), strict=False)
+    if layer.padding == "same" or any(max(pair) >= size for pair, size in sizes):
+        value = draft.padded(value)
     window = _Windowed(draft, layer, value, layer.pool_size)
     counted = {"count_include_pad": int(layer.padding != "same")} if window.padded else {}
     name = draft.node("AveragePool", [window.entry], layer.name, window.attributes | counted)
