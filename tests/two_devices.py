@@ -46,29 +46,15 @@ SETTINGS = {
 }
 
 
-def _network(seed: int, *layers: tuple) -> keras.Model:
-    """Layers of (class, arguments) in their order, the seed of each its own."""
-    stack = [keras.Input((8, 8, 1))]
-    for k, (kind, *arguments) in enumerate(layers):
-        start = keras.initializers.RandomUniform(-0.2, 0.2, seed=seed + k)
-        given = {} if kind is keras.layers.Flatten else {"kernel_initializer": start}
-        stack.append(kind(*arguments, **given))
-    return keras.Sequential(stack)
-
-
 def tiny(name: str, seed: int, init: str, batch_norm: bool) -> keras.Model:
     """A dense network in place of a model by name: its steps are traced in a second."""
     del name, init, batch_norm
-    dense = keras.layers.Dense
-    return _network(seed, (keras.layers.Flatten,), (dense, 12, "relu"), (dense, 10))
-
-
-def convolutional(name: str, seed: int, init: str, batch_norm: bool) -> keras.Model:
-    """A network with a convolution in place of a model by name."""
-    del name, init, batch_norm
-    dense, flat = keras.layers.Dense, (keras.layers.Flatten,)
-    conv = (functools.partial(keras.layers.Conv2D, strides=2, activation="relu"), 4, 4)
-    return _network(seed, conv, flat, (dense, 12, "relu"), (dense, 10))
+    uniform = keras.initializers.RandomUniform
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten()]
+    for k, (units, activation) in enumerate(((12, "relu"), (10, None))):
+        start = uniform(-0.2, 0.2, seed=seed + k)
+        layers.append(keras.layers.Dense(units, activation, kernel_initializer=start))
+    return keras.Sequential(layers)
 
 
 def variables(networks) -> list:
@@ -188,12 +174,11 @@ def runs(out: Path) -> None:
 
 
 def main(out: Path) -> None:
-    """Everything, with convolutions where placement matters."""
+    """Everything, the real convolutional network where its placement matters."""
     devices.require(SETTINGS["devices"])
     environment.make_deterministic()
     batches = TrainingBatches(data.load("digits", "train", STEPS * BATCH), BATCH, seed=3)
     found, config = {}, resolve(SETTINGS)
-    models.build = convolutional
     pair = run.make_networks(config)
     found["placement"] = {network.device: placement(network, batches) for network in pair}
     found["robustra"] = compare(pair, batches, config)
