@@ -110,3 +110,12 @@ def certified_tensor(lower: tf.Tensor, y: tf.Tensor, classes: tf.Tensor | None =
     if classes is None:
         return found
     return tf.logical_and(found, tf.equal(tf.cast(classes, tf.int32), y))
+
+
+def there(eps: float | np.ndarray) -> np.ndarray:
+    """Whether a radius, or radii [n or 1, ...], has a ball: finite and at least 0. [] or [n or 1].
+
+    Of an empty ball nothing is certified.
+    """
+    radii = np.asarray(eps).reshape((*np.shape(eps)[:1], -1))
+    return ((radii >= 0) & (radii < np.inf)).all(-1)

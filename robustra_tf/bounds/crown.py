@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.dual import differences, support, trace
+from robustra_tf.bounds.dual import Traced, differences, support, trace
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.interval import Interval, lesser
 from robustra_tf.bounds.lines import Slopes, Strip, lines, parallel, strip
@@ -58,14 +58,11 @@ def affine_margins(network: Network, ball: Ball, y: tf.Tensor) -> AffineMargins:
 
     Args: as `crown_margins` takes them.
     """
-    classes, last = network.structure.output_shape[0], len(network.structure.nodes) - 1
-    rows = differences(y, classes, ball.centre.dtype)
-    value = tf.linalg.matvec(rows, network(ball.centre))
+    value, traced = _traced(network, ball, y)
 
     def affine(relus: Mapping[int, Passage], visit: Visit | None = None) -> Affine:
-        start = WholeRows(rows, (classes,))
-        traced = trace(network, relus, last, start, Every(), visit)
-        return Affine(value + traced.error, as_whole(traced.rows, Every()).flat)
+        found = traced(relus, visit)
+        return Affine(value + found.error, as_whole(found.rows, Every()).flat)
 
     return affine
 
@@ -95,12 +92,23 @@ def optimised_margins(
 
 def _last_pass(network: Network, ball: Ball, y: tf.Tensor) -> tuple[tf.Tensor, Reach]:
     """`c . f` at the centre of the ball, [n, k], and how far it reaches from there."""
+    value, traced = _traced(network, ball, y)
+
+    def reach(relus: Mapping[int, Passage], visit: Visit | None = None) -> tf.Tensor:
+        found = traced(relus, visit)
+        return found.error + support(found.rows, Every(), ball)
+
+    return value, reach
+
+
+def _traced(
+    network: Network, ball: Ball, y: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[Mapping[int, Passage], Visit | None], Traced]]:
+    """`c . f` at the centre of the ball, [n, k], and the rows' way from there to the input."""
     classes, last = network.structure.output_shape[0], len(network.structure.nodes) - 1
     rows = differences(y, classes, ball.centre.dtype)
 
-    def reach(relus: Mapping[int, Passage], visit: Visit | None = None) -> tf.Tensor:
-        start = WholeRows(rows, (classes,))
-        traced = trace(network, relus, last, start, Every(), visit)
-        return traced.error + support(traced.rows, Every(), ball)
+    def traced(relus: Mapping[int, Passage], visit: Visit | None) -> Traced:
+        return trace(network, relus, last, WholeRows(rows, (classes,)), Every(), visit)
 
-    return tf.linalg.matvec(rows, network(ball.centre)), reach
+    return tf.linalg.matvec(rows, network(ball.centre)), traced

@@ -77,8 +77,7 @@ class Certificate(tables.Table):
         the image itself classified as `y`. A radius below 0 has an empty ball: nothing is proven.
         """
         found = counting.certified(self.margin_lower, self.labels, self.predicted)
-        radii = np.asarray(self.eps).reshape((*np.shape(self.eps)[:1], -1))
-        return found & ((radii >= 0) & (radii < np.inf)).all(-1)
+        return found & counting.there(self.eps)
 
     def columns(self) -> dict[str, np.ndarray]:
         """What is known image by image, as columns of equal length."""

@@ -66,20 +66,15 @@ class PairCertificate(tables.Table):
         abstains. A certified image may be one where the pair abstains.
         """
         quiet = (self.predicted == self.labels) | (self.predicted == counting.NO_CLASS)
-        return counting.certified(self.margin_lower, self.labels) & quiet & self._ball
+        found = counting.certified(self.margin_lower, self.labels)
+        return found & quiet & counting.there(self.eps)
 
     @property
     def answered(self) -> np.ndarray:
         """Whether both networks answer the label on the whole ball, so that the pair does: [n]."""
         f = counting.certified(self.f_margin, self.labels, self.f_predicted)
         g = counting.certified(self.g_margin, self.labels, self.g_predicted)
-        return f & g & self._ball
-
-    @property
-    def _ball(self) -> np.ndarray:
-        """Whether there is a ball at all, [n or 1]."""
-        radii = np.asarray(self.eps).reshape((*np.shape(self.eps)[:1], -1))
-        return ((radii >= 0) & (radii < np.inf)).all(-1)
+        return f & g & counting.there(self.eps)
 
     def columns(self) -> dict[str, np.ndarray]:
         """What is known image by image, as columns of equal length."""
