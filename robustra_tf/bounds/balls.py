@@ -76,7 +76,7 @@ def ball(x: tf.Tensor, eps: tf.Tensor, norm: str = "linf", box: Cut | None = Non
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     radius = as_scalar(eps, x.dtype)
     numbers = box is not None and not tf.is_tensor(box[0])
-    if numbers and (len(box) != 2 or not box[0] < box[1]):
+    if box is not None and numbers and (len(box) != 2 or not box[0] < box[1]):
         raise ValueError(f"box must be (lo, hi) with lo < hi, got {box!r}")
     valid = tf.logical_and(radius >= 0, tf.math.is_finite(radius))
     if radius.shape.rank:

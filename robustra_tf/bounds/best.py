@@ -54,7 +54,7 @@ def inner_bounds(
     passes = REFINED.get(options.inner)
     first = enclose(network, ball, options if passes is None else first_of(options))
     wk = last_pass(network, ball, y, first.relaxations, first.centre)
-    found = [first.bounds]
+    found: list[Mapping[int, Interval]] = [first.bounds]
     for descent in passes or ():
         found.append(refined(network, ball, found[-1], options, descent))
     return wk, found[passes is not None :]

@@ -129,7 +129,7 @@ def _past(network: Network, index: int, inputs: Sequence[Between]) -> Between:
     (given,) = inputs
     return given.mapped(
         node.op.out_shape,
-        lambda middle: node.op.linear(middle, *own),
+        lambda middle: node.affine.linear(middle, *own),
         lambda gap: half_widths(node, weights, gap),
         affine(node, weights, nothing),
     )
@@ -247,7 +247,7 @@ def _backward(
         elif not isinstance(node.op, Add):
             nothing = tf.zeros((1, *node.op.in_shape), here.dtype)
             constant += tf.reduce_sum(here * affine(node, weights, nothing), axes)
-            here = node.op.transpose(here, *(weights[i] for i in node.weights))
+            here = node.affine.transpose(here, *(weights[i] for i in node.weights))
         for source in node.inputs:
             pending[source] = pending[source] + here if source in pending else here
     size = structure.nodes[0].op.out_shape

@@ -69,7 +69,7 @@ def map_recomputed(
                 with tf.GradientTape() as tape:
                     tape.watch(tensors)
                     result = piece(i, list(tensors))
-                part = upstream[bounds[i] : bounds[i + 1]] if joined else upstream[i]
+                part = upstream[i] if bounds is None else upstream[bounds[i] : bounds[i + 1]]
                 parts = tape.gradient(result, tensors, part, tf.UnconnectedGradients.ZERO)
                 return i + 1, [t + p for t, p in zip(totals, parts, strict=True)]
 

@@ -12,6 +12,7 @@ from robustra_tf.graph.ops import Add, Dense, Op, Relu, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.selection import Permute, Take
 from robustra_tf.graph.spatial import Pad2D, Windowed
+from robustra_tf.graph.spread import as_pair
 
 #: Copies of a row that are alive at once: coefficients, their absolute values, their product with
 #: the slopes, the padded input of the next convolution.
@@ -55,10 +56,11 @@ def row_cost(structure: Structure, index: int) -> RowCost:
         numbers += held * (2 if isinstance(op, Relu) else 1)
         widest = max(widest, held)
         for source in node.inputs:
-            if source in pending and window is not None and pending[source] is not None:
-                pending[source] = pending[source].union(window)
-            else:
+            other = pending.get(source, window)
+            if source not in pending or other is None or window is None:
                 pending[source] = None if source in pending else window
+            else:
+                pending[source] = other.union(window)
     return RowCost(math.prod(shape), numbers, widest)
 
 
@@ -85,14 +87,14 @@ def _(op: Windowed, window: Window) -> Window:
 
 @window_before.of(Pad2D)
 def _(op: Pad2D, window: Window) -> Window:
-    return window.before(op.padding, op.shape[:2])
+    return window.before(op.padding, as_pair(op.shape[:2]))
 
 
 @window_before.of(Take)
 def _(op: Take, window: Window) -> Window | None:
     if op.axis == 2:
         return window
-    return None if op.start is None else window.before(op.cut, op.shape[:2])
+    return None if op.start is None else window.before(op.cut, as_pair(op.shape[:2]))
 
 
 @window_before.of(Relu, Add, Scale)

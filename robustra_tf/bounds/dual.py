@@ -18,9 +18,9 @@ from robustra_tf.bounds.passing import (
     pays_as_matrix,
     through,
 )
-from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows
 from robustra_tf.bounds.runs import (
+    ReluWay,
     Visit,
     by_calls,
     pays_as_calls,
@@ -32,6 +32,7 @@ from robustra_tf.bounds.window import Window
 from robustra_tf.graph.graph import Network, Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Relu
 from robustra_tf.graph.spatial import Windowed
+from robustra_tf.graph.spread import as_pair
 
 Weights = Sequence[tf.Tensor]
 
@@ -51,14 +52,14 @@ class Traced(NamedTuple):
 
 def affine(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
     """The value of an affine node, [n, *shape]."""
-    return node.op.forward(*inputs, *(weights[i] for i in node.weights))
+    return node.affine.forward(*inputs, *(weights[i] for i in node.weights))
 
 
 def half_widths(node: Node, weights: Weights, *inputs: tf.Tensor) -> tf.Tensor:
     """The half widths `|A| width` of an affine node's intervals from those of its inputs."""
     if isinstance(node.op, Add):
         return tf.add_n(inputs)
-    return node.op.absolute(*inputs, *(weights[i] for i in node.weights))
+    return node.affine.absolute(*inputs, *(weights[i] for i in node.weights))
 
 
 def differences(y: tf.Tensor, classes: int, dtype: tf.DType) -> tf.Tensor:
@@ -119,12 +120,13 @@ def chosen_rows(network: Network, index: int, neuron: tf.Tensor) -> tuple[int, R
 
 def _windows(unit: tf.Tensor, shape: tuple[int, ...], lead: tuple[int, ...]) -> WindowRows:
     """Unit coefficients [k, channels] as windows of one pixel on an image of `shape`."""
-    return WindowRows(tf.reshape(unit, (*lead, 1, 1, shape[-1])), Window(shape[:2], shape[:2]))
+    image = as_pair(shape[:2])
+    return WindowRows(tf.reshape(unit, (*lead, 1, 1, shape[-1])), Window(image, image))
 
 
 def trace(
     network: Network,
-    relaxations: Mapping[int, Relaxation],
+    relaxations: Mapping[int, ReluWay],
     index: int,
     rows: Rows,
     frame: Frame,
@@ -143,7 +145,7 @@ def trace(
     parameters = [
         relaxations.get(at)
         if isinstance(node.op, Relu)
-        else tuple(weights[i] for i in node.weights[: node.op.coefficients_count])
+        else tuple(weights[i] for i in node.weights[: node.affine.coefficients_count])
         for at, node in enumerate(structure.nodes[1 : index + 1], start=1)
     ]
     if visit is None and pays_as_calls(structure):
@@ -165,8 +167,8 @@ def fuses(structure: Structure, index: int) -> bool:
     if not isinstance(relu.op, Relu) or len(structure.consumers[relu.inputs[0]]) != 1:
         return False
     before = structure.nodes[relu.inputs[0]].op
-    shape = last.op.out_shape
-    window = Window(shape[:2], shape[:2]).through(last.op)
+    image = as_pair(last.op.out_shape[:2])
+    window = Window(image, image).through(last.op)
     return isinstance(before, Windowed) and pays_as_matrix(window, before)
 
 

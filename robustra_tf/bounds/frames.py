@@ -43,7 +43,7 @@ class Frame:
         if isinstance(rows, WholeRows):
             return [self.whole(i if rows.tiling is None else rows.tiling.cut(i)) for i in images]
         # Cut once for all of them, and parted while there is one window per position.
-        cut = rows.window.extract(tf.concat(images, -1) if len(images) > 1 else images[0])
+        cut = rows.window.extract(images[0] if len(images) == 1 else tf.concat(images, -1))
         parts = tf.split(cut, len(images), -1) if len(images) > 1 else [cut]
         return [self.windows(part) for part in parts]
 

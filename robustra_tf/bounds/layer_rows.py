@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -18,7 +18,6 @@ from robustra_tf.bounds.cost import COPIES, row_cost, slices
 from robustra_tf.bounds.dual import Visit, chosen_rows, support, trace, unit_rows
 from robustra_tf.bounds.frames import Chosen, Every, Frame
 from robustra_tf.bounds.gradients import instead
-from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, merged
 from robustra_tf.bounds.runs import pays_as_calls
 from robustra_tf.graph.graph import Network, Structure
@@ -39,14 +38,14 @@ class Below(NamedTuple):
     Attributes:
       network: weights that they do not meet are None.
       centre, radius, room: of the ball.
-      relaxations: of the ReLUs.
+      relaxations: of the ReLUs, what `trace` takes, or what that is made of for each set of rows.
     """
 
     network: Network
     centre: tf.Tensor
     radius: tf.Tensor
     room: tf.Tensor | None
-    relaxations: dict[int, Relaxation]
+    relaxations: Mapping[int, Any]
 
 
 class Radii(NamedTuple):

@@ -16,7 +16,7 @@ from robustra_tf.bounds.frames import Frame
 from robustra_tf.bounds.interval import Interval
 from robustra_tf.bounds.passing import summed
 from robustra_tf.bounds.relu import known, unstable
-from robustra_tf.bounds.rows import Rows, WholeRows
+from robustra_tf.bounds.rows import Rows, WindowRows
 
 #: For each ReLU node, slopes of the lower line: [n, *shape], or for k rows [n, k, *shape].
 Slopes = Mapping[int, tf.Tensor]
@@ -102,8 +102,10 @@ def strip(relu: Lines, point: tf.Tensor, slope: tf.Tensor) -> Strip:
     return Strip(relu.upper, above, lower, after - lower * point)
 
 
-def _in_tiles(images: tf.Tensor, rows: WholeRows) -> tf.Tensor:
-    """`images` [n, k, *shape] laid out as the rows are."""
+def _in_tiles(images: tf.Tensor, rows: Rows) -> tf.Tensor:
+    """`images` [n, k, *shape] laid out as the rows are: whole, for each has its own lines."""
+    if isinstance(rows, WindowRows):
+        raise TypeError("rows: expected WholeRows where each row has lines of its own")
     if rows.tiling is None:
         return images
     count = images.shape[1]

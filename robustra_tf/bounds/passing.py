@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import tensorflow as tf
@@ -19,9 +19,13 @@ from robustra_tf.graph.ops import Add, AffineOp, Reshape, Scale
 from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.selection import Permute, Take
 from robustra_tf.graph.spatial import Pad2D, Windowed
-from robustra_tf.graph.spread import Tiling, spread
+from robustra_tf.graph.spread import Tiling, as_pair, spread
 
 
+@overload
+def cleaned(rows: WholeRows, frame: Frame) -> WholeRows: ...
+@overload
+def cleaned(rows: WindowRows, frame: Frame) -> WindowRows: ...
 def cleaned(rows: Rows, frame: Frame) -> Rows:
     """The same rows, zero outside the image."""
     if rows.clean:
@@ -57,14 +61,15 @@ def added(first: Rows | None, second: Rows, frame: Frame) -> Rows:
     """The sum of two rows on the same layer, windows widened to hold both."""
     if first is None:
         return second
-    if isinstance(first, WholeRows) or isinstance(second, WholeRows):
-        if type(first) is type(second) and first.tiling == second.tiling:
+    match first, second:
+        case WholeRows(), WholeRows() if first.tiling == second.tiling:
             return first.with_values(first.values + second.values, first.clean and second.clean)
-        first, second = as_whole(first, frame), as_whole(second, frame)
-        return first.with_values(first.values + second.values)
-    window = first.window.union(second.window)
-    total = _widened(first, window) + _widened(second, window)
-    return WindowRows(total, window, first.clean and second.clean)
+        case WindowRows(), WindowRows():
+            window = first.window.union(second.window)
+            total = _widened(first, window) + _widened(second, window)
+            return WindowRows(total, window, first.clean and second.clean)
+    first, second = as_whole(first, frame), as_whole(second, frame)
+    return first.with_values(first.values + second.values)
 
 
 def _widened(rows: WindowRows, window: Window) -> tf.Tensor:
@@ -125,7 +130,7 @@ def _(op: Windowed, weights, rows: WindowRows, frame: Frame) -> WindowRows:
 
 @windows_through.of(Pad2D)
 def _(op: Pad2D, weights, rows: WindowRows, frame: Frame) -> WindowRows:
-    window = rows.window.before(op.padding, op.shape[:2])
+    window = rows.window.before(op.padding, as_pair(op.shape[:2]))
     return dataclasses.replace(rows, window=window, clean=False)
 
 
@@ -137,7 +142,8 @@ def _(op: Take, weights, rows: WindowRows, frame: Frame) -> Rows:
         return through(op, weights, as_whole(rows, frame), frame)
     # What is cut away has no coefficients, whatever the windows reach of it.
     rows = cleaned(rows, frame)
-    return dataclasses.replace(rows, window=rows.window.before(op.cut, op.shape[:2]), clean=True)
+    window = rows.window.before(op.cut, as_pair(op.shape[:2]))
+    return dataclasses.replace(rows, window=window, clean=True)
 
 
 @windows_through.of(Scale)
@@ -163,7 +169,8 @@ def _(op: Add, weights, rows: WindowRows, frame: Frame) -> WindowRows:
 
 def _whole_through(op: AffineOp, weights: tuple[tf.Tensor, ...], rows: WholeRows) -> WholeRows:
     if isinstance(op, Windowed):
-        plain = Tiling(rows.shape[:2], (1, 1), (0, 0), rows.shape[:2])
+        image = as_pair(rows.shape[:2])
+        plain = Tiling(image, (1, 1), (0, 0), image)
         joint = merged(rows.values, 3)
         tiles, tiling = tiled.transpose(op, weights, joint, rows.tiling or plain)
         values = split(tiles, rows.values, 3)

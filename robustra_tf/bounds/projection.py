@@ -205,7 +205,7 @@ def _noise(
         return functools.reduce(tf.add, inputs)
     (vectors,) = inputs
     joint = tf.reshape(vectors, (-1, *node.op.in_shape))
-    passed = node.op.linear(joint, *(weights[i] for i in node.weights))
+    passed = node.affine.linear(joint, *(weights[i] for i in node.weights))
     return tf.reshape(passed, (-1, vectors.shape[1], *node.op.out_shape))
 
 

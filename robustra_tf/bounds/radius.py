@@ -36,7 +36,7 @@ def interval_exact(structure: Structure) -> frozenset[int]:
     for index, node in enumerate(structure.nodes[1:], start=1):
         if isinstance(node.op, Relu | Add) or node.inputs[0] not in matrices:
             continue
-        matrices[index] = matrices[node.inputs[0]] + (not node.op.diagonal)
+        matrices[index] = matrices[node.inputs[0]] + (not node.affine.diagonal)
     return frozenset(i for i, count in matrices.items() if count <= 1)
 
 

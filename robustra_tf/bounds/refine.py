@@ -15,11 +15,11 @@ from robustra_tf.bounds.dual import Visit, chosen_rows
 from robustra_tf.bounds.frames import Chosen
 from robustra_tf.bounds.interval import Interval, intersection, interval, past_relu
 from robustra_tf.bounds.layer_rows import Below, LayerRows
-from robustra_tf.bounds.lines import lines, strip
+from robustra_tf.bounds.lines import Strip, lines, strip
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.relu import known, unstable
 from robustra_tf.bounds.runs import Passage
-from robustra_tf.bounds.slopes import HELD, Descent, free, lowest
+from robustra_tf.bounds.slopes import HELD, Descent, Free, free, lowest
 from robustra_tf.graph.graph import Network, Structure
 from robustra_tf.graph.ops import Relu
 
@@ -71,7 +71,7 @@ def refined(
     structure, points = network.structure, network.inputs_of_relus(ball.centre)
     ends: list[Interval] = []
     found: dict[int, Interval] = {}
-    relus: dict[int, Passage] = {}
+    relus: dict[int, Strip | Free] = {}
     for index, node in enumerate(structure.nodes):
         if not isinstance(node.op, Relu):
             ends.append(interval(network, index, ball, ends))
@@ -98,7 +98,7 @@ class _Sides:
         self,
         network: Network,
         ball: Ball,
-        relus: Mapping[int, Passage],
+        relus: Mapping[int, Strip | Free],
         index: int,
         options: BoundOptions,
         descent: Descent | None,

@@ -93,7 +93,7 @@ def deviation(
       before: of an `Add`, the nodes that it reads: where a library computes a convolution and the
         sum in one, what is added may round as often as the convolution's terms.
     """
-    op, own = node.op, tuple(weights[i] for i in node.weights)
+    op, own = node.affine, tuple(weights[i] for i in node.weights)
     largest = tf.add_n([_largest(m) for m in magnitudes])
     safe = functools.reduce(tf.logical_and, map(bounded, magnitudes))
     counted = counts(op)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import tensorflow as tf
 
@@ -30,7 +30,7 @@ from robustra_tf.bounds.passing import (
 from robustra_tf.bounds.relu import Relaxation
 from robustra_tf.bounds.rows import Rows, WholeRows, WindowRows
 from robustra_tf.graph.graph import Node, Structure
-from robustra_tf.graph.ops import AffineOp, Relu
+from robustra_tf.graph.ops import Op, Relu
 from robustra_tf.graph.spatial import Windowed
 
 #: ReLUs of a network up to which every passage is spelled out: the graph is small, and is optimised
@@ -50,8 +50,10 @@ class Passage(Protocol):
 
 #: For nodes of a run, and for some before it, the coefficients that are still to be followed.
 Pending = dict[int, Rows]
-#: Of every node of a run: its weights, or a ReLU's relaxation.
-Parameters = Sequence[tuple[tf.Tensor, ...] | Relaxation | Passage | None]
+#: How rows pass a ReLU.
+ReluWay = Relaxation | Passage
+#: Of every node of a run: its weights, or a ReLU's way; None of a ReLU that no rows meet.
+Parameters = Sequence[tuple[tf.Tensor, ...] | ReluWay | None]
 
 
 #: (number of a ReLU, the rows that it leaves) -> the rows to go on with.
@@ -135,32 +137,39 @@ def spelled_out(
         if at not in pending:
             continue
         node, given, here = run.nodes[at - 1], parameters[at - 1], pending.pop(at)
-        if isinstance(node.op, Relu) and not isinstance(given, Relaxation):
-            here, charge = given.past(here, frame)
-            charges.append(charge)
-        elif isinstance(node.op, Relu):
-            given, fused = given.full, None
+        if not isinstance(node.op, Relu):
+            here = through(node.affine, _weights(given), here, frame)
+        elif isinstance(given, Relaxation):
+            relaxation, fused = given.full, None
             if at in run.alone and shared(here, frame):
                 below = node.inputs[0] - 1
-                fused = _fused(here, frame, given, run.nodes[below].op, parameters[below])
+                own = _weights(parameters[below])
+                fused = _fused(here, frame, relaxation, run.nodes[below].op, own)
             if fused is not None:
                 node, (here, charge) = run.nodes[below], fused
             else:
-                here, charge = past_relu(here, frame, given, functools.partial(visit, at))
+                here, charge = past_relu(here, frame, relaxation, functools.partial(visit, at))
             charges.append(charge)
         else:
-            here = through(node.op, given, here, frame)
+            # Rows meet no ReLU whose way past is left open.
+            here, charge = cast(Passage, given).past(here, frame)
+            charges.append(charge)
         here = settled(here, frame)
         for source in node.inputs:
             pending[source] = added(pending.get(source), here, frame)
     return pending, charges
 
 
+def _weights(given: tuple[tf.Tensor, ...] | ReluWay | None) -> tuple[tf.Tensor, ...]:
+    """The parameters of an affine node: it has none but weights."""
+    return cast("tuple[tf.Tensor, ...]", given)
+
+
 def _fused(
     rows: Rows,
     frame: Frame,
     relaxation: Relaxation,
-    op: AffineOp,
+    op: Op,
     arguments: tuple[tf.Tensor, ...],
 ) -> tuple[WindowRows, tf.Tensor] | None:
     """Slopes and a convolution in one matrix product, where the rows are the same everywhere.
@@ -256,7 +265,9 @@ def _row_axis(rows: Rows, frame: Frame) -> int | None:
 
 def _row_count(rows: Rows, frame: Frame) -> int | None:
     axis = _row_axis(rows, frame)
-    return rows.values.shape[2] * rows.window.positions if axis is None else rows.values.shape[axis]
+    if axis is None and isinstance(rows, WindowRows):
+        return rows.values.shape[2] * rows.window.positions
+    return rows.values.shape[axis]
 
 
 def _spec(tensor: tf.Tensor, open_axis: int | None) -> tf.TensorSpec:

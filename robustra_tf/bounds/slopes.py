@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
@@ -17,9 +17,16 @@ from robustra_tf.bounds.runs import Passage, Visit, unchanged
 #: Numbers that a coefficient behind a ReLU has at once in a step: slope, lines, moments, gradients.
 HELD = 14
 
-#: How far rows reach, one number per row, of the ways in which they pass ReLUs; and a visit, where
-#: every passage has to be spelled out.
-Reach = Callable[[Mapping[int, Passage], Visit | None], tf.Tensor]
+
+class Reach(Protocol):
+    """How far rows reach, one number per row, of the ways in which they pass ReLUs.
+
+    There is a visit where every passage has to be spelled out.
+    """
+
+    def __call__(self, relus: Mapping[int, Passage], /, visit: Visit | None = None) -> tf.Tensor:
+        """[rows]."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,11 +43,11 @@ def sound_joint_margins(
         proofs = [sound_margins(network, region, y, options) for network in (f, g)]
     alone = [-proof.lower for proof in proofs]
     upper = known_lesser(*alone)
-    rows = [proof.rows for proof in proofs if proof.rows is not None]
-    if len(rows) == 2:
+    of_f, of_g = (proof.rows for proof in proofs)
+    if of_f is not None and of_g is not None:
         # Of a network of which nothing is proven no mix says anything.
         known = tf.logical_and(*map(tf.math.is_finite, alone))
-        upper = known_lesser(upper, tf.where(known, _mixed(*rows, region), math.inf))
+        upper = known_lesser(upper, tf.where(known, _mixed(of_f, of_g, region), math.inf))
     return JointMargins(upper, *alone)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.graph.spatial import Windowed
-from robustra_tf.graph.spread import Pair, Tiling, spread_tiles, tiled_kernel
+from robustra_tf.graph.spread import Pair, Tiling, as_pair, spread_tiles, tiled_kernel
 
 #: Channels that a convolution computes at once: fewer take as long.
 LANES = 16
@@ -41,10 +41,10 @@ def transpose(
         return spread_tiles(tiling.join(tiles), kernel, *_plan(op, None))
     strides, origin, size = _plan(op, tiling)
     reach = _reach(op, tiling)
-    shift = tuple(_shift(o, n, s) for o, n, s in zip(origin, reach, strides, strict=True))
+    shift = as_pair(_shift(o, n, s) for o, n, s in zip(origin, reach, strides, strict=True))
     kernel = tiled_kernel(kernel, op.strides, tiling.tile)
     kernel = tf.pad(kernel, (*((n, 0) for n in shift), (0, 0), (0, 0)))
-    origin = tuple(o + n for o, n in zip(origin, shift, strict=True))
+    origin = as_pair(o + n for o, n in zip(origin, shift, strict=True))
     return spread_tiles(tiles, kernel, strides, origin, size)
 
 
@@ -65,19 +65,19 @@ class _Plan(NamedTuple):
 
 
 def _plan(op: Windowed, tiling: Tiling | None) -> _Plan:
-    begin = (op.padding[0][0], op.padding[1][0])
+    begin, size = (op.padding[0][0], op.padding[1][0]), as_pair(op.shape[:2])
     if tiling is None:
-        return _Plan(op.strides, begin, op.shape[:2])
+        return _Plan(op.strides, begin, size)
     pairs = zip(op.strides, tiling.origin, begin, strict=True)
-    origin = tuple(s * o + p for s, o, p in pairs)
-    strides = tuple(s * t for s, t in zip(op.strides, tiling.tile, strict=True))
-    return _Plan(strides, origin, op.shape[:2])
+    origin = as_pair(s * o + p for s, o, p in pairs)
+    strides = as_pair(s * t for s, t in zip(op.strides, tiling.tile, strict=True))
+    return _Plan(strides, origin, size)
 
 
 def _reach(op: Windowed, tiling: Tiling) -> Pair:
     """The size of the kernel that spreads a tile."""
     sizes = zip(tiling.tile, op.strides, op.size, strict=True)
-    return tuple((t - 1) * s + k for t, s, k in sizes)
+    return as_pair((t - 1) * s + k for t, s, k in sizes)
 
 
 def _shift(origin: int, reach: int, stride: int) -> int:

@@ -13,9 +13,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.graph.spatial import Padding, Windowed
-
-Pair = tuple[int, int]
+from robustra_tf.graph.spatial import Windowed
+from robustra_tf.graph.spread import Padding, Pair, as_pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +47,14 @@ class Window:
         """The windows that these reach backward through a convolution or pooling."""
         return Window(
             self.grid,
-            op.shape[:2],
-            tuple(a * s for a, s in zip(self.step, op.strides, strict=True)),
-            tuple(
+            as_pair(op.shape[:2]),
+            as_pair(a * s for a, s in zip(self.step, op.strides, strict=True)),
+            as_pair(
                 o * s - p[0] for o, s, p in zip(self.offset, op.strides, op.padding, strict=True)
             ),
-            tuple((n - 1) * s + k for n, s, k in zip(self.size, op.strides, op.size, strict=True)),
+            as_pair(
+                (n - 1) * s + k for n, s, k in zip(self.size, op.strides, op.size, strict=True)
+            ),
         )
 
     def before(self, padding: Padding, image: Pair) -> Window:
@@ -73,7 +74,7 @@ class Window:
         """How much `outer` exceeds this window on each side."""
         before = [a - b for a, b in zip(self.offset, outer.offset, strict=True)]
         after = [o - b - s for o, b, s in zip(outer.size, before, self.size, strict=True)]
-        return tuple(zip(before, after, strict=True))
+        return as_pair(zip(before, after, strict=True))
 
     def _axis(self, axis: int) -> np.ndarray:
         """The coordinates that the windows read along one axis: [grid, size]."""

@@ -61,9 +61,10 @@ def _compare(found: AffineMap, node: Node, weights: Sequence[np.ndarray]) -> Non
     branches = node.op.count if isinstance(node.op, Add) else 1
     points = [rng.normal(size=(_POINTS, *node.op.in_shape)) for _ in range(branches)]
     tensors = [tf.constant(weight, tf.float64) for weight in weights]
-    expected = node.op.forward(*map(tf.constant, points), *tensors).numpy().reshape(_POINTS, -1)
-    flat = sum(point.reshape(_POINTS, -1) for point in points)
-    reach = sum(np.abs(point).reshape(_POINTS, -1) for point in points)
+    computed = node.affine.forward(*map(tf.constant, points), *tensors)
+    expected = computed.numpy().reshape(_POINTS, -1)
+    flat = np.sum(points, 0).reshape(_POINTS, -1)
+    reach = np.sum(np.abs(points), 0).reshape(_POINTS, -1)
     value = (found.matrix @ flat.T).T + found.offset
     size = (abs(found.matrix) @ reach.T).T + np.abs(found.offset)
     if not (np.abs(value - expected) <= _ROUNDING * size).all():

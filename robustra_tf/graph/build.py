@@ -15,8 +15,9 @@ from keras.src.models.functional import Functional, operation_fn
 from robustra_tf.graph import convert
 from robustra_tf.graph.graph import Graph, Node, Structure
 from robustra_tf.graph.heads import Head, head
-from robustra_tf.graph.ops import Input, Shape
+from robustra_tf.graph.ops import Input, Op, Shape
 from robustra_tf.graph.spatial import Pad2D, Windowed
+from robustra_tf.graph.spread import as_pair
 
 
 class Call(NamedTuple):
@@ -109,10 +110,10 @@ def _run(
     def called(layer: keras.layers.Layer):
         if isinstance(layer, keras.Model):
             return lambda value, **_: run(_functional(layer), value)
-        last = end is not None and layer is end.layer
-        if last and not end.fused:
+        own = end if end is not None and layer is end.layer else None
+        if own is not None and not own.fused:
             return lambda value, **_: value
-        function = operation_fn(end.bare if last else layer, training=False)
+        function = operation_fn(layer if own is None else own.bare, training=False)
 
         def call(*inputs, **options):
             value = function(*inputs, **options)
@@ -222,12 +223,13 @@ def _functional(model: Any) -> Functional:
 
 
 def _static(model: keras.Model, shape: tuple[int | None, ...]) -> Shape:
-    if None in shape[1:] or len(shape) < 2:
+    known = tuple(size for size in shape[1:] if size is not None)
+    if not known or len(known) < len(shape) - 1:
         raise ValueError(
             f"model: expected an input shape that is known but for the batch, {model.name!r} has "
             f"{shape}"
         )
-    return tuple(shape[1:])
+    return known
 
 
 def _operands(call: Any) -> list[Any]:
@@ -258,6 +260,21 @@ def _check_call(call: Any) -> None:
         raise convert.unsupported(call.operation, f"it is called with extra arguments {extra}")
 
 
+class _Pending(NamedTuple):
+    """Zero padding that its one reader is to take over, and the node that it reads."""
+
+    op: Pad2D
+    inputs: tuple[int, ...]
+
+    def within(self, reader: Op) -> Op:
+        """The reader with this padding inside its own: what `_folds` accepts."""
+        if not (isinstance(reader, Windowed | Pad2D) and dataclasses.is_dataclass(reader)):
+            raise TypeError(f"expected windows or padding behind padding, got {reader}")
+        sides = zip(self.op.padding, reader.padding, strict=True)
+        padding = as_pair((a + before, b + after) for (a, b), (before, after) in sides)
+        return dataclasses.replace(reader, shape=self.op.shape, padding=padding)
+
+
 def _without_padding_nodes(nodes: list[Node]) -> tuple[tuple[Node, ...], dict[int, int]]:
     """Fold zero padding into the convolution, pooling or padding that alone reads it.
 
@@ -267,18 +284,13 @@ def _without_padding_nodes(nodes: list[Node]) -> tuple[tuple[Node, ...], dict[in
     consumers = Structure(tuple(nodes)).consumers
     kept: list[Node] = []
     moved: dict[int, int] = {}
-    pending: dict[int, Node] = {}
+    pending: dict[int, _Pending] = {}
     for index, node in enumerate(nodes):
         source = pending.get(node.inputs[0]) if node.inputs else None
         if source is not None:
-            padding = tuple(
-                (outer[0] + inner[0], outer[1] + inner[1])
-                for outer, inner in zip(source.op.padding, node.op.padding, strict=True)
-            )
-            op = dataclasses.replace(node.op, shape=source.op.shape, padding=padding)
-            node = dataclasses.replace(node, op=op, inputs=source.inputs)
+            node = dataclasses.replace(node, op=source.within(node.op), inputs=source.inputs)
         if isinstance(node.op, Pad2D) and _folds(nodes, consumers[index]):
-            pending[index] = node
+            pending[index] = _Pending(node.op, node.inputs)
             continue
         moved[index] = len(kept)
         kept.append(dataclasses.replace(node, inputs=tuple(moved[i] for i in node.inputs)))

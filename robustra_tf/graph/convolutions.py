@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from robustra_tf.graph.ops import Shape
 from robustra_tf.graph.spatial import Windowed
-from robustra_tf.graph.spread import NO_PADDING, Padding, Pair
+from robustra_tf.graph.spread import NO_PADDING, Padding, Pair, as_pair
 
 
 class Convolution(Windowed):
@@ -24,7 +24,10 @@ class Convolution(Windowed):
     line: bool
     dilation: Pair
 
-    coefficients_count = 1
+    @property
+    def coefficients_count(self) -> int:
+        """The kernel alone."""
+        return 1
 
     @property
     def kernel_shape(self) -> Shape:
@@ -34,7 +37,7 @@ class Convolution(Windowed):
     @property
     def taps(self) -> Pair:
         """Rows and columns of the kernel before it is spread."""
-        return tuple((n - 1) // d + 1 for n, d in zip(self.size, self.dilation, strict=True))
+        return as_pair((n - 1) // d + 1 for n, d in zip(self.size, self.dilation, strict=True))
 
     @property
     def weight_shapes(self) -> tuple[Shape, ...]:

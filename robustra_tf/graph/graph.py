@@ -30,12 +30,19 @@ class Node:
     weights: tuple[int, ...] = ()
     name: str = dataclasses.field(default="", compare=False)
 
+    @property
+    def affine(self) -> AffineOp:
+        """The operation of a node that is neither the input nor a ReLU; else a `TypeError`."""
+        if not isinstance(self.op, AffineOp):
+            raise TypeError(f"{self.name}: expected an AffineOp, got {type(self.op).__name__}")
+        return self.op
+
     def compute(self, values: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> tf.Tensor:
         """The node's output, of all earlier nodes' outputs and of the graph's weights."""
         inputs = [values[i] for i in self.inputs]
         if isinstance(self.op, Relu):
             return tf.nn.relu(*inputs)
-        return self.op.forward(*inputs, *(weights[i] for i in self.weights))
+        return self.affine.forward(*inputs, *(weights[i] for i in self.weights))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +129,7 @@ class Structure:
     def coefficients(self, index: int) -> set[int]:
         """The weights that the matrices of nodes up to `index` are made of, without biases."""
         nodes = (node for node in self.nodes[: index + 1] if isinstance(node.op, AffineOp))
-        return {i for node in nodes for i in node.weights[: node.op.coefficients_count]}
+        return {i for node in nodes for i in node.weights[: node.affine.coefficients_count]}
 
     def forward(self, weights: Sequence[tf.Tensor], x: tf.Tensor) -> tf.Tensor:
         """The network's exact output.

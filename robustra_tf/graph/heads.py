@@ -55,10 +55,11 @@ def head(functional: Any, functional_of: Callable[[Any], Any]) -> Head | None:
     if type(layer) is layers.Softmax:
         last = len(functional.outputs[0].shape) - 1
         return Head(layer, call, activations.softmax, False) if layer.axis in (-1, last) else None
-    function = getattr(layer, "activation", None)
-    if not any(function is each for each in _FUNCTIONS):
-        return None
-    return Head(layer, call, function, type(layer) is not layers.Activation)
+    activation = getattr(layer, "activation", None)
+    for function in _FUNCTIONS:
+        if activation is function:
+            return Head(layer, call, function, type(layer) is not layers.Activation)
+    return None
 
 
 @converts(layers.Softmax, condition="at the end, where it is taken off")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +88,7 @@ class Draft:
         before = self.shape(value)
         return value if before == shape else self.add(Reshape(before, shape), value)
 
-    def take(self, value: Value, axis: int, indices: Sequence[int]) -> Value:
+    def take(self, value: Value, axis: int, indices: Iterable[int]) -> Value:
         """Entries of an axis; 0 for -1."""
         shape, indices = self.shape(value), tuple(map(int, indices))
         if indices == tuple(range(shape[axis])):
@@ -200,8 +200,8 @@ def on_images(draft: Draft, value: Value, function: Callable[[Value], Value]) ->
 
 def pair(values: int | Sequence[int], fill: int = 1) -> tuple[int, int]:
     """What a layer says of its dimensions, as rows and columns; `fill` for rows that are not."""
-    values = (values,) if isinstance(values, int) else tuple(values)
-    return tuple(values) if len(values) == 2 else (fill, *values)
+    rows, columns = (fill, values) if isinstance(values, int) else (fill, *values)[-2:]
+    return rows, columns
 
 
 def flat_size(shape: Shape) -> int:

@@ -124,7 +124,10 @@ class Dense(AffineOp):
         """Kernel [inputs, units] and bias [units]."""
         return ((self.inputs, self.units),) + ((self.units,),) * self.use_bias
 
-    coefficients_count = 1
+    @property
+    def coefficients_count(self) -> int:
+        """The kernel alone."""
+        return 1
 
     def linear(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`x K`."""
@@ -261,7 +264,9 @@ class Scale(AffineOp):
         """`scale * x`."""
         return x * self.coefficients(weights, x.dtype)[0]
 
-    transpose = linear
+    def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
+        """`scale * y`: a diagonal matrix is its own transpose."""
+        return self.linear(y, *weights)
 
     def forward(self, x: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`scale * x + shift`."""

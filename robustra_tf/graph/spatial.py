@@ -7,7 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from robustra_tf.graph.ops import AffineOp, Shape
-from robustra_tf.graph.spread import NO_PADDING, Padding, Pair, cropped, padded, spread
+from robustra_tf.graph.spread import NO_PADDING, Padding, Pair, as_pair, cropped, padded, spread
 
 
 class Windowed(AffineOp):
@@ -59,14 +59,14 @@ class Windowed(AffineOp):
             # of one channel returns memory that it never wrote where the columns' stride is not 1.
             strides = tuple(1 if one else s for one, s in zip(single, strides, strict=True))
             ends = zip(single, self.size, x.shape[1:3], strict=True)
-            x = cropped(x, (0, 0), tuple(k if one else n for one, k, n in ends))
+            x = cropped(x, (0, 0), as_pair(k if one else n for one, k, n in ends))
         return tf.nn.conv2d(x, kernel, strides, "VALID")
 
     def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """The transposed convolution."""
         origin = (self.padding[0][0], self.padding[1][0])
         kernel = self.kernel(weights, y.dtype)
-        return spread(y, kernel, self.strides, origin, self.shape[:2])
+        return spread(y, kernel, self.strides, origin, as_pair(self.shape[:2]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,4 +114,4 @@ class Pad2D(AffineOp):
 
     def transpose(self, y: tf.Tensor, *weights: tf.Tensor) -> tf.Tensor:
         """`y` without its border."""
-        return cropped(y, (self.padding[0][0], self.padding[1][0]), self.shape[:2])
+        return cropped(y, (self.padding[0][0], self.padding[1][0]), as_pair(self.shape[:2]))

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 NO_PADDING: Padding = ((0, 0), (0, 0))
+_Each = TypeVar("_Each")
+
+
+def as_pair(each: Iterable[_Each]) -> tuple[_Each, _Each]:
+    """What there is of rows and of columns: exactly two."""
+    rows, columns = each
+    return rows, columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +61,7 @@ class Tiling:
             t * m - o - n
             for t, m, o, n in zip(self.tile, self.count, self.origin, self.image, strict=True)
         ]
-        images = padded(images, tuple(zip(self.origin, after, strict=True)))
+        images = padded(images, as_pair(zip(self.origin, after, strict=True)))
         images = tf.reshape(images, (-1, my, ty, mx, tx, channels))
         return tf.reshape(
             tf.transpose(images, (0, 1, 3, 2, 4, 5)), (-1, my, mx, ty * tx * channels)
@@ -121,16 +129,16 @@ def spread_tiles(
     # Output cell m reads inputs m - taps + 1 .. m: pad or crop the input to exactly those.
     before = [t - 1 - f for t, f in zip(taps, first, strict=True)]
     after = [e - (n - 1) for e, n in zip(last, shape[1:3], strict=True)]
-    start = tuple(max(0, -b) for b in before)
+    start = as_pair(max(0, -b) for b in before)
     y = cropped(
         y,
         start,
-        tuple(n - s - max(0, -a) for n, s, a in zip(shape[1:3], start, after, strict=True)),
+        as_pair(n - s - max(0, -a) for n, s, a in zip(shape[1:3], start, after, strict=True)),
     )
-    amid = tuple((max(0, b), max(0, a)) for b, a in zip(before, after, strict=True))
+    amid = as_pair((max(0, b), max(0, a)) for b, a in zip(before, after, strict=True))
     y = correlated(y, phases(kernel, strides), amid)
-    kept = tuple(o - f * s for o, f, s in zip(origin, first, strides, strict=True))
-    return y, Tiling(tuple(size), tuple(strides), kept, tuple(y.shape[1:3]))
+    kept = as_pair(o - f * s for o, f, s in zip(origin, first, strides, strict=True))
+    return y, Tiling(as_pair(size), as_pair(strides), kept, as_pair(y.shape[1:3]))
 
 
 def correlated(y: tf.Tensor, kernel: tf.Tensor, padding: Padding) -> tf.Tensor:
@@ -146,12 +154,12 @@ def correlated(y: tf.Tensor, kernel: tf.Tensor, padding: Padding) -> tf.Tensor:
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             reach = [k - 1 for k in kernel.shape[:2]]
-            start = tuple(max(0, b - r) for (b, _), r in zip(padding, reach, strict=True))
+            start = as_pair(max(0, b - r) for (b, _), r in zip(padding, reach, strict=True))
             after = [max(0, a - r) for (_, a), r in zip(padding, reach, strict=True)]
-            size = tuple(
+            size = as_pair(
                 n - s - a for n, s, a in zip(upstream.shape[1:3], start, after, strict=True)
             )
-            amid = tuple(
+            amid = as_pair(
                 (max(0, r - b), max(0, r - a)) for (b, a), r in zip(padding, reach, strict=True)
             )
             turned = tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
@@ -179,7 +187,7 @@ def tiled_kernel(kernel: tf.Tensor, strides: Pair, tile: Pair) -> tf.Tensor:
     kh, kw, channels, filters = kernel.shape
     pixels = math.prod(tile) * filters
     units = tf.reshape(tf.eye(pixels, dtype=kernel.dtype), (pixels, *tile, filters))
-    reach = tuple((t - 1) * s + k for t, s, k in zip(tile, strides, (kh, kw), strict=True))
+    reach = as_pair((t - 1) * s + k for t, s, k in zip(tile, strides, (kh, kw), strict=True))
     moved = spread(units, kernel, strides, (0, 0), reach)
     return tf.transpose(tf.ensure_shape(moved, (pixels, *reach, channels)), (1, 2, 3, 0))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from keras import layers
@@ -14,7 +14,9 @@ from robustra_tf.graph.convolutions import Conv2D, Convolution, DepthwiseConv2D,
 from robustra_tf.graph.lowering import Draft, Value, check_plain_kernel, converts, on_images, pair
 from robustra_tf.graph.maxima import pooled
 from robustra_tf.graph.spatial import Pad2D, Pool2D
-from robustra_tf.graph.spread import NO_PADDING, Padding, Pair
+from robustra_tf.graph.spread import NO_PADDING, Padding, Pair, as_pair
+
+_Kind = TypeVar("_Kind", bound=Convolution)
 
 
 def _padding(layer: Any, size: Sequence[int], window: Pair, strides: Pair) -> Padding:
@@ -27,14 +29,16 @@ def _padding(layer: Any, size: Sequence[int], window: Pair, strides: Pair) -> Pa
     totals = [
         max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(size, window, strides, strict=True)
     ]
-    return tuple((total // 2, total - total // 2) for total in totals)
+    return as_pair((total // 2, total - total // 2) for total in totals)
 
 
 def _spread(taps: Pair, dilation: Pair) -> Pair:
-    return tuple((k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True))
+    return as_pair((k - 1) * d + 1 for k, d in zip(taps, dilation, strict=True))
 
 
-def _convolution(draft: Draft, image: Value, kind: type[Convolution], outputs: int, **options: Any):
+def _convolution(
+    draft: Draft, image: Value, kind: Callable[..., _Kind], outputs: int, **options: Any
+) -> _Kind:
     """The convolution that a layer's settings describe, without its weights."""
     layer, shape = draft.layer, draft.shape(image)
     dilation, strides = pair(layer.dilation_rate), pair(layer.strides)
@@ -130,7 +134,8 @@ def _transposed(draft: Draft, value: Value) -> Value:
             image = draft.take(image, axis, indices)
         line = len(layer.kernel_size) == 1
         shape, bias = draft.shape(image), layer.use_bias
-        op = TurnedConv2D(shape, layer.filters, size, (1, 1), tuple(padding), bias, line, dilation)
+        amid = as_pair(padding)
+        op = TurnedConv2D(shape, layer.filters, size, (1, 1), amid, bias, line, dilation)
         return draft.add(op, image, variables=[layer.kernel, layer.bias])
 
     return activated(draft, on_images(draft, value, convolved))
@@ -174,7 +179,7 @@ def _max_pooling(draft: Draft, value: Value) -> Value:
 
 def _globally(draft: Draft, value: Value, function: Callable[[Value, Pair], Value]) -> Value:
     """What pools a whole image, in the shape that the layer gives it."""
-    found = on_images(draft, value, lambda image: function(image, draft.shape(image)[:2]))
+    found = on_images(draft, value, lambda image: function(image, as_pair(draft.shape(image)[:2])))
     after = draft.layer.compute_output_shape((1, *draft.shape(value)))[1:]
     return draft.reshape(found, tuple(after))
 
@@ -198,7 +203,8 @@ def _global_largest(draft: Draft, value: Value) -> Value:
 @converts(layers.ZeroPadding1D, layers.ZeroPadding2D)
 def _zero_padding(draft: Draft, value: Value) -> Value:
     given = draft.layer.padding
-    padding = ((0, 0), tuple(given)) if isinstance(given[0], int) else tuple(map(tuple, given))
+    sides = ((0, 0), given) if isinstance(given[0], int) else given
+    padding = as_pair(as_pair(side) for side in sides)
     return on_images(
         draft, value, lambda image: draft.add(Pad2D(draft.shape(image), padding), image)
     )
@@ -207,7 +213,7 @@ def _zero_padding(draft: Draft, value: Value) -> Value:
 @converts(layers.Cropping1D, layers.Cropping2D)
 def _cropping(draft: Draft, value: Value) -> Value:
     given = draft.layer.cropping
-    sides = ((0, 0), tuple(given)) if isinstance(given[0], int) else given
+    sides = ((0, 0), given) if isinstance(given[0], int) else given
 
     def cropped(image: Value) -> Value:
         for axis, (before, after) in enumerate(sides):
