@@ -58,7 +58,7 @@ class Conditions(NamedTuple):
 
     def reached(self, outputs: np.ndarray) -> np.ndarray:
         """Whether outputs [n, outputs] of a model are finite and unsafe, without rounding: [n]."""
-        finite = np.isfinite(outputs).all(1)
+        finite = np.all(np.isfinite(outputs), 1)
         if self.labels is not None:
             return finite & (outputs.argmax(1) != self.labels)
         with np.errstate(invalid="ignore", over="ignore"):
@@ -68,7 +68,7 @@ class Conditions(NamedTuple):
             holds[tuple(at)] = self._exactly(outputs, *at) >= 0
         every = by_group(holds, self.group, np.minimum, True)
         present = by_group(np.ones_like(holds), self.group, np.maximum, False)
-        return finite & (every & present).any(1)
+        return finite & np.any(every & present, 1)
 
     def _rounding(self, outputs: np.ndarray) -> np.ndarray:
         """More than what float64 loses of `values`."""

@@ -46,7 +46,7 @@ def verified(lower: np.ndarray, group: np.ndarray) -> np.ndarray:
         np.bincount(place.ravel(), weights, math.prod(shape)).reshape(shape)[:, :count] > 0
         for weights in (None, proven.ravel())
     )
-    return (won | ~asked).all(1) & asked.any(1)
+    return np.all(won | ~asked, 1) & np.any(asked, 1)
 
 
 def certified(lower: np.ndarray, y: np.ndarray, classes: np.ndarray | None = None) -> np.ndarray:
@@ -118,4 +118,4 @@ def there(eps: float | np.ndarray) -> np.ndarray:
     Of an empty ball nothing is certified.
     """
     radii = np.asarray(eps).reshape((*np.shape(eps)[:1], -1))
-    return ((radii >= 0) & (radii < np.inf)).all(-1)
+    return np.all((radii >= 0) & (radii < np.inf), -1)

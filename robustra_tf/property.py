@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -161,7 +161,17 @@ class Query(NamedTuple):
     @property
     def numbers(self) -> checks.Box | None:
         """The box where it is one interval for all pixels."""
-        return None if self.box is None or np.ndim(self.box[0]) else self.box
+        if self.box is None or np.ndim(self.box[0]):
+            return None
+        # Ends without axes are the numbers that `checks.box` gives.
+        return cast(checks.Box, self.box)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The labels [n] of a question that has some; a `TypeError` of any other one."""
+        if self.labels is None:
+            raise TypeError("labels: expected a question of labels, got one of outputs")
+        return self.labels
 
     @property
     def exact(self) -> Query:

@@ -94,7 +94,7 @@ def read(path: str | os.PathLike) -> Claim:
     """
     try:
         arrays = _arrays(path)
-        header = _header(arrays.pop("header", None))
+        header = _header(_there("header", arrays.pop("header", None)))
         return _claim(header, arrays)
     except WrongError as error:
         raise UnreadableError(f"{path}: {error}") from error
@@ -146,8 +146,14 @@ def _array(name: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.n
     return values.reshape(shape, order="F" if fortran else "C")
 
 
-def _header(values: np.ndarray | None) -> dict[str, Any]:
-    need(values is not None, "header", "a member of that name", "none")
+def _there(name: str, values: np.ndarray | None) -> np.ndarray:
+    """A member of the archive, unless it has none of that name."""
+    if values is None:
+        raise WrongError(f"{name}: expected a member of that name, got none")
+    return values
+
+
+def _header(values: np.ndarray) -> dict[str, Any]:
     need(values.size <= LARGEST_HEADER, "header", f"at most {LARGEST_HEADER} bytes", values.size)
     try:
         header = json.loads(values.tobytes().decode())
@@ -170,8 +176,7 @@ class _Members:
         self.arrays = arrays
 
     def take(self, name: str, kinds: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-        values = self.arrays.pop(name, None)
-        need(values is not None, name, "a member of that name", "none")
+        values = _there(name, self.arrays.pop(name, None))
         need(values.dtype.str in kinds, name, f"type {' or '.join(kinds)}", values.dtype)
         need(values.shape == shape, name, f"shape {shape}", values.shape)
         return values.astype(np.float64) if kinds == _FLOATS else values
@@ -187,7 +192,7 @@ class _Members:
 
     def count(self, name: str, axes: int) -> int:
         values = self.arrays.get(name)
-        found = len(values) if np.ndim(values) == axes else 0
+        found = len(values) if values is not None and values.ndim == axes else 0
         need(found > 0, name, f"{'one axis' if axes == 1 else f'{axes} axes'}, not empty", values)
         return found
 
@@ -260,7 +265,7 @@ def _property(header: dict[str, Any], members: _Members, nodes: tuple[Node, ...]
     need((np.isfinite(radius) & (radius >= 0)).all(), "radius", "finite numbers >= 0", "others")
     walls = None
     if "low" in members.arrays:
-        walls = tuple(members.take(name, _FLOATS, shape) for name in ("low", "high"))
+        walls = members.take("low", _FLOATS, shape), members.take("high", _FLOATS, shape)
     groups = len(np.unique(group[group >= 0]))
     about = f"{conditions} conditions on {outputs[0]} outputs in {groups} groups"
     return {
@@ -277,11 +282,14 @@ def _property(header: dict[str, Any], members: _Members, nodes: tuple[Node, ...]
     }
 
 
-def _named(norm: str, x: np.ndarray, radius: np.ndarray, walls: Any) -> str:
+def _named(
+    norm: str, x: np.ndarray, radius: np.ndarray, walls: tuple[np.ndarray, np.ndarray] | None
+) -> str:
     """Sets of inputs, for people."""
-    whole = walls is not None and norm == "linf"
-    if whole and ((x - radius <= walls[0]) & (x + radius >= walls[1])).all():
-        return "boxes"
+    if walls is not None and norm == "linf":
+        low, high = walls
+        if ((x - radius <= low) & (x + radius >= high)).all():
+            return "boxes"
     within = "" if walls is None else " within boxes"
     return f"{norm} balls of radius {radius.min():g} to {radius.max():g}{within}"
 

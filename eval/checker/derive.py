@@ -121,12 +121,12 @@ class _Check:
         for index, node in enumerate(self.nodes[1:], start=1):
             chain = isinstance(node.op, Affine) and len(node.inputs) == 1
             if chain and node.inputs[0] in found:
-                found[index] = found[node.inputs[0]] + (not node.op.diagonal)
+                found[index] = found[node.inputs[0]] + (not node.affine.diagonal)
         linf = self.claim.norm == "linf"
         return {index for index, count in found.items() if linf and count <= 1}
 
     def _past_affine(self, index: int, node: Node, states: list[State]):
-        op, below = node.op, [states[i] for i in node.inputs]
+        op, below = node.affine, [states[i] for i in node.inputs]
         centre = op.forward(*(s.centre for s in below))
         width = op.absolute(*(s.width for s in below))
         pushed = op.absolute(*(s.pushed for s in below))
@@ -137,7 +137,7 @@ class _Check:
             self.offs[index] = off
         state, found = State(centre, width, pushed), maximum(self.nodes, index)
         if self.sound and found is not None:
-            room = sum(self.offs[i] for i in (index, *found.within))
+            room = sum((self.offs[i] for i in found.within), self.offs[index])
             state = cut(state, found, states, room)
         return state, sane
 
@@ -151,7 +151,7 @@ class _Check:
         rate = np.where(product < 0.5, product / (1 - product), np.inf) * ROUNDED
         product = UNIT64 * 4 * (counts.terms + counts.rows + self.consumers[index] + 32)
         rate = rate + product / (1 - product)
-        largest = sum(m.reshape(len(sane), -1).max(1) for m in magnitudes)
+        largest = np.sum([m.reshape(len(sane), -1).max(1) for m in magnitudes], axis=0)
         flushed = 2 * SMALLEST * (counts.terms + 1) * (largest + op.largest + 4)
         sane = sane & bounded(reach) & (op.largest <= LARGEST) & op.sane
         return rate * reach + flushed.reshape(-1, *(1,) * len(op.out_shape)), sane
@@ -209,8 +209,8 @@ class _Check:
                 total += weighed(np.abs(here), self.charges[at])
                 here = here * self.slopes[at][:, None]
             else:
-                merged = node.op.transpose(here.reshape(-1, *node.shape))
-                here = merged.reshape(*here.shape[:2], *node.op.in_shape)
+                merged = node.affine.transpose(here.reshape(-1, *node.shape))
+                here = merged.reshape(*here.shape[:2], *node.affine.in_shape)
             for i in node.inputs:
                 pending[i] = pending[i] + here if i in pending else here
         here = np.abs(pending[0])
@@ -289,7 +289,7 @@ class _Check:
         for node in self.nodes[1:]:
             inputs = [values[i] for i in node.inputs]
             relu = node.op == "relu"
-            values.append(np.maximum(inputs[0], 0.0) if relu else node.op.forward(*inputs))
+            values.append(np.maximum(inputs[0], 0.0) if relu else node.affine.forward(*inputs))
         logits = values[-1]
         found = logits[np.arange(len(logits)), self.claim.predicted]
         room = 1e-4 * (1 + np.abs(logits).max(1))

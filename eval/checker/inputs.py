@@ -17,7 +17,7 @@ def half_widths(claim: Claim, few: float) -> tuple[np.ndarray, np.ndarray]:
     x, radius, walls = claim.x, claim.radius, claim.walls
     if claim.norm != "linf":
         radius = np.broadcast_to(radius.reshape(-1, *(1,) * (x.ndim - 1)), x.shape)
-        if claim.cut:
+        if claim.cut and walls is not None:
             # A difference of two numbers rounds relative to itself.
             room = np.maximum(walls[1] - x, x - walls[0])
             radius = np.minimum(radius, room * (1 + few))

@@ -41,12 +41,19 @@ class Node(NamedTuple):
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
 
+    @property
+    def affine(self) -> operations.Affine:
+        """The operation of a node that is neither the input nor a ReLU; else a `TypeError`."""
+        if not isinstance(self.op, operations.Affine):
+            raise TypeError(f"op: expected an affine operation, got {self.op}")
+        return self.op
+
 
 class WrongError(Exception):
     """Something about a file; the reader adds which."""
 
 
-def need(condition: bool, field: str, expected: str, got: Any) -> None:
+def need(condition: bool | np.bool_, field: str, expected: str, got: Any) -> None:
     """Raises `WrongError` unless the condition holds of a field."""
     if not condition:
         raise WrongError(f"{field}: expected {expected}, got {str(got)[:80]}")
@@ -239,7 +246,8 @@ class Network:
     def _pair(self, values, least: int) -> tuple[int, int]:
         found = self._numbers(values, least)
         need(len(found) == 2, self._where, "two whole numbers", values)
-        return found
+        first, second = found
+        return first, second
 
     def _shape(self, values) -> tuple[int, ...]:
         found = self._numbers(values, 1)

@@ -105,7 +105,8 @@ class Dense(Affine):
     @property
     def counts(self):
         """Inputs; units; the bias and a cast."""
-        return Counts(*self.kernel.shape, 2)
+        inputs, units = self.kernel.shape
+        return Counts(inputs, units, 2)
 
 
 class Reshape(Affine):
@@ -161,7 +162,9 @@ class Scale(Affine):
         """`scale v`."""
         return v * self.scale
 
-    transpose = linear
+    def transpose(self, rows):
+        """`scale row`: a diagonal matrix is its own transpose."""
+        return self.linear(rows)
 
     def forward(self, v):
         """`scale (v - mean) + shift`."""

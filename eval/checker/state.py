@@ -30,4 +30,4 @@ def weighed(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def bounded(values: np.ndarray) -> np.ndarray:
     """Whether all of an image's numbers keep below `LARGEST`, [n]."""
-    return (values.reshape(len(values), -1) <= LARGEST).all(1)
+    return np.all(values.reshape(len(values), -1) <= LARGEST, 1)

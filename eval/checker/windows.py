@@ -29,7 +29,7 @@ class Windows(Affine):
 
     def _apply(self, v: np.ndarray, tap) -> np.ndarray:
         v = np.pad(v, ((0, 0), *self.padding, (0, 0)))
-        return sum(tap(v[where], at) for at, where in self._taps())
+        return np.asarray(sum(tap(v[where], at) for at, where in self._taps()))
 
     def _spread(self, rows: np.ndarray, tap) -> np.ndarray:
         (top, bottom), (left, right) = self.padding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any, TypedDict, Unpack, overload
 
 import keras
 import numpy as np
@@ -19,6 +20,7 @@ from robustra_tf.certificates.pairs import How, PairQuestion, certify_pair
 from robustra_tf.certificates.work import Found, Work, batches
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
+from robustra_tf.graph.ops import Shape
 from robustra_tf.intake import checks
 from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
@@ -27,11 +29,53 @@ from robustra_tf.pair import Pair
 from robustra_tf.property import Property, Query, asked, chosen
 from robustra_tf.vocabulary import INNER, NORMS
 
+#: Images, or a data set of images and labels.
+Images = np.ndarray | tf.data.Dataset | keras.utils.PyDataset
 
+
+class CertifyOptions(TypedDict, total=False):
+    """What `certify` takes by name alone."""
+
+    norm: str
+    box: Box | None
+    method: str
+    batch_size: int
+    dtype: str | None
+    rows: str
+    inner: str | None
+    sound: bool
+    save: str | os.PathLike | None
+    progress: bool
+
+
+@overload
+def certify(
+    model: keras.Model | Graph, x: Property, **options: Unpack[CertifyOptions]
+) -> PropertyCertificate: ...
+@overload
+def certify(
+    model: keras.Model | Graph,
+    x: np.ndarray,
+    y: Output,
+    eps: float | np.ndarray,
+    **options: Unpack[CertifyOptions],
+) -> PropertyCertificate: ...
+@overload
+def certify(
+    model: Pair, x: Images, y: Any = None, eps: Any = None, **options: Unpack[CertifyOptions]
+) -> PairCertificate: ...
+@overload
+def certify(
+    model: keras.Model | Graph,
+    x: Images,
+    y: np.ndarray | None = None,
+    eps: float | np.ndarray | None = None,
+    **options: Unpack[CertifyOptions],
+) -> Certificate: ...
 @full_precision()
 def certify(  # noqa: PLR0913, the door to all certificates
     model: keras.Model | Pair | Graph,
-    x: np.ndarray | tf.data.Dataset | keras.utils.PyDataset | Property,
+    x: Images | Property,
     y: np.ndarray | Output | None = None,
     eps: float | np.ndarray | None = None,
     *,
@@ -138,8 +182,8 @@ def _certificate(
 ) -> Certificate | PropertyCertificate:
     if query.given is not None:
         return PropertyCertificate(found.margin, found.group, found.safe, query.given, method, mode)
-    ball = (query.eps, query.norm, query.box)
-    return Certificate(found.margin, query.labels, found.predicted, *ball, method, mode)
+    ball = (query.eps, query.norm, query.numbers)
+    return Certificate(found.margin, query.classes, found.predicted, *ball, method, mode)
 
 
 def _write(
@@ -155,7 +199,11 @@ def _write(
         lost = ~np.isfinite(values.reshape(len(x), -1)).all(1)
         if lost.any():
             raise ValueError(f"save: nothing is proven of image {lost.argmax()}: leave it out")
-    claim = {"norm": query.norm, "method": certificate.method, "mode": certificate.mode}
+    claim: dict[str, Any] = {
+        "norm": query.norm,
+        "method": certificate.method,
+        "mode": certificate.mode,
+    }
     arrays = {"x": x, "margin_lower": certificate.margin_lower}
     if isinstance(certificate, Certificate) and not np.ndim(query.eps):
         claim |= {"version": proofs.LABELS, "eps": certificate.eps, "box": certificate.box}
@@ -235,12 +283,9 @@ def layer_bounds(  # noqa: PLR0913, public
         for index in batches(len(x), batch_size)
     ]
     shapes = [graph.structure.nodes[k].op.out_shape for k in graph.structure.relus]
-    return [
-        tuple(
-            np.concatenate([part[k][end].numpy() for part in parts] or [np.zeros((0, *shape))])[
-                : len(x)
-            ]
-            for end in (0, 1)
-        )
-        for k, shape in enumerate(shapes)
-    ]
+
+    def joined(k: int, end: int, shape: Shape) -> np.ndarray:
+        ends = [part[k][end].numpy() for part in parts] or [np.zeros((0, *shape))]
+        return np.concatenate(ends)[: len(x)]
+
+    return [(joined(k, 0, shape), joined(k, 1, shape)) for k, shape in enumerate(shapes)]

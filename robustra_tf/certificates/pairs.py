@@ -73,22 +73,22 @@ def certify_pair(pair: Pair, given: PairQuestion, how: How) -> PairCertificate:
     comparable = [each.comparable[:, None] for each in own]
     # Of what cannot be compared with its model nothing is proven.
     f, g = (
-        _known(margin, query.labels, where)
+        _known(margin, query.classes, where)
         for margin, where in zip(margins[1:], comparable, strict=True)
     )
-    joint = _known(margins[0], query.labels, comparable[0] & comparable[1])
+    joint = _known(margins[0], query.classes, comparable[0] & comparable[1])
     return PairCertificate(
         # Either network excludes a target by itself.
         margin_lower=np.maximum(joint, np.maximum(f, g)),
         f_margin=f,
         g_margin=g,
-        labels=query.labels,
+        labels=query.classes,
         predicted=agreed(own[0].logits, own[1].logits),
         f_predicted=counting.predicted(own[0].logits),
         g_predicted=counting.predicted(own[1].logits),
         eps=query.eps,
         norm=query.norm,
-        box=query.box,
+        box=query.numbers,
         method=how.method,
         mode="sound" if how.sound else how.dtype,
     )

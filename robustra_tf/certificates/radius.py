@@ -166,8 +166,9 @@ def _search(
         raise ValueError(
             f"tolerance must be above 0 and at most {limit:g}, in pixels, got {tolerance!r}"
         )
-    known = [checks.number(radius) for radius in np.atleast_1d(np.asarray(radii, object))]
-    if not all(radius is not None and 0 < radius <= limit for radius in known):
+    given = [checks.number(radius) for radius in np.atleast_1d(np.asarray(radii, object))]
+    known = [radius for radius in given if radius is not None and 0 < radius <= limit]
+    if len(known) < len(given):
         raise ValueError(f"radii must be above 0 and at most {limit:g}, in pixels, got {radii!r}")
     if box is not None:
         return Search(width, limit, dtype=dtype).at(known)

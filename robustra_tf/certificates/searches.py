@@ -142,7 +142,8 @@ class Images(NamedTuple):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Both radii, halved by complete verification until they are within the tolerance."""
         ends = [self._decided(verifier, at, low[at], high[at], done) for at in range(len(low))]
-        return tuple(np.array(ends).reshape(-1, 2).T)
+        low, high = np.array(ends).reshape(-1, 2).T
+        return low, high
 
     def _decided(
         self, verifier: Verifier, at: int, low: float, high: float, done: Done
@@ -151,11 +152,11 @@ class Images(NamedTuple):
         while min(high, limit) - low > self.search.tolerance:
             radius = 0.5 * (low + min(high, limit))
             if np.isinf(high):
-                radius = min(radius, float(self.search.reach(np.float64(low))))
+                radius = min(radius, float(self.search.reach(np.array(low))))
             verdict = verifier.verify(x[0], self.y[at], radius)
             if verdict.status is Status.VERIFIED:
                 low = radius
-            elif verdict.status is Status.FALSIFIED:
+            elif verdict.witness is not None:
                 high = float(distances(x, verdict.witness[None], self.norm)[0])
             else:
                 break

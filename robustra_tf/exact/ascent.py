@@ -217,7 +217,7 @@ def engine(layout: tuple[int, int], kind: Kind, margins: int) -> Engine:
         region = Region(one, one, one, tf.TensorSpec((), dtype))
         pixels, groups = layout
         weights = tuple((Block(two, number),) * (pixels + earlier) for earlier in range(groups))
-        network = Dense(weights, (number,) * groups, *(one,) * 4, region)
+        network = Dense(weights, (number,) * groups, one, one, one, one, region)
         return network, Problem(three, two, two, Lines(two, two, two)), Multipliers(two, two)
 
     single, double = signature(tf.float32), signature(tf.float64)

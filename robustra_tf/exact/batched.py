@@ -232,7 +232,7 @@ class BatchedSearch:
             if self._replays(seen.point[place]):
                 self._point = int(domains.target[place]), seen.point[place]
         domains = dataclasses.replace(domains, choices=seen.choices)
-        open_ = (seen.choices >= 0).any(1)
+        open_ = np.any(seen.choices >= 0, 1)
         if not open_.all():
             self._stuck.append(domains.take(~open_))
         self._pool.add(domains.take(open_))

@@ -189,7 +189,7 @@ class Bounding:
         which = domains.target
         parts = (self._rows[which], self._constants[which], domains.phases)
         lines = Lines(*(part[which] for part in self._lines)).tensors(tf.as_dtype(dtype))
-        return Problem(*(tf.constant(part.astype(dtype)) for part in parts), lines)
+        return Problem(*(tf.constant(part.astype(dtype)) for part in parts), lines=lines)
 
     def _given(self, domains: Domains) -> Multipliers:
         parts = (domains.unit, domains.mix)

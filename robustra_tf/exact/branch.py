@@ -162,7 +162,7 @@ class _Search:
         free[list(node.units)] = False
         if not free.any():
             return None
-        if solved.values is None:
+        if solved.values is None or solved.duals is None:
             return int(np.flatnonzero(free)[0]), True
         h, s = solved.values[self.on], solved.values[self.off]
         z = h - s

@@ -109,7 +109,7 @@ def _clean(case: Case, probe: Probe) -> Verdict:
 def _proven(goal: Goal, probe: Probe, margins: np.ndarray, number: int) -> bool:
     """Whether lower bounds [k] of margins keep a group out."""
     return any(
-        margins[place] > probe.scale(goal.rows[place], goal.offset[place]).least
+        margins[place] > probe.scale(goal.rows[place], float(goal.offset[place])).least
         for place in goal.groups[number]
     )
 

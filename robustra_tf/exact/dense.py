@@ -122,7 +122,7 @@ class Dense(NamedTuple):
     def before(self, group: int, units: int) -> Dense:
         """The groups before one of a number, with so many units."""
         parts = (part[:units] for part in self[2:-1])
-        return Dense(self.weights[:group], self.sizes[:group], *parts, self.region)
+        return Dense(self.weights[:group], self.sizes[:group], *parts, region=self.region)
 
     @property
     def layout(self) -> tuple[int, int]:
@@ -184,7 +184,7 @@ def dense(columns: Columns, centre: np.ndarray, l1_radius: float | None, dtype: 
         tuple(weights),
         tuple(tf.constant(group.stop - group.start) for group in r.groups),
         *(tf.constant(part, dtype) for part in parts),
-        Region(*(tf.constant(end, dtype) for end in (low, high, middle, radius))),
+        region=Region(*(tf.constant(end, dtype) for end in (low, high, middle, radius))),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,6 +12,7 @@ from robustra_tf.exact.restriction import Restriction
 
 # Points of the ball must satisfy every row up to this, relative to the row's size.
 _FEASIBLE = 1e-9
+_Places = TypeVar("_Places", int, np.ndarray)
 
 
 class Programme(NamedTuple):
@@ -63,7 +64,7 @@ class Encoding:
     relaxed: Programme
     margins: tuple[np.ndarray, np.ndarray] | None = None
 
-    def column(self, unit: np.ndarray | int) -> np.ndarray | int:
+    def column(self, unit: _Places) -> _Places:
         """The column of `h` of the unit at a position in `units`; that of `s` is m further on."""
         return len(self.used) + unit
 

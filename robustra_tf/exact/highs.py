@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import highspy
 import numpy as np
@@ -27,6 +27,14 @@ class Solved(NamedTuple):
     values: np.ndarray | None
     duals: np.ndarray | None
     ray: np.ndarray | None
+
+
+class _Rays(Protocol):
+    """What HiGHS has and its declarations leave out."""
+
+    def getDualRay(self) -> tuple[highspy.HighsStatus, bool, np.ndarray]:  # noqa: N802, its name
+        """Whether there is one, and the ray [rows]."""
+        ...
 
 
 class LinearProgrammes:
@@ -66,7 +74,7 @@ class LinearProgrammes:
                 if len(values) == len(lower) and len(duals) == self._rows:
                     return Solved(status.name[1:], values, duals, None)
             elif status == _STATUS.kInfeasible:
-                _, has, ray = highs.getDualRay()
+                _, has, ray = cast(_Rays, highs).getDualRay()
                 return Solved("Infeasible", None, None, np.array(ray) if has else None)
             elif status == _STATUS.kTimeLimit:
                 break

@@ -114,7 +114,7 @@ class Decider:
             if time.monotonic() >= deadline:
                 break
             found = self._attack(given.outward, deadline=deadline)
-            for place in np.flatnonzero(found.success):
+            for place in map(int, np.flatnonzero(found.success)):
                 verdict = self._taken(given.at(place), found.adversarial[place], accepts)
                 if verdict is not None:
                     return verdict
@@ -147,7 +147,7 @@ class Decider:
                 verdicts += [_LATE] * (len(boxes) - number)
                 break
             verdict = self._verifier.verify(box.outward, time_limit=left / (len(boxes) - number))
-            if verdict.status is Status.FALSIFIED:
+            if verdict.witness is not None:
                 found = self._taken(box, verdict.witness, accepts)
                 verdict = found or _unknown("a counterexample that was not taken")
             verdicts.append(verdict)

@@ -54,7 +54,7 @@ class Regions(NamedTuple):
         wide = self.high - self.low > 2.0 * np.spacing(ends)
         wide &= (self.low < middle) & (middle < self.high)
         rank = np.where(wide, score, -1.0)
-        atoms = ~wide.any(1)
+        atoms = ~np.any(wide, 1)
         parts = self.take(~atoms)
         index = np.arange(parts.boxes)
         at = rank[~atoms].argmax(1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from robustra_tf.exact.batched import BatchedSearch
+from robustra_tf.exact.batched import BatchedSearch, SearchOptions
 from robustra_tf.exact.bounding import Target
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
@@ -82,7 +83,9 @@ class Searches:
 
     def _each(self, bounds: Bounds, ground: Ground, left: Sequence[int]) -> Iterator[Found]:
         """What became of every group, where need be that there was no time for it."""
-        each = self._one_by_one if self.task.domains is None else self._together
+        each, options = self._one_by_one, self.task.domains
+        if options is not None:
+            each = functools.partial(self._together, options)
         found = set()
         try:
             for one in each(bounds, ground, left):
@@ -111,7 +114,7 @@ class Searches:
     def _scales(self, number: int) -> list[Scale]:
         goal = self.case.goal
         places = goal.groups[number]
-        return [self.probe.scale(goal.rows[place], goal.offset[place]) for place in places]
+        return [self.probe.scale(goal.rows[place], float(goal.offset[place])) for place in places]
 
     def _one_by_one(self, bounds: Bounds, ground: Ground, left: Sequence[int]) -> Iterator[Found]:
         """Group by group: a short search; where that was too short, better bounds and more."""
@@ -142,15 +145,18 @@ class Searches:
         if time.monotonic() >= self.case.deadline:
             return undecided("time limit")
         question = self._question(number, ground)
-        if question.margin(question.start) <= -question.tolerance:
-            return Answer(Outcome.FOUND, -np.inf, question.start, 0, 0)
+        start = question.start
+        if start is not None and question.margin(start) <= -question.tolerance:
+            return Answer(Outcome.FOUND, -np.inf, start, 0, 0)
         if seconds <= 0:
             return undecided("node limit")
         return self._asked(BranchAndBound(self.task.threads, nodes), question, seconds)
 
-    def _together(self, bounds: Bounds, ground: Ground, left: Sequence[int]) -> Iterator[Found]:
+    def _together(
+        self, options: SearchOptions, bounds: Bounds, ground: Ground, left: Sequence[int]
+    ) -> Iterator[Found]:
         """A short search of every group, then one of many domains for all that are left."""
-        short, start, open_ = self.task.domains.short, time.monotonic(), {}
+        short, start, open_ = options.short, time.monotonic(), {}
         for number in left:
             seconds = start + _FIRST_SECONDS - time.monotonic() if short else 0.0
             answer = self._first(number, ground, _FIRST_NODES, seconds)
@@ -171,7 +177,7 @@ class Searches:
             self.case.flat,
             self.inputs.l1_radius,
             {number: self._target(number, ground) for number in open_},
-            self.task.domains,
+            options,
         )
         self._begun[search.name] = None
         search.check(self.probe.points)
@@ -222,7 +228,7 @@ class Searches:
         goal = self.case.goal
         rows, constants = [], []
         for place, scale in zip(goal.groups[number], self._scales(number), strict=True):
-            row, constant = ground.restriction.margin(goal.rows[place], goal.offset[place])
+            row, constant = ground.restriction.margin(goal.rows[place], float(goal.offset[place]))
             rows.append(row / scale.unit)
             constants.append(constant / scale.unit)
         return np.stack(rows), np.array(constants)

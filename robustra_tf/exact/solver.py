@@ -95,6 +95,7 @@ class Solver(Protocol):
         Failures of any kind are UNDECIDED, with a reason: an answer is never better than what was
         proven, and a FOUND point is checked again by whoever asked.
         """
+        ...
 
 
 def undecided(reason: str, bound: float = -np.inf, point=None, nodes=0, solves=0) -> Answer:

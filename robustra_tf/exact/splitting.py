@@ -185,7 +185,7 @@ class _Split:
             bound=np.where(cut.open, bounds, np.inf).min(1),
             crossing=2.0 * found.crossing.numpy(),
         )
-        kept = cut.open.any(1)
+        kept = np.any(cut.open, 1)
         if kept.any():
             loose = found.loose.numpy()[:, conditions.which]
             score = self._score(cut.open, np.abs(slope) + _LOOSENESS * loose)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -34,7 +35,7 @@ from robustra_tf.pair import Pair, merged
 from robustra_tf.property import Property, Query, asked
 from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 
-SOLVERS = {
+SOLVERS: dict[str, Callable[[int], Solver]] = {
     "auto": BranchAndBound,
     "batched": BranchAndBound,
     "branch": BranchAndBound,
@@ -232,7 +233,8 @@ def _label(y: Any, classes: int) -> int:
 
 def _wrong(pair: Pair, verdict: Verdict, label: int) -> bool:
     """Whether the pair itself answers a wrong class at the witness."""
-    return pair.predict_classes(verdict.witness[None])[0] not in (label, NO_CLASS)
+    point = verdict.witness
+    return point is not None and pair.predict_classes(point[None])[0] not in (label, NO_CLASS)
 
 
 def _seconds(value: Any) -> float:
