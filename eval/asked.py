@@ -64,7 +64,7 @@ Question = TypeVar("Question", bound=Asked)
 def answer(
     program: Program,
     kind: type[Question],
-    description: str,
+    description: str | None,
     arguments: Sequence[str] | None,
     work: Callable[[Question, keras.Model, Dataset], str],
 ) -> int:
@@ -89,7 +89,7 @@ def answer(
         from . import inputs
 
         model = inputs.load_network(given)
-        examples = inputs.load_examples(given, given.split)
+        examples = inputs.load_examples(given, settings.known("split", given.split))
         inputs.check_examples(examples, model, given.where)
         found = work(given, model, examples)
     except (ValueError, OSError, BackendError) as error:

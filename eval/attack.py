@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustra_tf.cli import command
+from robustra_tf.cli import command, settings
 from robustra_tf.cli.program import Program
 from robustra_tf.cli.settings import Range
 from robustra_tf.data import Dataset
@@ -66,7 +66,7 @@ def _attack(given: Attacked, model: keras.Model, examples: Dataset) -> str:
     indices = np.arange(given.first, given.first + len(examples.labels))
     attack = Attack(
         model,
-        norm=given.norm,
+        norm=settings.known("norm", given.norm),
         box=(0.0, 1.0) if given.box else None,
         loss=given.loss,
         steps=given.steps,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from robustra_tf.cli import command
+from robustra_tf.cli import command, settings
 from robustra_tf.cli.program import Program
 from robustra_tf.cli.settings import Range, SettingError
 from robustra_tf.data import Dataset
@@ -106,7 +106,7 @@ def _certify(given: Certify, model: keras.Model, examples: Dataset) -> str:
         model,
         *examples,
         given.eps,
-        norm=given.norm,
+        norm=settings.known("norm", given.norm),
         method=given.method,
         box=(0.0, 1.0) if given.box else None,
         dtype=given.dtype,
@@ -120,7 +120,8 @@ def _certify(given: Certify, model: keras.Model, examples: Dataset) -> str:
     if given.report is not None:
         from . import proven
 
-        proven.build(given.report, certificate, examples.images, (given.place, given.origin.name))
+        named = str(given.place), given.origin.name
+        proven.build(given.report, certificate, examples.images, named)
     return certificate.summary()
 
 

@@ -127,7 +127,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     trained = source.trained_for()
     if "data" in given:
         trained["dataset"] = given["data"].name
-    values = {"box": "0,1"} | trained | given
+    values: dict[str, Any] = {"box": "0,1"} | trained | given
     values.setdefault("dtype", "float64" if values.get("sound") else "float32")
     if "eps" not in values:
         raise SettingError(

@@ -31,8 +31,8 @@ CERTIFIED = {"test_lp_error": "LP", "test_interval_error": "intervals"}
 #: How the columns end that rest on random projections, in a run that trains on them.
 ESTIMATE = "_estimate"
 TIGHTNESS = ("infeasible", "tight", "loose")
-_DASHES = dict(zip(NETWORKS, ("-", "--"), strict=True))
-_COLORS = dict(zip(NETWORKS, ("C0", "C1"), strict=True))
+_DASHES: dict[str, str] = dict(zip(NETWORKS, ("-", "--"), strict=True))
+_COLORS: dict[str, str] = dict(zip(NETWORKS, ("C0", "C1"), strict=True))
 
 
 class Run(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ COLUMNS = 6
 
 #: Of figures on a dark page: its ground, and what is drawn on it.
 _GROUND, _INK, _FAINT = "#15181c", "#d8dbe0", "#7d838c"
-_DARK = {
+_DARK: dict[Any, str] = {
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "legend.facecolor"), _GROUND),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), _INK),
     **dict.fromkeys(("xtick.color", "ytick.color", "xtick.labelcolor", "ytick.labelcolor"), _INK),
@@ -226,6 +227,6 @@ def _show(axes: Axes, picture: np.ndarray) -> None:
     axes.set(xticks=[], yticks=[])
 
 
-def _hide(grid: Sequence[Axes]) -> None:
+def _hide(grid: Iterable[Axes]) -> None:
     for axes in grid:
         axes.set_visible(False)

@@ -95,7 +95,8 @@ class Asked:
 
     def take(self, positions: np.ndarray) -> Asked:
         """Those at `positions` of these."""
-        names, properties = ([part[i] for i in positions] for part in (self.names, self.properties))
+        places = [int(i) for i in positions]
+        names, properties = [self.names[i] for i in places], [self.properties[i] for i in places]
         return Asked(self.indices[positions], names, properties)
 
 

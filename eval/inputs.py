@@ -31,7 +31,7 @@ def _network(source: Source) -> keras.Model:
     elif source.weights is None:
         model = export.load(source.place)
     else:
-        model = models.build(source.model, seed=0)
+        model = models.build(settings.known("model", source.model), seed=0)
         published.load_mat(model, source.weights, normalised=source.normalised)
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from robustra_tf.cli import settings
 from robustra_tf.exact import Status as VerdictStatus
 from robustra_tf.exact import Verdict, Verifier
 from robustra_tf.storage import fingerprint
@@ -112,8 +113,9 @@ def _begin(config: Config, weights_sha256: str) -> None:
 
 def _verify(image: np.ndarray, label: int) -> Verdict:
     if _worker.verifier is None:
-        model = inputs.load_network(_worker.config)
+        config = settings.known("config", _worker.config)
+        model = inputs.load_network(config)
         if fingerprint.weights_sha256(model) != _worker.weights_sha256:
             raise ValueError("the network's file has changed since the evaluation began")
-        _worker.verifier = make_verifier(_worker.config, model)
+        _worker.verifier = make_verifier(config, model)
     return _worker.verifier.verify(image, label)

@@ -16,8 +16,10 @@ _SHOWN = (Status.VERIFIED, Status.UNKNOWN, Status.FALSIFIED, Status.MISCLASSIFIE
 
 
 class _Judged(Protocol):
-    index: int
-    status: StrEnum
+    @property
+    def index(self) -> int: ...
+    @property
+    def status(self) -> StrEnum: ...
 
 
 class Progress:
@@ -40,16 +42,17 @@ class Progress:
 
     def __call__(self, stage: str, rows: Sequence[_Judged], total: int, left: int) -> None:
         """Shows that `stage` has added `rows` and has `left` of its `total` examples to do."""
-        if stage != self._stage:
+        bar = self._bar
+        if bar is None or stage != self._stage:
             self.close()
             self._stage = stage
-            self._bar = Bar(self._prefix + stage, total, total - left, compiling=left > 0)
+            bar = self._bar = Bar(self._prefix + stage, total, total - left, compiling=left > 0)
         self._status.update((row.index, row.status) for row in rows)
         if rows or not left:
             counts = collections.Counter(self._status.values())
-            self._bar.advance(len(rows))
+            bar.advance(len(rows))
             shown = [f"{status.value}={counts[status]}" for status in self._shown]
-            self._bar.show([*shown, RATE], refresh=left == 0)
+            bar.show([*shown, RATE], refresh=left == 0)
 
     def close(self) -> None:
         """Ends the bar."""

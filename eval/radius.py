@@ -93,7 +93,7 @@ def _found(given: Radius, model: keras.Model, examples: Dataset) -> str:
     radii = radius.certified_radius(
         model,
         *examples,
-        norm=given.norm,
+        norm=settings.known("norm", given.norm),
         box=(0.0, 1.0) if given.box else None,
         method=given.method,
         tolerance=given.tolerance,

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from robustra_tf import graph
+from robustra_tf.cli import settings
 from robustra_tf.cli.stopping import NEVER, Stop
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.storage import fingerprint
@@ -50,7 +51,7 @@ def prepare(config: Config) -> Evaluation:
         process; the text says what.
     """
     model = inputs.load_network(config)
-    dataset = inputs.load_examples(config, config.split)
+    dataset = inputs.load_examples(config, settings.known("split", config.split))
     inputs.check_examples(dataset, model, config.where)
     images, labels = dataset
     identity = _identity(config, model, images, labels)
@@ -115,9 +116,10 @@ def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> 
     config, model, examples, identity, ledger = evaluation
     if not config.eps_sweep:
         return
-    have = {stage.name: stage for stage in made}
-    wanted = tuple(name for name in sweep.STAGES if name not in have)
-    have |= {s.name: s for s in stages.make(dataclasses.replace(config, stages=wanted), model)}
+    known = {stage.name for stage in made}
+    wanted = tuple(name for name in sweep.STAGES if name not in known)
+    more = stages.make(dataclasses.replace(config, stages=wanted), model)
+    have = {s.name: s for s in (*made, *more) if isinstance(s, stages.Batched)}
     bars: list[Progress] = []
 
     def watch(eps: float, ledger: Ledger) -> cascade.Watch:
@@ -150,7 +152,7 @@ def _identity(
         "network_sha256": network_sha256(model),
         "weights_sha256": fingerprint.weights_sha256(model),
         "data_sha256": fingerprint.arrays_sha256([images, labels]),
-        "split_sha256": inputs.split_sha256(config.origin, config.split),
+        "split_sha256": inputs.split_sha256(config.origin, settings.known("split", config.split)),
         **{
             name: str(value) if isinstance(value, Path) else value
             for name, value in options.items()

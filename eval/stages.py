@@ -37,7 +37,7 @@ def make(config: Config, model: keras.Model) -> list[Stage]:
     ]
 
 
-class _Batched:
+class Batched:
     """A stage whose work is one function of a batch."""
 
     name: str
@@ -65,7 +65,7 @@ class _Batched:
         raise NotImplementedError
 
 
-class Clean(_Batched):
+class Clean(Batched):
     """Misclassified where the image itself is."""
 
     name = "clean"
@@ -76,7 +76,7 @@ class Clean(_Batched):
         return Decisions(batch, _where(wrong, Status.MISCLASSIFIED), predicted, None, None, 0.0)
 
 
-class Pgd(_Batched):
+class Pgd(Batched):
     """Falsified where projected gradient descent finds a checked adversarial example."""
 
     name = "pgd"
@@ -100,7 +100,7 @@ class Pgd(_Batched):
         return Decisions(batch, status, None, None, found.predicted, 0.0, found.adversarial)
 
 
-class Bound(_Batched):
+class Bound(Batched):
     """Verified where lower bounds of all margins are positive.
 
     The bound is that of `certify(method=...)`, over the ball cut to the box but for WK's, which is

@@ -111,6 +111,8 @@ def table(standings: Sequence[Standing]) -> str:
 
 def contradictions(standings: Iterable[Standing], agreed: Table | None) -> Iterator[str]:
     """A line for each answer that is the opposite of an agreed one."""
+    if agreed is None:
+        return
     for standing in standings:
         for row in standing.wrong:
             other = agreed.results[row.key].word

@@ -126,7 +126,7 @@ class Examined(Source):
     @property
     def origin(self) -> Origin:
         """Where the examples come from."""
-        name = self.dataset if self.data is None else self.data.name
+        name = settings.known("dataset", self.dataset) if self.data is None else self.data.name
         return Origin(name, self.data_dir, self.data, self.scale)
 
     @property

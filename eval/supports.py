@@ -51,7 +51,7 @@ def usage() -> str:
     """The page of `--help`."""
     name = command.called("eval.supports")
     first = f"usage: {'python -m ' * (name == 'eval.supports')}{name} CAPABILITY"
-    text = " ".join(__doc__.split("\n\n")[0].split())
+    text = " ".join((__doc__ or "").split("\n\n")[0].split())
     return "\n".join([first, "", text, "", "Capabilities:", *(f"  {c}" for c in CAPABILITIES), ""])
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from robustra_tf.storage.files import write_atomically
 
 from . import cascade, results
@@ -61,7 +63,7 @@ class Known:
         for batch in batches:
             indices = batch.indices.tolist()
             status = [self._status.get(index, Status.UNKNOWN) for index in indices]
-            predicted = [self._predicted[index] for index in indices]
+            predicted = np.array([self._predicted[index] for index in indices], int)
             yield Decisions(batch, status, predicted, None, None, 0.0)
 
 
@@ -162,7 +164,7 @@ def read(out: Path, identity: Mapping[str, Any]) -> list[Point]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [r for r in csv.DictReader(file) if r["evaluation"] == evaluation_id(identity)]
         return sorted(
-            Point(**{f: int(r[f]) if f == "n" else float(r[f]) for f in Point._fields})
+            Point(**{f: float(r[f]) for f in Point._fields if f != "n"}, n=int(r["n"]))
             for r in rows
         )
     except (ValueError, TypeError, KeyError, csv.Error) as error:

@@ -179,12 +179,13 @@ def _answer(network: Path, query: Path, seconds: float, start: float) -> Answer:
 
 def _run(given: Verify, stop: Stop) -> Exit:
     agreed = None if given.expected is None else tables.read(given.expected)
-    runs = _prepared(given.instances, given.out, given.timeout)
+    out = settings.known("out", given.out)
+    runs = _prepared(given.instances, out, given.timeout)
     _check_expected(runs, agreed)
     if len(runs) > 1:
-        given.out.mkdir(exist_ok=True)
+        out.mkdir(exist_ok=True)
     ledgers = [benchmark.open_ledger(run, given.resume, given.overwrite) for run in runs]
-    stop.keeps(f"what is answered stays in {given.out}, --resume goes on from it")
+    stop.keeps(f"what is answered stays in {out}, --resume goes on from it")
     standings = []
     try:
         for run, ledger in zip(runs, ledgers, strict=True):
@@ -238,7 +239,9 @@ def _lists(given: Sequence[Path]) -> Iterator[Path]:
 
 def _check_expected(runs: Sequence[Benchmark], agreed: tables.Table | None) -> None:
     """Refuses a table that speaks of no instance of a benchmark."""
-    for run in runs if agreed is not None else ():
+    if agreed is None:
+        return
+    for run in runs:
         keys = {tables.Key.of(*question.instance[:2]) for question in run.questions}
         if not keys & agreed.results.keys():
             raise SettingError("expected", f"verdicts of instances of {run.name}", "none of them")

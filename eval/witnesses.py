@@ -125,7 +125,9 @@ def write(directory: Path, identity: Mapping[str, Any], witnesses: Iterable[Witn
     if not witnesses:
         (directory / NAME).unlink(missing_ok=True)
         return
-    columns = {name: np.stack([getattr(w, name) for w in witnesses]) for name in _NAMES}
+    columns: dict[str, Any] = {
+        name: np.stack([getattr(w, name) for w in witnesses]) for name in _NAMES
+    }
     content = io.BytesIO()
     np.savez_compressed(content, evaluation=evaluation_id(identity), **columns)
     write_atomically(directory / NAME, content.getvalue())
@@ -165,8 +167,8 @@ def read(directory: Path, identity: Mapping[str, Any]) -> list[Witness]:
         Witness(
             str(columns["stage"][i]),
             *(int(columns[name][i]) for name in ("index", "label", "predicted")),
-            columns["image"][i],
-            columns["adversarial"][i],
+            image=columns["image"][i],
+            adversarial=columns["adversarial"][i],
         )
         for i in np.flatnonzero(inside & (columns["predicted"] != columns["label"]))
     ]

@@ -15,7 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple, TypeVar
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, TypeVar, cast
 
 Job = TypeVar("Job")
 
@@ -86,6 +87,8 @@ def _next(busy: Mapping[Connection, _Worker]) -> list[tuple[_Worker, _Result]]:
     """Waits for something to happen; who of the busy workers is done by that, well or not."""
     seconds = min(worker.deadline for worker in busy.values()) - time.monotonic()
     ready = wait(list(busy), None if math.isinf(seconds) else max(seconds, 0.0))
+    # Of connections alone it gives connections.
+    ready = cast(list[Connection], ready)
     if ready:
         heard = ((busy[pipe], busy[pipe].heard()) for pipe in ready)
         return [(worker, result) for worker, result in heard if result is not None]
@@ -200,7 +203,7 @@ def _begin(function: Callable[..., None] | None, arguments: tuple) -> None:
         function(*arguments)
 
 
-def _end_with(program: multiprocessing.process.BaseProcess) -> None:
+def _end_with(program: BaseProcess) -> None:
     """Ends this process as soon as the program's has ended, however it did."""
     program.join()
     os._exit(1)

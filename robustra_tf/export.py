@@ -115,12 +115,12 @@ def save(
 def _architecture(subject: Subject | Taken) -> dict[str, Any]:
     """The Keras configuration of a network, or of both, as it will be read."""
     parts = []
-    for model in (each.model for each in networks(subject)):
-        architecture = keras.saving.serialize_keras_object(model)
+    for model in (each.own for each in networks(subject)):
+        name, architecture = model.name, keras.saving.serialize_keras_object(model)
         architecture.pop("compile_config", None)
         # JSON turns tuples into lists.
         architecture = json.loads(json.dumps(architecture))
-        description.check_supported(architecture, f"model {model.name!r}")
+        description.check_supported(architecture, f"model {name!r}")
         parts.append(architecture)
     if len(parts) == 1:
         return parts[0]

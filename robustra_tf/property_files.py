@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -30,6 +30,10 @@ class InFiles:
     eps: Any
     norm: str
     text: str
+
+    if TYPE_CHECKING:
+
+        def __init__(self, lower: Any, upper: Any, output: Output): ...
 
     @classmethod
     def from_vnnlib(

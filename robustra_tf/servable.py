@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,13 +36,15 @@ class Servable(tf.Module):
     ):
         super().__init__()
         each = networks(subject)
-        self.model_weights = [w.value for one in each for w in one.model.weights]
+        self.model_weights = [w.value for one in each for w in one.own.weights]
         shape = subject.structure.input_shape
         image = tf.TensorSpec([None, *shape], tf.float32, name="image")
         eps = tf.TensorSpec([], tf.float32, name="eps")
         both = isinstance(subject, Taken)
+        serve: Callable[..., Any]
+        certify: Callable[..., Any]
         serve, certify = (_serve_pair, _certify_pair) if both else (_serve, _certify)
-        models, graphs = [one.model for one in each], [one.graph for one in each]
+        models, graphs = [one.own for one in each], [one.graph for one in each]
         self.serving_default = tf.function(
             lambda image: serve(*models, image), input_signature=[image], autograph=False
         )

@@ -133,6 +133,12 @@ def test_absls_flags_are_those_of_the_fields():
             command.parse(values, ["program", wrong])
 
 
+def test_help_is_there_without_docstrings():
+    # `python -OO` strips them: a module's `__doc__` is None.
+    page = command.usage("programs.example", None, Example)
+    assert page.startswith("usage: python -m programs.example [--FLAG=VALUE ...] FILE...")
+
+
 def test_the_page_of_help_has_topics_units_ranges_and_defaults():
     page = command.usage("programs.example", "An example.\n\nMore of it.", Example)
     assert page == (

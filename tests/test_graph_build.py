@@ -281,6 +281,14 @@ def test_graphs_check_their_variables():
         Graph(structure, (bias, kernel))
 
 
+def test_only_affine_nodes_give_an_affine_operation():
+    dense = Dense(2, 3)
+    assert Node(dense, (0,), (0, 1)).affine is dense
+    for op in (Input((2,)), Relu((2,))):
+        with pytest.raises(TypeError, match=f"a: expected an AffineOp, got {type(op).__name__}"):
+            _ = Node(op, name="a").affine
+
+
 def test_relus_and_consumers_index_the_nodes():
     structure = graph.build(nets.residual()).structure
     assert all(isinstance(structure.nodes[i].op, Relu) for i in structure.relus)

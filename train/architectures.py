@@ -20,7 +20,8 @@ from .config import Config
 def make(config: Config, name: str, seed: int) -> keras.Model:
     """The network `name` as it begins; weights that are drawn anew follow from `seed`."""
     if config.model_file is None:
-        return models.build(config.model, seed, config.init, config.batch_norm)
+        name = settings.known("model", config.model)
+        return models.build(name, seed, config.init, config.batch_norm)
     model = read(config)
     return model if config.from_file(name) else drawn_anew(model, seed)
 
@@ -33,7 +34,7 @@ def read(config: Config) -> keras.Model:
     """
     info = config.info()
     with settings.naming("model_file"):
-        model = export.load(Path(config.model_file).expanduser())
+        model = export.load(Path(settings.known("model_file", config.model_file)).expanduser())
         structure = take(model).structure
         if structure.input_shape != info.shape:
             raise ValueError(

@@ -184,7 +184,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
         given["dataset"] = Path(given["data"]).name
     material = Material(**{n: given[n] for n in command.names(Material) if n in given})
     info = material.info()
-    values = _usual(material, info, METHODS.get(given.get("method"))) | given
+    values = _usual(material, info, METHODS.get(given.get("method") or "")) | given
     if "eps" not in values:
         known = ", ".join(presets.OF_DATASET)
         raise SettingError("eps", f"a radius in pixels of [0, 1] ({known} have a usual one)", None)
@@ -203,7 +203,7 @@ def _usual(material: Material, info: Info, method: Method | None) -> dict[str, A
         values |= presets.BY_INTERVALS
     if material.model_file is not None:
         values = {name: value for name, value in values.items() if name not in ("model", "init")}
-    most = info.splits.get(tested, 0)
+    most = 0 if tested is None else info.splits[tested]
     limits = {"limit_train": info.splits[trained], "limit_test": min(values["limit_test"], most)}
     return values | limits
 
@@ -256,7 +256,8 @@ def _check(config: Config) -> None:
     settings.within("shift", config.shift, Range(0, info.shape[0] - 1, "pixels"))
     trained, tested = parts(info)
     settings.within("limit_train", config.limit_train, Range(1, info.splits[trained]))
-    settings.within("limit_test", config.limit_test, Range(0, info.splits.get(tested, 0)))
+    most = 0 if tested is None else info.splits[tested]
+    settings.within("limit_test", config.limit_test, Range(0, most))
 
 
 def _check_projection(config: Config) -> None:

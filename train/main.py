@@ -82,7 +82,7 @@ def _require(opening: workdir.Opening) -> None:
     else:
         begins = f"{config.method} on {config.dataset}, run in {folder.root}"
     PROGRAM.say(f"{begins}; starting TensorFlow")
-    environment.prepare(config.deterministic, FLAGS["verbosity"].present)
+    environment.prepare(config.deterministic, bool(FLAGS["verbosity"].present))
     require_tensorflow_backend()
     if config.devices:
         devices.require(config.devices, config.split_gpu_mb)

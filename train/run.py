@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf import data, export
+from robustra_tf.cli import settings
 from robustra_tf.cli.stopping import NEVER, Stop
 from robustra_tf.training.mutual import Learner
 from robustra_tf.training.plan import TrainingPlan
@@ -76,7 +77,9 @@ def load(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
     """
     trained, tested = parts(config.info())
     train = config.load(trained, config.limit_train)
-    return train, config.load(tested, config.limit_test) if config.limit_test else None
+    if tested is None or not config.limit_test:
+        return train, None
+    return train, config.load(tested, config.limit_test)
 
 
 def _export(config: Config, workdir: Workdir, networks: Sequence[Learner]) -> None:
@@ -118,7 +121,8 @@ def make_networks(config: Config) -> tuple[Learner, ...]:
 def _heading(config: Config, networks: Sequence[Learner], saver: Saver) -> str:
     """What is trained, on what, and where it is resumed: lines that fit a narrow terminal."""
     what, each = ("pair of", " each") if len(networks) > 1 else ("network", "")
-    name, size = config.model or Path(config.model_file).name, networks[0].model.count_params()
+    name = config.model or Path(settings.known("model_file", config.model_file)).name
+    size = networks[0].model.count_params()
     lines = [
         f"{config.method} {what} {name}, {size:,} parameters{each}",
         *architectures.origins(config),

@@ -126,7 +126,8 @@ def _stored(workdir: Workdir, given: Mapping[str, Any]) -> tuple[Config, bool]:
         raise SettingError("resume", wanted, "; ".join(different))
     kept = (*configs.PLACES, "epochs")
     places = {name: given[name] for name in kept if given.get(name) is not None}
-    config = Config(**(stored | places | {"workdir": str(workdir.root)}))
+    values: dict[str, Any] = stored | places | {"workdir": str(workdir.root)}
+    config = Config(**values)
     if prolonged:
         _check_prolonged(config, stored["epochs"])
     return config, prolonged

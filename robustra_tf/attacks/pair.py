@@ -92,10 +92,10 @@ class PairAttack(Attack):
         """What Keras makes of the points, which have to lie in the ball."""
         inside = within(exact.x, points, exact.eps, exact.norm, exact.box)
         nothing = np.zeros((0, *self.network.structure.output_shape), np.float32)
-        parts = [(nothing, nothing)]
+        parts: list[tuple[np.ndarray, np.ndarray]] = [(nothing, nothing)]
         for at in range(0, len(points), self.batch_size):
-            both = self.network.pair(tf.constant(points[at : at + self.batch_size]))
-            parts.append(tuple(map(np.asarray, both)))
+            f, g = self.network.pair(tf.constant(points[at : at + self.batch_size]))
+            parts.append((np.asarray(f), np.asarray(g)))
         f, g = (np.concatenate(each) for each in zip(*parts, strict=True))
         predicted = agreed(f, g)
         finite = np.isfinite(f).all(1) & np.isfinite(g).all(1)

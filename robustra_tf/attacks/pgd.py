@@ -226,7 +226,7 @@ class Attack:
         """A question's examples as tensors."""
         count = len(part.x)
 
-        def spread(values: np.ndarray, dtype: type) -> tf.Tensor:
+        def spread(values: np.ndarray | float, dtype: type) -> tf.Tensor:
             values = np.broadcast_to(values, (count, *np.shape(values)[1:]))
             return tf.constant(values, dtype)
 

@@ -210,11 +210,11 @@ def within(
     points = candidates.astype(np.float64)
     # Not a number is nowhere: comparisons with it are false.
     if np.ndim(eps) and norm == "linf":
-        inside = _flat(np.abs(points - x.astype(np.float64)) <= eps).all(axis=1)
+        inside = np.all(_flat(np.abs(points - x.astype(np.float64)) <= eps), axis=1)
     else:
         inside = distances(x, candidates, norm) <= np.reshape(eps, -1)
     if box is not None:
-        inside &= _flat((points >= box[0]) & (points <= box[1])).all(axis=1)
+        inside &= np.all(_flat((points >= box[0]) & (points <= box[1])), axis=1)
     return inside
 
 

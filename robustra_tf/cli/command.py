@@ -141,7 +141,10 @@ def parse(flag_values: Any, argv: Sequence[str]) -> list[str]:
 
 
 def read(
-    kind: type[Settings], program: str, description: str, arguments: Sequence[str] | None = None
+    kind: type[Settings],
+    program: str,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
 ) -> Settings:
     """A command's settings from its arguments.
 
@@ -185,7 +188,7 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return any(word in _HELP for word in argv)
 
 
-def usage(program: str, description: str, *kinds: type) -> str:
+def usage(program: str, description: str | None, *kinds: type) -> str:
     """The page of `--help`: at most 80 columns, the settings under their topics.
 
     Args:
@@ -205,7 +208,7 @@ def usage(program: str, description: str, *kinds: type) -> str:
                 operands.append(f" {operand}" if needed else f" [{operand}]")
             entry = _entry(left, _told(field, declaration))
             topics.setdefault(declaration.topic, []).append(entry)
-    first = " ".join(description.split("\n\n")[0].split())
+    first = " ".join((description or "").split("\n\n")[0].split())
     name = called(program)
     parts = [
         f"usage: {'python -m ' * (name == program)}{name} [--FLAG=VALUE ...]{''.join(operands)}"

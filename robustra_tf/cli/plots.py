@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Rows = Sequence[Mapping[str, str]]
 #: Columns of a motivation run's CSV: `epoch` from 1; PGD errors of f and g as fractions; and the
 #: errors of g on examples that attack f, and of f on examples that attack g.
-MOTIVATION = (
+MOTIVATION: tuple[str, ...] = (
     "epoch",
     "pgd_error_f",
     "pgd_error_g",
@@ -32,7 +33,9 @@ def finish(panels: Iterable[Axes]) -> None:
     """Gives panels of curves their axis of epochs, grid and legend."""
     for axes in panels:
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator = axes.xaxis.get_major_locator()
+        if isinstance(locator, MaxNLocator):
+            locator.set_params(integer=True)
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=9)

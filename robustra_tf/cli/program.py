@@ -33,7 +33,7 @@ class Program:
         return Exit.BAD_USAGE
 
     def parse(
-        self, flag_values: Any, kinds: Sequence[type], description: str, argv: Sequence[str]
+        self, flag_values: Any, kinds: Sequence[type], description: str | None, argv: Sequence[str]
     ) -> list[str]:
         """`command.parse`; what asks for help or cannot be read ends the process.
 
@@ -52,7 +52,7 @@ class Program:
             sys.exit(self.refuse(error))
 
     def read(
-        self, kind: type[Settings], description: str, arguments: Sequence[str] | None = None
+        self, kind: type[Settings], description: str | None, arguments: Sequence[str] | None = None
     ) -> Settings:
         """`command.read`: the settings of a program whose flags are argparse's."""
         return command.read(kind, self._name, description, arguments)

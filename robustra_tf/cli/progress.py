@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -107,7 +107,7 @@ def _format(figures: Sequence[str]) -> str:
     return _FORMAT.format("".join(f", {figure}" for figure in figures))
 
 
-def _length(meter: dict, figures: Sequence[str]) -> int:
+def _length(meter: Mapping[str, Any], figures: Sequence[str]) -> int:
     """Of the line with the shortest bar."""
-    line = tqdm.format_meter(**meter | {"ncols": None, "bar_format": _format(figures)})
+    line = tqdm.format_meter(**{**meter, "ncols": None, "bar_format": _format(figures)})
     return len(line) - _OWN_BAR + _SHORTEST_BAR

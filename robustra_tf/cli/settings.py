@@ -11,9 +11,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from robustra_tf.vocabulary import largest_radius
+
+_Value = TypeVar("_Value")
 
 
 class FlagError(ValueError):
@@ -43,14 +45,25 @@ def naming(flag: str) -> Iterator[None]:
         raise FlagError(f"--{flag}: {' '.join(str(error).split())}") from error
 
 
-def one_of(flag: str, value: str, allowed: Iterable[str]) -> str:
+def known(flag: str, value: _Value | None) -> _Value:
+    """The value of a setting that may be left out, where it is filled in by now.
+
+    Raises:
+      TypeError: it is not.
+    """
+    if value is None:
+        raise TypeError(f"{flag}: expected a setting that is filled in, got None")
+    return value
+
+
+def one_of(flag: str, value: str | None, allowed: Iterable[str]) -> str:
     """`value` where it is one of `allowed`.
 
     Raises:
       SettingError: it is not; the text lists what is allowed.
     """
     names = tuple(allowed)
-    if value not in names:
+    if value is None or value not in names:
         raise SettingError(flag, f"one of {', '.join(names)}", value)
     return value
 

@@ -55,7 +55,7 @@ def load(
     if name == "digits":
         pixels, labels = _digits(split, limit)
     else:
-        pixels, labels = tfds.read(find(name, data_dir), info, split, limit)
+        pixels, labels = tfds.read(_folder(name, data_dir), info, split, limit)
     return Dataset(to_unit(pixels, info.largest), labels.astype(np.int32))
 
 
@@ -66,7 +66,7 @@ def describe(name: str, data_dir: str | os.PathLike | None = None) -> Info:
       >>> rt.data.describe("digits").classes
       10
     """
-    return INFO.get(name) or tfds.describe(find(name, data_dir))
+    return INFO.get(name) or tfds.describe(_folder(name, data_dir))
 
 
 def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
@@ -80,10 +80,13 @@ def find(name: str, data_dir: str | os.PathLike | None = None) -> Path | None:
       >>> rt.data.find("digits") is None
       True
     """
+    return None if name == "digits" else _folder(name, data_dir)
+
+
+def _folder(name: str, data_dir: str | os.PathLike | None) -> Path:
+    """`find`, of anything but `digits`."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"name: expected that of a data set, such as mnist, got {name!r}")
-    if name == "digits":
-        return None
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     root = root.expanduser()
     versions = [p.parent for p in (root / name).glob("*/dataset_info.json")]

@@ -163,16 +163,16 @@ def _channels(x: tf.Tensor) -> tf.Tensor:
 
 def _within(x: tf.Tensor, bound: tf.Tensor | float) -> tf.Tensor:
     """Whether every entry of an image is a number up to its channel's bound [n, channels]: [n]."""
-    if isinstance(x, float):
+    if isinstance(x, float | int):
         return tf.constant(x <= bound)
-    if not isinstance(bound, float):
+    if not isinstance(bound, float | int):
         bound = tf.reshape(bound, (-1, *[1] * (x.shape.rank - 2), bound.shape[-1]))
     return tf.reduce_all(x <= bound, axis=list(range(1, x.shape.rank)))
 
 
 def _carried(node: Node, weights: Sequence[tf.Tensor], off: tf.Tensor | float) -> tf.Tensor | float:
     """What errors of a node's input can become in its output."""
-    if isinstance(off, float):
+    if isinstance(off, float | int):
         return off
     shape = node.op.in_shape
     each = tf.reshape(off, (-1, *[1] * (len(shape) - 1), off.shape[-1]))

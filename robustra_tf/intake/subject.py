@@ -63,6 +63,13 @@ class Subject:
         """The graph's."""
         return self.graph.structure
 
+    @property
+    def own(self) -> keras.Model:
+        """The Keras model; a `TypeError` of a graph, which has none."""
+        if self.model is None:
+            raise TypeError(f"{self.what}: expected a Keras model, got its graph alone")
+        return self.model
+
     def check_rival(self) -> None:
         """Refuses (`ValueError`) a network of one logit: no label has a rival there."""
         self.structure.check_rival(self.what if self.model is None else self.model.name)
@@ -86,6 +93,14 @@ class Subject:
                 return compare(self.model, self.graph, self.calls, x, allowed, self.what)
             found = self.graph(tf.constant(x)).numpy()
         return Agreement(found, np.ones(len(x), bool))
+
+
+def _unwrapped(model: keras.Model) -> keras.Model:
+    """The network of a wrapper, however often it is wrapped."""
+    # Whose own `call` is another may compute something else.
+    while getattr(type(model), "call", None) is Wrapper.call:
+        model = model.network
+    return model
 
 
 def take(
@@ -115,13 +130,11 @@ def take(
         if rival:
             subject.check_rival()
         return subject
-    # Whose own `call` is another may compute something else.
-    while getattr(type(model), "call", None) is Wrapper.call:
-        model = model.network
-    graph, calls = read(model)
+    own = _unwrapped(model)
+    graph, calls = read(own)
     _check_slopes(graph, what)
     with tf.init_scope():
-        subject = Subject(model, graph, calls, tolerances(graph), what)
+        subject = Subject(own, graph, calls, tolerances(graph), what)
         if rival:
             subject.check_rival()
         points = _points(subject.structure.input_shape)
@@ -129,13 +142,13 @@ def take(
             found = subject.compare(points, subject.allowed)
         except tf.errors.OpError as error:
             reason = error.message.strip().partition("\n")[0]
-            raise ValueError(f"{what}: {model.name!r} cannot be run here: {reason}") from error
+            raise ValueError(f"{what}: {own.name!r} cannot be run here: {reason}") from error
         whole = subject(tf.constant(points)).numpy()[found.comparable]
     # The same operations in the same order: nothing may come between the model and its layers.
     apart = np.abs(whole - found.logits[found.comparable])
     if not (apart <= 1e-3 * np.abs(whole).max(initial=0.0)).all():
-        raise ValueError(f"{what}: {model.name!r} gives other logits than its layers one by one")
-    _check_head(model, points[found.comparable], whole, what)
+        raise ValueError(f"{what}: {own.name!r} gives other logits than its layers one by one")
+    _check_head(own, points[found.comparable], whole, what)
     return subject
 
 

@@ -255,7 +255,9 @@ class DualObjective(keras.layers.Layer):
         seed = tf.stack([tf.cast(part, tf.int32) for part in (self._seed, number)])
         return _Question(x, labels_tensor(y), as_scalar(eps, x.dtype), seed)
 
-    def _margins(self, x, y, eps, seed) -> list[Margins | MarginEstimate]:
+    def _margins(
+        self, x, y, eps, seed
+    ) -> tuple[Margins | MarginEstimate, Margins | MarginEstimate | None]:
         """Of f, and of g where there is one; each has random vectors of its own."""
         found = []
         for k, graph in enumerate(self._graphs):
@@ -263,15 +265,15 @@ class DualObjective(keras.layers.Layer):
             if self.projection:
                 own = tf.random.experimental.stateless_fold_in(seed, k)
             found.append(ball_margins(graph.network(x.dtype), x, y, eps, self._options, seed=own))
-        return found
+        return found[0], found[1] if len(found) > 1 else None
 
     def _evaluate(self, x, y, eps, seed) -> Objective | ObjectiveEstimate:
-        f, *g = self._margins(x, y, eps, seed)
-        return objective(f, *(g or [None]), eps, self.norm)
+        f, g = self._margins(x, y, eps, seed)
+        return objective(f, g, eps, self.norm)
 
     def _terms(self, x, y, eps, seed) -> dict[str, tf.Tensor]:
-        f, *g = self._margins(x, y, eps, seed)
-        found = objective(f, *(g or [None]), eps, self.norm)
+        f, g = self._margins(x, y, eps, seed)
+        found = objective(f, g, eps, self.norm)
         return {
             "h": found.h,
             "wk": found.wk,
@@ -279,5 +281,5 @@ class DualObjective(keras.layers.Layer):
             "t0": found.t0,
             "grad_left": found.tightness.left,
             "grad_right": found.tightness.right,
-            "literal": literal(f, *(g or [f]), eps, found.eta, found.t0, self.norm),
+            "literal": literal(f, f if g is None else g, eps, found.eta, found.t0, self.norm),
         }

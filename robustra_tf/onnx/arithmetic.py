@@ -34,9 +34,10 @@ def _elementwise(node: Node) -> Operand:
             raise node.refused("expected a constant side, both depend on the input")
         return joined(first, second, layers.Add() if node.kind == "Add" else layers.Subtract())
     if isinstance(first, Value):
-        return first.scaled(*_after(node, second.astype(np.float64)))
+        return first.scaled(*_after(node, node.weight(1)))
     if isinstance(second, Value):
-        return second.scaled(*_before(node, first.astype(np.float64)))
+        return second.scaled(*_before(node, node.weight(0)))
+    first, second = node.given(0), node.given(1)
     check_size(np.broadcast_shapes(first.shape, second.shape))
     whole = node.kind == "Div" and first.dtype.kind == "i"
     found = _FUNCTIONS[node.kind](first, second)
@@ -88,10 +89,13 @@ def unbatched(shape: Shape) -> Shape:
 @handles("Concat")
 def _concatenated(node: Node) -> Operand:
     parts, axis = node.inputs, node.attributes["axis"]
-    if not any(isinstance(part, Value) for part in parts):
-        return np.concatenate(parts, axis)
-    one = next(part for part in parts if isinstance(part, Value))
-    values = [part if isinstance(part, Value) else _constantly(one, part) for part in parts]
+    one = next((part for part in parts if isinstance(part, Value)), None)
+    if one is None:
+        return np.concatenate([node.given(place) for place in range(len(parts))], axis)
+    values = [
+        part if isinstance(part, Value) else _constantly(one, node.given(place))
+        for place, part in enumerate(parts)
+    ]
     axis %= one.index.ndim
     found = np.concatenate([value.index for value in values], axis)
     if all(value.source is values[0].source for value in values):

@@ -165,7 +165,8 @@ def normalisation(layer: Any, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
         mean, variance = (np.asarray(v, np.float64)[0] for v in (layer.mean, layer.variance))
         scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
         found = scale, -mean * scale
-    return tuple(np.broadcast_to(np.asarray(each, np.float64), shape) for each in found)
+    scale, shift = (np.broadcast_to(np.asarray(each, np.float64), shape) for each in found)
+    return scale, shift
 
 
 def activated(draft: Draft, layer: Any, value: Placed) -> Placed:
@@ -199,7 +200,8 @@ def _relu(draft: Draft, layer: Any, inputs: list[Placed]) -> Placed:
     if most is None:
         return dataclasses.replace(value, name=draft.node("Relu", [value.name], layer.name))
     ends = [
-        draft.constant(f"{layer.name}_{w}", np.float32(v)) for w, v in (("min", 0), ("max", most))
+        draft.constant(f"{layer.name}_{w}", np.array(v, np.float32))
+        for w, v in (("min", 0), ("max", most))
     ]
     return dataclasses.replace(value, name=draft.node("Clip", [value.name, *ends], layer.name))
 

@@ -20,7 +20,8 @@ def _moves(*kinds: str) -> Callable[[Move], Move]:
         def handler(node: Node) -> Operand | list[Operand]:
             given = node.operand(0)
             if not isinstance(given, Value):
-                return move(node, node.constant(0))
+                moved = move(node, node.given(0))
+                return [*moved] if isinstance(moved, list) else moved
             found = move(node, given.index)
             if isinstance(found, list):
                 return [dataclasses.replace(given, index=each) for each in found]
@@ -88,13 +89,13 @@ def _squeeze(node: Node, array: np.ndarray) -> np.ndarray:
 
 @_moves("Unsqueeze")
 def _unsqueeze(node: Node, array: np.ndarray) -> np.ndarray:
-    return np.expand_dims(array, tuple(node.whole("axes", 1)))
+    return np.expand_dims(array, tuple(node.wholes("axes", 1)))
 
 
 @_moves("Slice")
 def _slice(node: Node, array: np.ndarray) -> np.ndarray:
-    names = ("starts", "ends", "axes", "steps")
-    starts, ends, axes, steps = (node.whole(name, 1 + i) for i, name in enumerate(names))
+    starts, ends = node.wholes("starts", 1), node.wholes("ends", 2)
+    axes, steps = node.whole("axes", 3), node.whole("steps", 4)
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     chosen = [slice(None)] * array.ndim
@@ -125,7 +126,7 @@ def _split(node: Node, array: np.ndarray) -> list[np.ndarray]:
 
 @_moves("Gather")
 def _gather(node: Node, array: np.ndarray) -> np.ndarray:
-    axis, chosen = node.attributes.get("axis", 0), node.constant(1)
+    axis, chosen = node.attributes.get("axis", 0), node.given(1)
     shape = array.shape
     check_size((array.size // max(shape[axis], 1), chosen.size))
     return np.take(array, chosen, axis)
@@ -134,7 +135,7 @@ def _gather(node: Node, array: np.ndarray) -> np.ndarray:
 @handles("Shape")
 def _shape(node: Node) -> np.ndarray:
     given = node.operand(0)
-    shape = given.index.shape if isinstance(given, Value) else given.shape
+    shape = given.index.shape if isinstance(given, Value) else node.given(0).shape
     return np.array(shape, np.int64)[node.attributes.get("start", 0) : node.attributes.get("end")]
 
 

@@ -63,10 +63,21 @@ class Node:
 
     def weight(self, place: int) -> np.ndarray:
         """A constant input that must be there, in float64."""
+        return self.given(place).astype(np.float64)
+
+    def given(self, place: int) -> np.ndarray:
+        """A constant input that must be there, as it is."""
         found = self.constant(place)
         if found is None:
             raise self.refused(f"expected input {place}, got none")
-        return found.astype(np.float64)
+        return found
+
+    def wholes(self, name: str, place: int) -> list[int]:
+        """`whole`, of what must be there."""
+        found = self.whole(name, place)
+        if found is None:
+            raise self.refused(f"expected {name}, got none")
+        return found
 
     def whole(self, name: str, place: int) -> list[int] | None:
         """Whole numbers that are an attribute in old files and a constant input in others."""

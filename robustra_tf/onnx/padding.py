@@ -33,7 +33,7 @@ def _pad(node: Node) -> Value:
 
 def _sides(node: Node, rank: int) -> list[tuple[int, int]]:
     """The pads of every axis."""
-    pads, axes = node.whole("pads", 1), node.whole("axes", 3)
+    pads, axes = node.wholes("pads", 1), node.whole("axes", 3)
     axes = list(range(rank)) if axes is None else [axis % rank for axis in axes]
     if len(pads) != 2 * len(axes):
         raise node.refused(f"expected pads of {len(axes)} axes, got {pads}")

@@ -51,12 +51,12 @@ class Linear:
 
     def scaled(self, scale: np.ndarray, shift: np.ndarray) -> Linear | None:
         """Followed by `scale z + shift` of the output's shape; None if not alike for a filter."""
-        scale, shift = _of_filters(scale, self.shape), _of_filters(shift, self.shape)
-        if scale is None or shift is None:
+        factor, added = _of_filters(scale, self.shape), _of_filters(shift, self.shape)
+        if factor is None or added is None:
             return None
-        bias = shift if self.bias is None else self.bias * scale + shift
-        bias = bias if self.bias is not None or shift.any() else None
-        return dataclasses.replace(self, kernel=self.kernel * scale.reshape(self.tail), bias=bias)
+        bias = added if self.bias is None else self.bias * factor + added
+        bias = bias if self.bias is not None or added.any() else None
+        return dataclasses.replace(self, kernel=self.kernel * factor.reshape(self.tail), bias=bias)
 
     @functools.cached_property
     def output(self) -> keras.KerasTensor:
@@ -170,13 +170,13 @@ class Value:
         shape = np.broadcast_shapes(self.index.shape, scale.shape, shift.shape)
         check_size(shape)
         value = dataclasses.replace(self, index=np.broadcast_to(self.index, shape)).narrowed()
-        spread = [value.spread(np.broadcast_to(each, shape)) for each in (scale, shift)]
-        if spread[0] is None or spread[1] is None:  # entries that are read twice part
+        factor, added = (value.spread(np.broadcast_to(each, shape)) for each in (scale, shift))
+        if factor is None or added is None:  # entries that are read twice part
             source = arranged(value.source, value.index)
             return Value(positions(shape), source).scaled(scale, shift)
         source = value.source
-        found = source.scaled(*spread) if isinstance(source, Linear | Scaled) else None
-        return Value(value.index, found or Scaled(value.tensor, *spread))
+        found = source.scaled(factor, added) if isinstance(source, Linear | Scaled) else None
+        return Value(value.index, found or Scaled(value.tensor, factor, added))
 
     def spread(self, values: np.ndarray) -> np.ndarray | None:
         """Numbers of the ONNX value's shape in the source's; None where two claim one place."""

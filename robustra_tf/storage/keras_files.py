@@ -54,7 +54,7 @@ def read_architecture(path: str | os.PathLike) -> dict[str, Any]:
             architecture = _located(architecture)
         kind = architecture.get("class_name") if isinstance(architecture, dict) else None
         if kind not in description.MODELS:
-            way = _INSTEAD.get(kind, "build it as keras.Model(inputs, outputs) and save that")
+            way = _INSTEAD.get(str(kind), "build it as keras.Model(inputs, outputs) and save that")
             raise ValueError(f"expected a Sequential or functional model, got {kind!r}: {way}")
     description.check_supported(architecture, str(path))
     return architecture

@@ -163,7 +163,7 @@ def found(directory: Path) -> list[Path]:
         return []
     matches = {path: _NAME.fullmatch(path.name) for path in directory.iterdir()}
     named = {path: (int(m[1]), int(m[2])) for path, m in matches.items() if m}
-    return sorted(named, key=named.get, reverse=True)
+    return sorted(named, key=lambda path: named[path], reverse=True)
 
 
 def variables(path: Path) -> tf.train.CheckpointReader:

@@ -74,8 +74,10 @@ class StepGradient:
         self.reference = (
             None if reference is None else take(reference, "reference", door="training").graph
         )
-        structures = (graph and graph.structure for graph in (self.graph, self.reference))
-        self.problem = Problem(*structures, traits, options.bounds_in_memory, options.losses)
+        aside = None if self.reference is None else self.reference.structure
+        self.problem = Problem(
+            self.graph.structure, aside, traits, options.bounds_in_memory, options.losses
+        )
         self.together = examples_together(self.problem, options.memory_mb, options.microbatch)
         self._options = options
         # What a model cannot be trained with is refused now, not by the first step.

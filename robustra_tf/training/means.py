@@ -54,11 +54,13 @@ class Means:
 
     def totals(self) -> dict[str, float]:
         """The sums so far, which `reset` takes; waits for the device."""
-        return self._named(self._totals.numpy()) if self._steps else {}
+        totals = self._totals if self._steps else None
+        return {} if totals is None else self._named(totals.numpy())
 
     def read(self) -> dict[str, float]:
         """The means so far; waits for the device."""
-        return self._named(self._totals.numpy() / self._steps) if self._steps else {}
+        totals = self._totals if self._steps else None
+        return {} if totals is None else self._named(totals.numpy() / self._steps)
 
     def bad(self) -> Bad | None:
         """The first step of the pass that was not finite, if any; waits for the device."""
@@ -82,4 +84,5 @@ class Means:
         self._bad.assign(tf.where(first, self._count, self._bad))
         self._found.assign(tf.where(first, values, self._found))
         self._count.assign_add(1)
-        self._totals.assign_add(values)
+        if self._totals is not None:  # as whoever adds has seen to
+            self._totals.assign_add(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -274,7 +275,8 @@ def errors_on_test(
     images.
     """
     bounds = plan.options.bounds
-    batch, how = _BATCH, {"box": None, "inner": bounds.inner}
+    how: dict[str, Any] = {"box": None, "inner": bounds.inner}
+    batch = _BATCH
     if plan.traits.bound == "interval":
         batch, how = _TESTED_TOGETHER, {"method": "interval"}
     certified, correct = [], []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from robustra_tf.cli.stopping import NEVER, Stop, Stopped
 from robustra_tf.training.checkpoint import CheckpointError, Checkpoints
@@ -57,7 +58,7 @@ class Saver(Watch):
         self._settings = plan.settings()
         if self.resumed is not None:
             self.start, notes = self.resumed.position, self.resumed.notes
-            self._require_plan(notes.get("plan", self._settings), plan)
+            self._require_plan(self.resumed.path, notes.get("plan", self._settings), plan)
             stop.nothing_to_lose(f"--resume goes on from {self.resumed.path}, as before")
             stop.keeps(f"--resume goes on from {self.resumed.path}")
         self._file = HistoryFile(workdir.history, notes.get("history", ()))
@@ -117,12 +118,10 @@ class Saver(Watch):
         """Ends TensorBoard's files."""
         self._summaries.close()
 
-    def _require_plan(self, stored: Mapping[str, object], plan: TrainingPlan) -> None:
+    def _require_plan(self, path: Path, stored: Mapping[str, Any], plan: TrainingPlan) -> None:
         names = [name for name, value in self._settings.items() if stored.get(name) != value]
         if names and not (names == ["epochs"] and plan.prolongs(stored["epochs"])):
             mine, theirs = (
                 {name: of.get(name) for name in names} for of in (self._settings, stored)
             )
-            raise CheckpointError(
-                f"{self.resumed.path}: expected a checkpoint of {mine}, got one of {theirs}"
-            )
+            raise CheckpointError(f"{path}: expected a checkpoint of {mine}, got one of {theirs}")

@@ -21,7 +21,7 @@ def epsilon(epoch: int, start: float, end: float, warmup: int) -> float:
     return start + (end - start) * epoch / max(warmup - 1, 1)
 
 
-def epsilon_within(epochs: float, start: float, end: float, warmup: int) -> float:
+def epsilon_within(epochs: float, start: float, end: float, warmup: float) -> float:
     """The radius after a number of epochs, whole or not: linear from `start` to `end`, then `end`.
 
     Args:

@@ -192,5 +192,5 @@ def _place(found: Comparison, one: Word, other: Word) -> list[Key]:
 
 def spent(results: Iterable[Result]) -> list[float]:
     """The seconds of what is decided, in their order."""
-    known = (each for each in results if each.word in DECIDED and each.seconds is not None)
-    return sorted(each.seconds for each in known)
+    decided = (each.seconds for each in results if each.word in DECIDED)
+    return sorted(seconds for seconds in decided if seconds is not None)

@@ -62,7 +62,7 @@ def _word(token: Token, declared: Collection[Variable]) -> Linear:
             raise MalformedError(token.line, f"expected numbers that float64 has, got {token}")
         return Linear({}, value)
     variable = variable_of(token)
-    if variable not in declared:
+    if variable is None or variable not in declared:
         raise MalformedError(token.line, f"expected a number or a declared name, got {token}")
     return Linear({variable: 1.0})
 

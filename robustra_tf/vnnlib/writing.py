@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def _condition(row: np.ndarray, bound: float) -> str:
     return f"(<= {_sum(row, used)} {_number(bound)})"
 
 
-def _sum(row: np.ndarray, used: Sequence[int]) -> str:
+def _sum(row: np.ndarray, used: Iterable[int]) -> str:
     return f"(+ {' '.join(f'(* {_number(row[i])} Y_{i})' for i in used)})"
 
 

@@ -35,7 +35,7 @@ def main(argv) -> int:
             given = resolve({name: FLAGS[name].value for name in FIELDS})
             _check(given)
             PROGRAM.say(f"a pair on {given.dataset}, run in {given.workdir}; starting TensorFlow")
-            environment.prepare(given.deterministic, FLAGS["verbosity"].present)
+            environment.prepare(given.deterministic, bool(FLAGS["verbosity"].present))
             require_tensorflow_backend()
         except (settings.SettingError, DataNotFoundError, BackendError) as error:
             return PROGRAM.refuse(error)
