@@ -75,7 +75,6 @@ def samples_never_beat(drawn):
     assert (logits[:, drawn.label] - others).min() >= drawn.exact - 1e-7
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", NAMES)
 @settings(
     max_examples=12,

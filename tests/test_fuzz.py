@@ -46,6 +46,8 @@ FLOAT32 = 1e-5
 FLOAT64 = 1e-12
 TINY = 1e-25  # float32 flushes 1e-38 to zero on the way, and later weights enlarge what is lost
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 RADII = st.sampled_from([0.0, 1e-7, 0.01, 0.1, 0.5, 3.0])
 BALLS = st.sampled_from(
     [
@@ -128,7 +130,7 @@ def found_bounds(structure, weights, region, y, rng):
     layers = {name: found.enclosure.bounds for name, found in duals.items()}
     layers |= {"mixed": inner, "interval": intervals}
     layers["crown"] = refined(*network, inner, BoundOptions("every"))
-    # Of every fourth network: eagerly, a descent takes as long as everything else.
+    # Of every fourth network: a descent takes as long as everything else.
     if rng.random() < 0.25:
         layers["alpha"] = refined(*network, inner, BoundOptions("needed"), Descent(1))
     uppers = {name: found.upper for name, found in duals.items()}

@@ -135,7 +135,6 @@ def finite(values):
     return all(np.isfinite(np.asarray(value)).all() for value in tf.nest.flatten(values))
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("name", "batch"),
     [*((name, "constant images") for name in NETWORKS), ("ordinary", "images"), *ONE_IMAGE],
@@ -265,7 +264,6 @@ def test_the_layer_of_the_objective_is_defined_where_the_reference_has_no_rows()
         np.testing.assert_allclose(found[name], found["wk"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_loss_has_finite_values_and_gradients(name, method):

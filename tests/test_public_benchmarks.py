@@ -25,7 +25,6 @@ CHOSEN = {
 }
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", CHOSEN)
 def test_agreed_verdicts_are_reached(name, shared):
     folder = shared / "vnncomp" / name

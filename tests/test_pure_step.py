@@ -83,7 +83,6 @@ def runs(request):
 
 # Slow: XLA compiles a step of each, some seconds.
 @pytest.mark.slow
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_method_norm_and_option_has_a_pure_step(name):
     """Random starts are XLA's own: the ordinary gradient is given the same ones."""

@@ -158,7 +158,6 @@ def check_a_nasty_network(shape, seed, magnitude, bias, ulps, eps, region):
             assert min(computed) > 0
 
 
-@pytest.mark.no_cover
 def test_random_nasty_networks():
     """Exact margins of sampled points positive, float32's too, wherever it says certified."""
     for name in COUNTS:
