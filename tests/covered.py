@@ -17,12 +17,34 @@ import pytest
 
 PACKAGES = ("robustra_tf", "train", "eval")
 #: Files of tests, without `test_`, that are not measured.
-UNMEASURED = frozenset(
-    "bounds_numpy bounds_oracle bounds_runs exact_splitting exact_verify fit_habits fuzz guards "
-    "motivation mutation objective objective_norms objective_projection oracles ordering package "
-    "parallel public_benchmarks pure_step sound step train_intervals train_projection training "
-    "tutorial verdicts".split()
-)
+UNMEASURED = {
+    "bounds_numpy",
+    "bounds_oracle",
+    "bounds_runs",
+    "exact_splitting",
+    "exact_verify",
+    "fit_habits",
+    "fuzz",
+    "guards",
+    "motivation",
+    "mutation",
+    "objective",
+    "objective_norms",
+    "objective_projection",
+    "oracles",
+    "ordering",
+    "package",
+    "parallel",
+    "public_benchmarks",
+    "pure_step",
+    "sound",
+    "step",
+    "train_intervals",
+    "train_projection",
+    "training",
+    "tutorial",
+    "verdicts",
+}
 _FOUND = pytest.StashKey[list[str]]()
 
 
