@@ -15,6 +15,9 @@ BOUNDS = ("dual", "interval", "crown", "alpha")
 INNER = ("dual", "interval", "mixed", "crown", "alpha")
 # Those that training differentiates.
 TRAINED_INNER = INNER[:3]
+# Of robustra's reference space: the paper's threshold, the one that a pair is certified by, or a
+# ramp from the one to the other.
+THRESHOLDS = ("t0", "zero", "ramp")
 # How initial weights are drawn.
 INITS = ("fan_in", "interval")
 # MiB that the rows of one piece of a batch may take: 55 examples of mnist_small.

@@ -52,7 +52,7 @@ IMPORTS = {
     "metrics": {"counting"},
     "models": {"vocabulary"},
     "onnx": {"intake", "storage"},
-    "objective": {"bounds", "counting", "graph", "intake"},
+    "objective": {"bounds", "counting", "graph", "intake", "vocabulary"},
     "outputs": {"conditions", "intake"},
     "pair": {"counting", "graph", "intake"},
     "programs": {"__version__"},

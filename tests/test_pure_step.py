@@ -37,6 +37,8 @@ OTHERS = {
     "crown_ibp": {"regulariser": 0.5, "clean_share": 0.3, "eps_end": 0.1},
     "sabr": {"regulariser": 0.5, "share": 0.3, "eps_end": 0.1, "attack_steps": 2, "microbatch": 2},
     "wong": {"inner": "mixed", "interval_share": 0.3, "attack_share": 0.3, "attack_steps": 2},
+    # The radius is halfway: the threshold too.
+    "robustra, ramp": {"threshold": "ramp", "eps_end": 0.1, "agreement_weight": 0.3},
     # Its vectors too are XLA's own: both are compiled by it.
     "wong, projected": {"norm": "l2", "projection": 3, "rows": "every"},
 }

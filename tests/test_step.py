@@ -99,7 +99,7 @@ def test_step_reports_the_batch(taken):
         expected["wk_error"] = np.mean(robust_error(found.wk, Y))
         assert metrics["robust_error"] <= metrics["wk_error"]
     if method == "robustra":
-        expected |= {"eta": mean(found.eta), "t0": mean(found.t0)}
+        expected |= {"eta": mean(found.eta), "t0": mean(found.t0), "excluded": 0.0}
         for name in ("infeasible", "tight", "loose"):
             expected[name] = mean(getattr(found.tightness, name))
         assert metrics["infeasible"] + metrics["tight"] + metrics["loose"] == pytest.approx(1.0)

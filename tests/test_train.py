@@ -51,7 +51,7 @@ def _alternate(start: Position = Position(), watch: Watch | None = None):  # noq
                 "clean_error": tf.reduce_mean(tf.cast(y, tf.float32)) + 0 * x[0, 0, 0, 0],
             }
 
-        def step(x, y, eps, seed):
+        def step(x, y, eps, seed, lowered):
             rate = float(networks[position].optimizer.learning_rate)
             given = (tuple(y.numpy()), float(eps), rate, tuple(seed.numpy()))
             calls.append((networks[position].name, *given))

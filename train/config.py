@@ -13,7 +13,7 @@ from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
 from robustra_tf.data import Info
 from robustra_tf.training.methods import METHODS, Method
-from robustra_tf.vocabulary import INITS, NORMS, PROJECTED_NORMS, TRAINED_INNER
+from robustra_tf.vocabulary import INITS, NORMS, PROJECTED_NORMS, THRESHOLDS, TRAINED_INNER
 
 from . import devices, presets
 from .material import Material, check_material, fitting, parts
@@ -37,6 +37,7 @@ _task, _ball, _bounds, _losses, _steps, _data, _run = (
 )
 _SHARE = Range(0, 1)
 _DUAL = ", ".join(name for name, method in METHODS.items() if method.mixes)
+_PAIRED = ", ".join(name for name, method in METHODS.items() if method.needs_reference)
 # What is not given and differs from one data set or method to the next.
 _PRESET = "by data set and method"
 
@@ -97,6 +98,18 @@ class Config(Material):
     attack_share: float = _losses(f"{_DUAL}: of the loss at attacked images", 0.0, range=_SHARE)
     attack_steps: int = _losses("steps of the attacks", 8, range=Range(1))
 
+    threshold: str = _losses(
+        f"{_PAIRED}: of the reference space, t0 for networks that stand alone, zero for the pair, "
+        "ramp from the one to the other",
+        "t0",
+        choices=THRESHOLDS,
+    )
+    agreement_weight: float = _losses(
+        f"{_PAIRED}: weight of the clean loss beside all else, which keeps the pair answering",
+        0.0,
+        range=Range(0),
+    )
+
     epochs: int = _steps("epochs, each of f, then g", range=Range(1), otherwise="by data set")
     batch_size: int = _steps("examples a step", 50, range=Range(1), otherwise=_PRESET)
     optimizer: str = _steps("optimizer", choices=OPTIMIZERS, otherwise="by data set")
@@ -149,6 +162,13 @@ class Config(Material):
     def eps_end(self) -> float:
         """The radius in pixels that training comes to."""
         return self.eps * self.eps_train_ratio
+
+    @property
+    def laid_out(self) -> str | None:
+        """What is laid out for the number of epochs, so that no more of them can follow."""
+        if self.lr_schedule == "cosine":
+            return "a cosine schedule"
+        return "a threshold on a ramp" if self.threshold == "ramp" else None
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -242,6 +262,9 @@ def _check(config: Config) -> None:
         expected = f"true with --method={config.method}, each other's reference"
         raise SettingError("pair", expected, False)
     settings.one_of("inner", config.inner, method.inner)
+    for name, usual in (("threshold", "t0"), ("agreement_weight", 0.0)):
+        if not method.needs_reference and (value := getattr(config, name)) != usual:
+            raise SettingError(name, f"{usual} with --method={config.method}", value)
     _check_schedule(config)
     settings.one_of("norm", config.norm, method.norms)
     _check_projection(config)

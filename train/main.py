@@ -73,7 +73,7 @@ def _require(opening: workdir.Opening) -> None:
     config, folder, stored = opening
     if opening.finished:
         places = " and ".join(str(folder.model(name)) for name in config.networks)
-        more = "" if config.lr_schedule == "cosine" else "; --epochs=MORE prolongs it"
+        more = "" if config.laid_out else "; --epochs=MORE prolongs it"
         raise _Finished(f"already finished, {config.epochs} epochs: {places}{more}")
     if stored:
         begins = f"going on with the run in {folder.root}"

@@ -134,8 +134,8 @@ def _stored(workdir: Workdir, given: Mapping[str, Any]) -> tuple[Config, bool]:
 
 
 def _check_prolonged(config: Config, epochs: int) -> None:
-    if config.lr_schedule == "cosine":
-        wanted = f"{epochs}, as the run was begun: a cosine schedule is for so many"
+    if config.laid_out:
+        wanted = f"{epochs}, as the run was begun: {config.laid_out} is for so many"
         raise SettingError("epochs", wanted, config.epochs)
     more = settings.Range(epochs, unit="with --resume, as the run was begun")
     settings.within("epochs", config.epochs, more)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from robustra_tf.vocabulary import THRESHOLDS
+
 Seed = tf.Tensor | tuple[int, int]
 
 
@@ -22,6 +24,7 @@ class Batch(NamedTuple):
       progress: how far the radius has come on its ramp, 0 to 1, a scalar tensor.
       draw: of the attacks' random starts, uniform in [0, 1), [n, *shape]; None where none attacks.
       seed: of random vectors, integers [2].
+      lowered: how far a threshold on a ramp has come from `t0` to 0, 0 to 1, a scalar tensor.
       importance: of every example, a factor of its loss, [n]; None for 1.
     """
 
@@ -31,6 +34,7 @@ class Batch(NamedTuple):
     progress: tf.Tensor | float = 1.0
     draw: tf.Tensor | None = None
     seed: Seed = (0, 0)
+    lowered: tf.Tensor | float = 1.0
     importance: tf.Tensor | None = None
 
     def take(self, index: tf.Tensor) -> Batch:
@@ -56,6 +60,11 @@ class LossOptions:
         over the ball cut to the box, beside that on the dual's bounds.
       attack_share: of `robustra` and `wong`, the weight of the loss at an attacked image, beside
         that on bounds.
+      threshold: of `robustra`, that of the reference space: `t0`, the paper's, at which every
+        target counts; `zero`, at which a target that the reference excludes costs nothing; `ramp`,
+        from the one to the other.
+      agreement_weight: of `robustra`, the weight of the clean loss beside all else: where both
+        networks answer the label they agree.
       eps_end: radius at the end of the ramp, in pixels, by which losses by intervals fade.
 
     Raises:
@@ -72,13 +81,19 @@ class LossOptions:
     regulariser: float = 0.0
     interval_share: float = 0.0
     attack_share: float = 0.0
+    threshold: str = "t0"
+    agreement_weight: float = 0.0
     eps_end: float = 1.0
 
     def __post_init__(self):
         for name in ("share", "clean_share", "interval_share", "attack_share"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} must be at least 0 and at most 1, got {value!r}")
-        for name, least in (("attack_steps", 1), ("regulariser", 0), ("eps_end", 0)):
+        if self.threshold not in THRESHOLDS:
+            known = ", ".join(THRESHOLDS)
+            raise ValueError(f"threshold must be one of {known}, got {self.threshold!r}")
+        least_of = {"attack_steps": 1, "regulariser": 0, "agreement_weight": 0, "eps_end": 0}
+        for name, least in least_of.items():
             if not (value := getattr(self, name)) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from robustra_tf.bounds.dual import dual_norm, root
+from robustra_tf.objective.envelope import ROUNDING, crossing, first_line, last_line, unit_of
 
 #: Coordinates of `qhat` up to this size count as having no transition, as the authors have it.
 NO_TRANSITION = 1e-7
-#: What is smaller than so many units in the last place of what it was computed from is rounding.
-ROUNDING = 8
 
 
 class Slack(NamedTuple):
@@ -79,15 +77,7 @@ def _angle(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
     size, other = (dual_norm(row, "l2") for row in (nuhat, qhat))
     moving = tf.logical_and(size > 0, other > 0)
     one = tf.ones_like(size)
-    toward = qhat / tf.where(other > 0, other, one)[..., None]
-    along = tf.reduce_sum(nuhat * toward, -1)
-    across = nuhat - along[..., None] * toward
-    height = dual_norm(across, "l2")
-    parallel = height <= ROUNDING * _ulp(nuhat) * size
-    across = tf.where(parallel[..., None], tf.zeros_like(across), across)
-    across /= tf.where(parallel, one, height)[..., None]
-    cosine = tf.clip_by_value(along / tf.where(size > 0, size, one), -1.0, 1.0)
-    cosine = tf.where(parallel, tf.sign(cosine), cosine)
+    toward, across, _, cosine = plane(nuhat, qhat)
     distance = (1.0 + cosine) * tf.sqrt((1.0 + cosine) / (3.0 + cosine)) - cosine
     still = tf.logical_or(~moving, cosine >= 1.0)
     eta = tf.where(still, tf.zeros_like(size), distance * size / tf.where(other > 0, other, one))
@@ -97,96 +87,44 @@ def _angle(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
     return Slack(eta, worst, tf.cast(eta > 0, tf.int32))
 
 
-class _Line(NamedTuple):
-    """Of each row, a line `intercept + slope eta` below `max_j |nuhat_j + eta qhat_j|`.
+class Plane(NamedTuple):
+    """Rows in the plane of `qhat`: `nuhat = along toward + height across`.
 
-    It is `sign (nuhat_j + eta qhat_j)` for j = `place`; [...] each.
+    Attributes:
+      toward, across: unit vectors [..., n], of `qhat` and perpendicular to it; 0 where there is
+        none.
+      height: 0 where the rows are parallel but for rounding, [...].
+      cosine: of the angle between the rows, [...].
     """
 
-    intercept: tf.Tensor
-    slope: tf.Tensor
-    place: tf.Tensor
-    sign: tf.Tensor
+    toward: tf.Tensor
+    across: tf.Tensor
+    height: tf.Tensor
+    cosine: tf.Tensor
+
+
+def plane(nuhat: tf.Tensor, qhat: tf.Tensor) -> Plane:
+    """The plane of two rows, both [..., n]."""
+    size, other = (dual_norm(row, "l2") for row in (nuhat, qhat))
+    one = tf.ones_like(size)
+    toward = qhat / tf.where(other > 0, other, one)[..., None]
+    along = tf.reduce_sum(nuhat * toward, -1)
+    across = nuhat - along[..., None] * toward
+    height = dual_norm(across, "l2")
+    parallel = height <= ROUNDING * unit_of(nuhat) * size
+    across = tf.where(parallel[..., None], tf.zeros_like(across), across)
+    across /= tf.where(parallel, one, height)[..., None]
+    cosine = tf.clip_by_value(along / tf.where(size > 0, size, one), -1.0, 1.0)
+    cosine = tf.where(parallel, tf.sign(cosine), cosine)
+    return Plane(toward, across, tf.where(parallel, tf.zeros_like(height), height), cosine)
 
 
 def _envelope(nuhat: tf.Tensor, qhat: tf.Tensor) -> Slack:
-    """`l1`: `max_j |nuhat_j + eta qhat_j|` is the upper envelope of lines, `gamma` its slope.
-
-    Two lines are kept, one with a slope below the middle and one with a slope of at least that; a
-    line above where they meet takes the place of the one on its side, until there is none.
-    """
-    first, last = _first_line(nuhat, qhat), _last_line(nuhat, qhat)
-    middle = 0.5 * (first.slope + last.slope)
-    still = first.slope >= middle
-
-    def meeting(low: _Line, high: _Line) -> tf.Tensor:
-        steeper = tf.where(still, tf.ones_like(middle), high.slope - low.slope)
-        found = (low.intercept - high.intercept) / steeper
-        return tf.where(still, tf.zeros_like(found), tf.maximum(found, 0.0))
-
-    def advance(low: _Line, high: _Line, _) -> tuple[_Line, _Line, tf.Tensor]:
-        eta = meeting(low, high)
-        row = nuhat + eta[..., None] * qhat
-        line = _line(nuhat, qhat, tf.argmax(tf.abs(row), -1, tf.int32), row)
-        top, known = (part.intercept + eta * part.slope for part in (line, low))
-        scale = tf.abs(low.intercept) + eta * tf.abs(low.slope)
-        above = tf.logical_and(~still, top - known > ROUNDING * _ulp(nuhat) * scale)
-        flat = line.slope < middle
-        low = _replaced(low, line, tf.logical_and(above, flat))
-        high = _replaced(high, line, tf.logical_and(above, ~flat))
-        return low, high, above
-
-    low, high, _ = tf.while_loop(
-        lambda _, __, open_: tf.reduce_any(open_),
-        advance,
-        (first, last, ~still),
-        # Each line enters once.
-        maximum_iterations=2 * nuhat.shape[-1],
-    )
-    eta = meeting(low, high)
-    sides = [
-        line.sign[..., None] * tf.one_hot(line.place, nuhat.shape[-1], dtype=nuhat.dtype)
-        for line in (low, high)
-    ]
-    # Of a constant slope there is one line, and at 0 no direction where all of nuhat is 0.
-    alone = tf.where(first.intercept[..., None] > 0, sides[0], tf.zeros_like(sides[0]))
-    worst = tf.where(still[..., None], alone, 0.5 * (sides[0] + sides[1]))
-    return Slack(eta, worst, tf.cast(eta > 0, tf.int32))
-
-
-def _line(nuhat: tf.Tensor, qhat: tf.Tensor, place: tf.Tensor, row: tf.Tensor) -> _Line:
-    """The line of the coordinate `place`, with the sign that it has in `row`."""
-    rank = nuhat.shape.rank - 1
-    a, b, here = (tf.gather(part, place, batch_dims=rank) for part in (nuhat, qhat, row))
-    sign = tf.where(here < 0, -tf.ones_like(here), tf.ones_like(here))
-    return _Line(sign * a, sign * b, place, sign)
-
-
-def _first_line(nuhat: tf.Tensor, qhat: tf.Tensor) -> _Line:
-    """The line just right of 0: of the largest entries of `nuhat`, the one that rises most."""
-    largest = tf.reduce_max(tf.abs(nuhat), -1, keepdims=True)
-    rise = tf.where(tf.equal(nuhat, 0), tf.abs(qhat), tf.sign(nuhat) * qhat)
-    place = _argmax(rise, tf.abs(nuhat) >= largest)
-    return _line(nuhat, qhat, place, tf.where(tf.equal(nuhat, 0), qhat, nuhat))
-
-
-def _last_line(nuhat: tf.Tensor, qhat: tf.Tensor) -> _Line:
-    """The line towards infinity: of the largest entries of `qhat`, the one that is highest."""
-    steepest = tf.reduce_max(tf.abs(qhat), -1, keepdims=True)
-    place = _argmax(tf.sign(qhat) * nuhat, tf.abs(qhat) >= steepest)
-    return _line(nuhat, qhat, place, qhat)
-
-
-def _argmax(values: tf.Tensor, allowed: tf.Tensor) -> tf.Tensor:
-    return tf.argmax(tf.where(allowed, values, values.dtype.min), -1, tf.int32)
-
-
-def _replaced(old: _Line, new: _Line, where: tf.Tensor) -> _Line:
-    return _Line(*(tf.where(where, b, a) for a, b in zip(old, new, strict=True)))
-
-
-def _ulp(values: tf.Tensor) -> float:
-    return float(np.finfo(values.dtype.as_numpy_dtype).eps)
+    """`l1`: the middle of the slopes of `max_j |nuhat_j + eta qhat_j|`."""
+    first, last = first_line(nuhat, qhat), last_line(nuhat, qhat)
+    found = crossing(nuhat, qhat, 0.5 * (first.slope + last.slope))
+    worst = found.worst(0.5)
+    return Slack(found.eta, worst, tf.cast(found.eta > 0, tf.int32))
 
 
 def combined_norm(nuhat: tf.Tensor, shift: tf.Tensor, norm: str) -> tf.Tensor:
@@ -195,7 +133,7 @@ def combined_norm(nuhat: tf.Tensor, shift: tf.Tensor, norm: str) -> tf.Tensor:
     There, coordinates cancel or two of them are largest but for rounding, whose sign would stand
     for the slope: cancelled ones are taken as 0, and the largest ones to be equal.
     """
-    row, ulp = nuhat + shift, _ulp(nuhat)
+    row, ulp = nuhat + shift, unit_of(nuhat)
     cancelled = tf.abs(row) <= 2 * ulp * tf.abs(shift)
     row = tf.where(cancelled, tf.zeros_like(row), row)
     if norm == "linf":
@@ -249,5 +187,5 @@ def tightness(
         along = tf.reduce_sum(nuhat * qhat, -1) / tf.where(size > 0, size, tf.ones_like(size))
         first = tf.where(size > 0, along, rightmost)
     else:
-        first = _first_line(nuhat, qhat).slope
+        first = first_line(nuhat, qhat).slope
     return Tightness(eps * first + offset, eps * rightmost + offset)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from robustra_tf.vocabulary import NORMS, TRAINED_INNER
 
 _DUAL = ("robust_error", "wk_error", "unstable")
-_REFERENCE = ("eta", "t0", "infeasible", "tight", "loose")
+_REFERENCE = ("eta", "t0", "infeasible", "tight", "loose", "excluded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ METHODS = {
 }
 #: Measurements that claim something of the bounds behind them, and are estimates where these are;
 #: losses, eta and t0, which are minimised or chosen, claim nothing.
-CLAIMS = (*_DUAL, "infeasible", "tight", "loose")
+CLAIMS = (*_DUAL, "infeasible", "tight", "loose", "excluded")
 
 
 def method_named(name: str) -> Method:

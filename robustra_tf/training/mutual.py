@@ -45,7 +45,7 @@ class Learner:
       name: `f` or `g`.
       model: the network.
       optimizer: a Keras optimizer.
-      step: (x, y, eps, seed) -> metrics, a `TrainStep`.
+      step: (x, y, eps, seed, lowered) -> metrics, a `TrainStep`.
       device: where all of it is and its steps run; None leaves that to TensorFlow.
       snapshot: the reference that it learns against, where that is not the other network itself.
     """
@@ -114,7 +114,8 @@ class _Running:
         seed = np.random.SeedSequence(words).generate_state(2).view(np.int32)
         with tf.device(self.learner.device):
             radius = tf.constant(self.eps, tf.float32)
-            self._means.add(self.learner.step(x, y, radius, tf.constant(seed)))
+            lowered = tf.constant(self._lowered(k), tf.float32)
+            self._means.add(self.learner.step(x, y, radius, tf.constant(seed), lowered))
 
     def read(self) -> dict[str, float]:
         """The means of the metrics so far; waits for the device.
@@ -147,6 +148,9 @@ class _Running:
 
     def _radius(self, k: int) -> float:
         return self._course.plan.radius(self.epoch, k, self._course.batches.steps)
+
+    def _lowered(self, k: int) -> float:
+        return self._course.plan.lowered(self.epoch, k, self._course.batches.steps)
 
     def _guard(self) -> None:
         bad = self._means.bad()

@@ -147,9 +147,11 @@ class TrainingPlan:
     def prolongs(self, epochs: int) -> bool:
         """Whether it goes on where an equal plan of so many epochs has come to its end.
 
-        A cosine, and a warm-up that is a share of all epochs, are laid out for their number.
+        A cosine, a warm-up that is a share of all epochs, and a threshold on a ramp are laid out
+        for their number.
         """
         laid_out = self.lr_schedule == "cosine" or self.eps_warmup_epochs is None
+        laid_out = laid_out or self.options.losses.threshold == "ramp"
         return self.epochs >= epochs and not laid_out
 
     def radius(self, epoch: int, step: int, steps: int) -> float:
@@ -158,6 +160,10 @@ class TrainingPlan:
         if self.ramp == "step":
             return schedules.epsilon_within(epoch + step / steps, *ends)
         return schedules.epsilon(epoch, *ends)
+
+    def lowered(self, epoch: int, step: int, steps: int) -> float:
+        """How far a threshold on a ramp has come from `t0` to 0 at a step, as `radius` counts."""
+        return schedules.lowered(epoch + step / steps, self.warmup_epochs, self.epochs)
 
     def learning_rate(self, epoch: int) -> float:
         """The learning rate of an epoch, from 0."""

@@ -19,7 +19,13 @@ from robustra_tf.objective.interval_losses import (
     whole_ball,
 )
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
-from robustra_tf.objective.robustra import Objective, ObjectiveEstimate, ball_margins, objective
+from robustra_tf.objective.robustra import (
+    EXCLUDED,
+    Objective,
+    ObjectiveEstimate,
+    ball_margins,
+    objective,
+)
 from robustra_tf.training.methods import CLAIMS, Method
 
 #: The duals of a network over a batch, bounds or estimates.
@@ -65,6 +71,12 @@ class Problem:
             # Intervals and attacks are of the `linf` ball, cut to the box.
             if method.mixes and bounds.norm != "linf" and (share := getattr(self.losses, name)):
                 raise ValueError(f"{name} must be 0 with norm {bounds.norm!r}, got {share!r}")
+        if not method.needs_reference:
+            for name, usual in (("threshold", "t0"), ("agreement_weight", 0)):
+                if (value := getattr(self.losses, name)) != usual:
+                    raise ValueError(
+                        f"{name} must be {usual} for method {method.name!r}, got {value!r}"
+                    )
         method.check_reference(self.reference is not None)
 
     @property
@@ -103,20 +115,24 @@ class Problem:
         eps: tf.Tensor,
         seed: Seed = (0, 0),
         importance: tf.Tensor | None = None,
+        lowered: tf.Tensor | None = None,
     ) -> Batch:
         """A batch with what its losses need beside the images.
 
         Random starts are drawn for all of it: an example's does not depend on its piece.
 
         Args:
-          x, y, eps, importance: as `Batch` has them.
+          x, y, eps, importance, lowered: as `Batch` has them; a threshold on a ramp has come as far
+            as the radius where none is given.
           seed: integers [2]; equal seeds give equal random starts and vectors.
         """
         seed = tf.cast(seed, tf.int32)
         draw = None
         if self.attacks:
             draw = tf.random.stateless_uniform(tf.shape(x), seed, dtype=x.dtype)
-        return Batch(x, y, eps, self.losses.progress(eps), draw, seed, importance)
+        progress = self.losses.progress(eps)
+        lowered = progress if lowered is None else lowered
+        return Batch(x, y, eps, progress, draw, seed, lowered, importance)
 
     def dual(self, network: Network, batch: Batch, which: int) -> Dual:
         """The dual on a batch of network 0, the trained one, or 1, the reference.
@@ -147,6 +163,9 @@ def solve(problem: Problem, network: Network, reference: Dual | None, batch: Bat
         found = found._replace(measured={"robust_error": robust_error(found.upper, batch.y)})
     else:
         found = _dual_loss(problem, network, reference, batch)
+        if weight := problem.losses.agreement_weight:
+            clean = robust_cross_entropy(logits, batch.y)
+            found = found._replace(each=found.each + weight * clean)
     if batch.importance is not None:
         found = found._replace(each=batch.importance * found.each)
     measured |= found.measured
@@ -161,20 +180,32 @@ def solve(problem: Problem, network: Network, reference: Dual | None, batch: Bat
 
 
 def _dual_loss(problem: Problem, network: Network, reference: Dual | None, batch: Batch) -> Loss:
-    """Cross-entropy of the objective, with shares of that of intervals and at attacked images."""
+    """Cross-entropy of the objective, with shares of that of intervals and at attacked images.
+
+    A target that the reference excludes costs nothing in any of them.
+    """
     f = problem.dual(network, batch, 0)
-    found = objective(f, reference, batch.eps, problem.bounds.norm)
+    lowered = {"t0": 0.0, "zero": 1.0, "ramp": batch.lowered}[problem.losses.threshold]
+    found = objective(f, reference, batch.eps, problem.bounds.norm, lowered)
     measured = _measured(problem, f, found, batch.y)
     loss, losses = robust_cross_entropy(found.h, batch.y), problem.losses
     if losses.interval_share:
         cheap = interval_margins(network, whole_ball(batch), batch.y).upper
-        loss = _between(loss, robust_cross_entropy(cheap, batch.y), losses.interval_share)
+        part = robust_cross_entropy(_counted(found, cheap), batch.y)
+        loss = _between(loss, part, losses.interval_share)
         measured["interval_error"] = robust_error(cheap, batch.y)
     if losses.attack_share:
         there = network(attacked(network, batch, losses.attack_steps))
-        loss = _between(loss, robust_cross_entropy(there, batch.y), losses.attack_share)
+        own = tf.gather(there, batch.y, batch_dims=1)[:, None]
+        part = robust_cross_entropy(_counted(found, there - own), batch.y)
+        loss = _between(loss, part, losses.attack_share)
         measured["attack_error"] = clean_error(there, batch.y)
     return Loss(loss, found.wk if isinstance(found, Objective) else None, measured)
+
+
+def _counted(found: Objective | ObjectiveEstimate, margins: tf.Tensor) -> tf.Tensor:
+    """`f_t - f_y` [n, classes], or bounds of it, without the targets that are excluded."""
+    return tf.where(found.excluded, tf.constant(EXCLUDED, margins.dtype), margins)
 
 
 def _measured(
@@ -188,7 +219,7 @@ def _measured(
         crossing = tf.cast(unstable(*ranges[index]), dtype)
         measured[f"unstable/{k + 1}"] = tf.reduce_mean(crossing, tf.range(1, tf.rank(crossing)))
     if problem.method.needs_reference:
-        targets = {"eta": found.eta, "t0": found.t0}
+        targets = {"eta": found.eta, "t0": found.t0, "excluded": found.excluded}
         for name in ("infeasible", "tight", "loose"):
             targets[name] = getattr(found.tightness, name)
         others = 1.0 - tf.one_hot(y, classes, dtype=dtype)

@@ -31,8 +31,9 @@ class PureState(NamedTuple):
 class PureStep:
     """`(state, x, y, reference, eps, learning_rate, seed) -> (state, metrics)`.
 
-    Does what `TrainStep` does, with every row's bound computed (static shapes), nothing captured
-    and no variable touched: compiled by XLA, it can be exported and driven from anywhere.
+    Does what `TrainStep` does without its `lowered`, with every row's bound computed (static
+    shapes), nothing captured and no variable touched: compiled by XLA, it can be exported and
+    driven from anywhere.
 
     Attributes:
       traces: how often the step has been traced: once, unless the batch's shape changes.

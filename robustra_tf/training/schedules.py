@@ -34,6 +34,26 @@ def epsilon_within(epochs: float, start: float, end: float, warmup: float) -> fl
     return start + (end - start) * epochs / warmup
 
 
+def lowered(epochs: float, warmup: int, last: int) -> float:
+    """How far a threshold on a ramp has come from `t0` to 0 after a number of epochs, 0 to 1.
+
+    It stays at `t0` along the warm-up, is lowered evenly over the first half of what is left, and
+    stays at 0 for the other half.
+
+    Args:
+      epochs: done so far, whole or not.
+      warmup: epochs over which the radius grows.
+      last: epochs of the run.
+
+    Example:
+      >>> [lowered(epochs, 2, 10) for epochs in (0, 2, 3, 6, 9.5)]
+      [0.0, 0.0, 0.25, 1.0, 1.0]
+    """
+    if epochs <= warmup:
+        return 0.0
+    return min(2.0 * (epochs - warmup) / (last - warmup), 1.0)
+
+
 def halving(epoch: int, base: float, warmup: int) -> float:
     """The learning rate of an epoch: `base` along the warm-up, then halved every 10 epochs.
 

@@ -61,7 +61,12 @@ class TrainStep:
         self._step = tf.function(self._run, autograph=False)
 
     def __call__(
-        self, x: tf.Tensor, y: tf.Tensor, eps: tf.Tensor, seed: Seed = (0, 0)
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        eps: tf.Tensor,
+        seed: Seed = (0, 0),
+        lowered: tf.Tensor | float | None = None,
     ) -> dict[str, tf.Tensor]:
         """Take one step; returns scalars, the means over the batch.
 
@@ -70,18 +75,22 @@ class TrainStep:
           y: labels [n], integers.
           eps: radius in pixels, a scalar tensor.
           seed: integers [2], of the attacks' random starts and of the random vectors.
+          lowered: how far a threshold on a ramp has come from `t0` to 0, 0 to 1; as far as the
+            radius has come on its own where it is None.
         """
         checks.plain("TrainStep", x, y)
         eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
-        return self._step(x, labels_tensor(y), eps, seed)
+        if lowered is not None:
+            lowered = tf.cast(lowered, tf.float32)
+        return self._step(x, labels_tensor(y), eps, seed, lowered)
 
-    def _run(self, x, y, eps, seed):
+    def _run(self, x, y, eps, seed, lowered):
         self.traces += 1
         # Within the trace: else what reads no variable would be left to TensorFlow. The name tells
         # the operations of several steps apart in a profile.
         name = self._device and self._device.replace(":", "_")
         with tf.device(self._device), tf.name_scope(name or "step"):
-            batch = self._gradient.problem.batch(x, y, eps, seed)
+            batch = self._gradient.problem.batch(x, y, eps, seed, lowered=lowered)
             step = self._gradient(*self._gradient.networks(), batch)
             # A poisoned update could not be taken back.
             tf.cond(step.finite, lambda: self._update(step), lambda: False)

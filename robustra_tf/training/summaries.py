@@ -69,6 +69,11 @@ CHARTS = {
     "infeasible": Chart("tightness/infeasible", f"{_CONSTRAINT} that no point of the ball meets"),
     "tight": Chart("tightness/tight", f"{_CONSTRAINT} that cut the ball"),
     "loose": Chart("tightness/loose", f"{_CONSTRAINT} that exclude nothing that matters"),
+    "excluded": Chart(
+        "tightness/excluded",
+        "share of the wrong classes that the reference excludes by itself at the threshold that is "
+        "trained at, so that they cost nothing",
+    ),
     "loss": Chart("training/loss", f"the loss that is minimised, mean, {_TRAINING}"),
     "grad_norm": Chart(
         "training/gradient_norm", "Euclidean norm of the gradient before clipping, mean over steps"
