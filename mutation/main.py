@@ -6,6 +6,9 @@ the cheapest tests are run that cover the changed line, from distinct files; the
 them, all others that do, as far as `--patience` goes. A mutant is caught when a test fails, when a
 file cannot be imported or when the tests hang. At last every test that caught one is run without
 any change: it must pass.
+
+What became of each is written to `.coverage/mutation/trials.jsonl` at once. `--keep=all` goes on
+from there, and `--keep=caught` tries only the survivors again.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mutation.covering import Map
+from mutation.journal import Journal, Trial
 from mutation.mutants import Mutant, mutants
 
 #: What certifies, or says whether something is certified.
@@ -71,23 +75,6 @@ MODULES = (
 )
 #: Tests of the first round.
 FIRST = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """A mutant and what became of it: `caught` by which test, empty if it survived."""
-
-    mutant: Mutant
-    caught: str
-    seconds: float
-    tests: int
-    untried: int = 0
-
-    def __str__(self) -> str:
-        if self.caught:
-            return f"caught    {self.mutant}   by {self.caught} in {self.seconds:.1f} s"
-        left = f", {self.untried} not tried" if self.untried else ""
-        return f"SURVIVED  {self.mutant}   {self.tests} tests{left}, {self.seconds:.1f} s"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,8 +159,19 @@ class Worker:
 class Run:
     """All mutants of a project, some of which are tried."""
 
-    def __init__(self, project: Project, *, processes: int = 2, patience: float = 120.0):
-        """Prepares; `patience` are the seconds of tests that a mutant may survive."""
+    def __init__(
+        self,
+        project: Project,
+        *,
+        processes: int = 2,
+        patience: float = 120.0,
+        keep: str = "none",
+    ):
+        """Prepares; `patience` are the seconds of tests that a mutant may survive.
+
+        `keep` says what counts of the trials written down before: `none`, `caught` or `all`.
+        """
+        self._journal = Journal(project.root / ".coverage/mutation/trials.jsonl", keep=keep)
         self._project, self._processes, self._patience = project, processes, patience
         #: Seconds after which tests that should take none are said to hang.
         self.least_limit = 60.0
@@ -229,6 +227,14 @@ class Run:
         return [found[mutant] for mutant in drawn]
 
     def _try(self, worker: Worker, mutant: Mutant) -> Trial:
+        source = self._sources[mutant.path]
+        if trial := self._journal.known(mutant, source):
+            return trial
+        trial = self._judged(worker, mutant)
+        self._journal.add(trial, source)
+        return trial
+
+    def _judged(self, worker: Worker, mutant: Mutant) -> Trial:
         source = mutant.applied(self._sources[mutant.path])
         first, rest, untried = self.rounds(mutant)
         start, count = time.monotonic(), 0
@@ -260,6 +266,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--targets", nargs="*", default=list(TARGETS), help="what is changed")
     parser.add_argument("--processes", type=int, default=2, help="at a time; default: 2")
     parser.add_argument("--patience", type=float, default=120.0, help="seconds of tests a mutant")
+    counts = ("none", "caught", "all")
+    parser.add_argument("--keep", default="none", choices=counts, help="of the trials before")
     return parser.parse_args()
 
 
@@ -269,7 +277,7 @@ def main() -> None:
     root = Path(__file__).resolve().parents[1]
     project = Project(root, given.targets, given.tests)
     start = time.monotonic()
-    run = Run(project, processes=given.processes, patience=given.patience)
+    run = Run(project, processes=given.processes, patience=given.patience, keep=given.keep)
     print(f"{len(run.mutants)} mutants, tests mapped after {time.monotonic() - start:.0f} s")
     wanted = [mutant for mutant in run.mutants if given.only in str(mutant)]
     drawn = random.Random(given.seed).sample(wanted, min(given.count, len(wanted)))

@@ -5,6 +5,7 @@ import textwrap
 import coverage
 import pytest
 
+from mutation.journal import Journal, Trial
 from mutation.main import Project, Run
 from mutation.mutants import mutants
 
@@ -145,11 +146,30 @@ def test_a_known_mutant_is_caught_and_an_equivalent_one_survives(project):
     assert str(found["a <= b"]).startswith(
         "caught    small.py:3: return a if ⟦a > b → (a <= b)⟧ else b"
     )
+    # A run that goes on from what was written down tries none of them again.
+    later = Run(project, processes=1, keep="all")
+    assert [later._try(None, mutant) for mutant in drawn] == trials
     # The project itself was never touched, and the map is kept.
     assert "a > b" in (project.root / "small.py").read_text()
     before = (project.root / ".coverage/mutation/map.json").stat().st_mtime_ns
     Run(project, processes=1)
     assert (project.root / ".coverage/mutation/map.json").stat().st_mtime_ns == before
+
+
+def test_what_is_written_down_counts_while_the_source_is_the_same(tmp_path):
+    path = tmp_path / "folder" / "trials.jsonl"
+    caught, survived, *_ = mutants("some.py", SOURCE)
+    trials = [Trial(caught, "test_some.py::test_it", 1.5, 3), Trial(survived, "", 2.0, 7, 4)]
+    journal = Journal(path)
+    for trial in (Trial(survived, "another", 1.0, 1), *trials):
+        journal.add(trial, SOURCE)
+    assert [Journal(path, keep="all").known(t.mutant, SOURCE) for t in trials] == trials
+    again = Journal(path, keep="caught")
+    assert again.known(caught, SOURCE) == trials[0]
+    assert again.known(survived, SOURCE) is None
+    assert again.known(caught, SOURCE + "more = 1") is None
+    assert Journal(path).known(caught, SOURCE) is None
+    assert not path.exists()
 
 
 def test_what_processes_write_late_is_added_to_the_map(project):
