@@ -9,6 +9,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from sphinx.pycode import ModuleAnalyzer
+
 import robustra_tf
 
 project = "robustra_tf"
@@ -50,6 +52,14 @@ def _escape(app, what, name, obj, options, lines):
         lines[number] = "`".join(parts)
 
 
+def _one_signature(module):
+    """Has a module's functions shown with their defaults, not as type checkers tell calls apart."""
+    found = ModuleAnalyzer.for_module(module)
+    found.analyze()
+    found.overloads.clear()
+
+
 def setup(app):
     """Sphinx calls this."""
+    _one_signature("robustra_tf.certificates.certify")
     app.connect("autodoc-process-docstring", _escape, priority=900)
