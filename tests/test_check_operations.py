@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 
 from eval.checker import network as checked
+from eval.checker import operations
+from eval.checker import rounding as counted
 from eval.checker.derive import _Check
 from robustra_tf.bounds import rounding
 from robustra_tf.certificates.proofs import described
@@ -71,6 +73,28 @@ def test_terms_are_those_of_the_dense_matrix(kind):
         assert found.rows >= backward
     else:
         assert (found.terms, found.rows) == (forward, backward)
+
+
+def test_the_numbers_of_float32_are_what_numpy_says():
+    for unit, dtype in ((counted.UNIT32, np.float32), (counted.UNIT64, np.float64)):
+        assert unit == np.finfo(dtype).eps / 2
+    assert np.finfo(np.float32).tiny == counted.SMALLEST
+    assert 3.99 < float(np.finfo(np.float32).max) / counted.LARGEST < 4
+
+
+@pytest.mark.parametrize("floor", [False, True])
+def test_one_variance_too_small_to_divide_by_is_enough(floor):
+    weights = {"mean": np.zeros(2), "variance": np.ones(2)}
+    for variance, epsilon, sane in (
+        (1.0, 0.0, True),
+        (2.0**-100, 0.0, True),
+        (2.0**-101, 0.0, False),
+        (2.0**-101, 2.0**-50, True),
+        (-(2.0**-101), 1.0, False),
+        (np.nan, 1.0, False),
+    ):
+        weights["variance"][1] = variance
+        assert operations.normalisation((2,), weights, epsilon, floor).sane is sane
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "sum behind a convolution"])

@@ -1,6 +1,7 @@
 """Maxima in a graph: found where they are, bounded as what they are, and nowhere else."""
 
 import dataclasses
+from fractions import Fraction
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ from keras import layers
 
 from eval.checker import maxima as checked
 from eval.checker import network as described
+from eval.checker.state import State
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.interval import propagate
 from robustra_tf.certificates.proofs import describe
@@ -53,6 +55,27 @@ def test_the_checker_sees_the_maxima_that_the_library_sees():
             assert other.within == one.within
             sides = (one.first.node, one.second.node)
             assert tuple(node for node, _ in other.sides) == sides
+
+
+def test_a_cut_maximum_holds_whatever_its_sides_may_be():
+    """In exact arithmetic: the centre is far off, so that the last digits of all decide."""
+    rng = np.random.default_rng(3)
+    near, far, room = rng.normal(size=(2, 1, 300)), rng.normal(size=(1, 300)) * 30, 1e-9
+    widths = rng.uniform(0, 1, near.shape)
+    sides = [State(c, w, 0 * c) for c, w in zip(near, widths, strict=True)]
+    wide = State(far, np.full(far.shape, np.inf), 0 * far)
+    found = checked.cut(wide, checked.Maximum(((0, None), (1, None)), ()), sides, room)
+    np.testing.assert_array_equal(found.centre, far)
+    for k, width in enumerate(found.width[0]):
+        ends = [
+            max(Fraction(c[0, k]) + sign * Fraction(w[0, k]) for c, w, _ in sides)
+            for sign in (-1, 1)
+        ]
+        off = max(abs(end - Fraction(far[0, k])) for end in ends) + Fraction(room)
+        assert off <= Fraction(width) <= off * (1 + Fraction(1, 10**13)) + Fraction(1, 10**13)
+    narrow = wide._replace(width=np.full(far.shape, 1e-3))
+    cut = checked.cut(narrow, checked.Maximum(((0, None), (1, None)), ()), sides, room)
+    np.testing.assert_array_equal(cut.width, narrow.width)
 
 
 SHAPE = (1, 1, 4)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import robustra_tf as rt
 from eval.checker import claim
-from tests import claims
+from tests import claims, nets
 from tests.hostile import Payload
 
 pytestmark = pytest.mark.usefixtures("nothing_runs")
@@ -113,6 +114,38 @@ def test_members_that_are_refused(certificate, tmp_path, kind):
     replace, message = _members_that_are_refused(tmp_path)[kind]
     with pytest.raises(claim.UnreadableError, match=f"c.npz: ({message})"):
         claim.read(_repacked(certificate, tmp_path / "c.npz", replace))
+
+
+@pytest.fixture(scope="module")
+def of_property(tmp_path_factory, eager):
+    """A certificate of a property: two groups, for one image the first alone; not to be changed."""
+    path = tmp_path_factory.mktemp("property") / "c.npz"
+    model = nets.dense()
+    output = rt.unreachable(([[1, 0, 0], [0, 1, 0]], [-9, -9]), ([[0, 0, 1]], [-9]))
+    rt.certify(model, nets.images(model, 2), output, 0.01, dtype="float64", save=path)
+    arrays, header = claims.members(path)
+    arrays["group"][1, 2] = -1
+    return claims.written(path, arrays, header)
+
+
+CONDITIONS = {
+    "group": ([-2, 3], "group: expected numbers in -1..2"),
+    "rows": ([np.nan, np.inf], "rows: expected finite numbers"),
+    "offset": ([np.nan, -np.inf], "rows: expected finite numbers"),
+    "radius": ([-1e-9, np.inf], "radius: expected finite numbers >= 0"),
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_a_single_number_of_a_condition_is_enough(of_property, tmp_path, name):
+    arrays, header = claims.members(of_property)
+    numbers, message = CONDITIONS[name]
+    for number in numbers:
+        changed = arrays | {name: arrays[name].copy()}
+        changed[name].flat[1] = number
+        with pytest.raises(claim.UnreadableError, match=message):
+            claim.read(claims.written(tmp_path / "c.npz", changed, header))
+    assert claim.read(of_property).conditions.group.tolist() == [[0, 0, 1], [0, 0, -1]]
 
 
 def test_archives_that_are_refused(certificate, tmp_path):
