@@ -99,7 +99,7 @@ def _members_that_are_refused(folder):
         "another type": ({"x": _npy("<c16", data=b"\0" * 16)}, "x: expected numbers of type"),
         "another shape": ({"x": _npy()}, r"x: expected shape \(2, 6, 6, 1\), got \(1,\)"),
         "labels of reals": ({"labels": _npy(shape=(2,), data=b"\0" * 16)}, "labels: expected type"),
-        "weights of reals": ({"weight_1": _npy()}, "weight_1: expected float32"),
+        "weights of reals": ({"weight_1": _npy()}, "weight_1: expected type <f4"),
         "no labels": ({"labels": None}, "labels: expected one axis"),
         "no margins": ({"margin_lower": None}, "margin_lower: expected a member of that name"),
         "no slopes": ({"slope_0": None}, "slope_0: expected a member of that name"),

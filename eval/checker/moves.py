@@ -30,7 +30,7 @@ class Take(Affine):
     def transpose(self, rows):
         """Every entry back, added up where it was taken several times."""
         rows = np.moveaxis(rows, self.axis + 1, 0)
-        found = np.zeros((self.in_shape[self.axis], *rows.shape[1:]))
+        found = np.zeros((self.in_shape[self.axis], *rows.shape[1:]), rows.dtype)
         there = self.indices >= 0
         np.add.at(found, self.indices[there], rows[there])
         return np.moveaxis(found, 0, self.axis + 1)
@@ -84,6 +84,8 @@ class Pick(Windows):
     def _slots(self, v, entries):
         """Sums over slots, `entries` [slots in, slots out], channel by channel."""
         parts = v.reshape(*v.shape[:-1], len(entries), -1)
+        if v.dtype == object:
+            entries = entries.astype(np.int64)  # exact among fractions
         found = np.einsum("...sc,st->...tc", parts, entries)
         return found.reshape(*v.shape[:-1], -1)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import moves, operations, windows
+from .rounding import fractions
 
 #: A layer is refused above this.
 LARGEST_LAYER = 2**26
@@ -65,12 +67,13 @@ def number(value: Any) -> bool:
 
 
 class Network:
-    """The nodes that a header describes."""
+    """The nodes that a header describes, in float64, or in fractions with `exact`."""
 
-    def __init__(self, described: Any, weights: list[np.ndarray]):
+    def __init__(self, described: Any, weights: Sequence[np.ndarray], exact: bool = False):
         right = isinstance(described, list) and 0 < len(described) <= MOST_NODES
         need(right, "network", f"a list of at most {MOST_NODES} operations", described)
-        self._weights = [weight.astype(np.float64) for weight in weights]
+        self._exact = exact
+        self._weights = [self._number(weight) for weight in weights]
         self._used: set[int] = set()
         self.nodes: tuple[Node, ...] = ()
         for index, text in enumerate(described):
@@ -83,6 +86,13 @@ class Network:
             self.nodes += (node,)
         unused = set(range(len(weights))) - self._used
         need(not unused, "network", "every weight in use", f"no use of {sorted(unused)[:3]}")
+
+    def _number(self, values: np.ndarray) -> np.ndarray:
+        values = values.astype(np.float64)
+        if not self._exact:
+            return values
+        need(np.isfinite(values).all(), "network", "finite numbers", "others")
+        return fractions(values)
 
     def _node(self, index: int, text: dict[str, Any]) -> Node:
         kind = text.pop("op", None)
@@ -126,7 +136,7 @@ class Network:
             return operations.Add(shape, arity)
         if kind == "scale":
             parts = [self._constants(text.pop(name, None), shape) for name in ("scale", "shift")]
-            return operations.Scale(shape, parts[0], np.float64(0.0), parts[1])
+            return operations.Scale(shape, parts[0], self._number(np.zeros(())), parts[1])
         if kind == "reshape":
             after = self._shape(text.pop("shape", None))
             need(math.prod(after) == math.prod(shape), self._where, f"the size of {shape}", after)
@@ -179,11 +189,11 @@ class Network:
     def _slope(self, kind, shape, weights) -> operations.Affine:
         need(len(weights) == 1, self._where, "one weight", len(weights))
         (slope,) = weights
-        scale = slope if kind == "slope" else 1.0 - slope
+        scale = slope if kind == "slope" else 1 - slope
         same = scale.ndim == len(shape)
         fits = same and all(a in (1, b) for a, b in zip(scale.shape, shape, strict=True))
         need(fits, self._where, f"a weight for {shape}", slope.shape)
-        zero = np.float64(0.0)
+        zero = self._number(np.zeros(()))
         return operations.Scale(shape, scale, zero, zero, weights)
 
     def _pick(self, text, shape) -> operations.Affine:
@@ -208,6 +218,7 @@ class Network:
         need(fits, self._where, "a bias for each filter", None if bias is None else bias.shape)
 
     def _normalisation(self, kind, text, shape, weights) -> operations.Affine:
+        need(not self._exact, self._where, "no square root where fractions are asked for", kind)
         epsilon, parts = text.pop("epsilon", None), text.pop("parts", None)
         need(number(epsilon) and epsilon >= 0, self._where, "epsilon >= 0", epsilon)
         allowed = [["mean", "variance"]]
@@ -229,7 +240,7 @@ class Network:
         except (ValueError, TypeError, OverflowError, RecursionError):
             fits = False
         need(fits, self._where, f"finite numbers that fit {shape}", values)
-        return found
+        return self._number(found)
 
     def _window(self, text, shape, size):
         strides, padding = self._pair(text.pop("strides", None), 1), self._padding(text)

@@ -1,4 +1,6 @@
-"""Why a certificate is not accepted."""
+"""Why a certificate or a proof is not accepted."""
+
+from __future__ import annotations
 
 
 class RejectedError(Exception):
@@ -6,4 +8,8 @@ class RejectedError(Exception):
 
     def __init__(self, layer: str, field: str, reason: str):
         super().__init__(f"{layer}: {field}: {reason}")
-        self.layer, self.field = layer, field
+        self.layer, self.field, self.reason = layer, field, reason
+
+    def within(self, where: str) -> RejectedError:
+        """The same, of a part of a whole."""
+        return RejectedError(f"{where}: {self.layer}", self.field, self.reason)

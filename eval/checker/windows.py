@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
@@ -34,7 +35,9 @@ class Windows(Affine):
     def _spread(self, rows: np.ndarray, tap) -> np.ndarray:
         (top, bottom), (left, right) = self.padding
         height, width, channels = self.in_shape
-        padded = np.zeros((len(rows), top + height + bottom, left + width + right, channels))
+        padded = np.zeros(
+            (len(rows), top + height + bottom, left + width + right, channels), rows.dtype
+        )
         for at, where in self._taps():
             padded[where] += tap(rows, at)
         return padded[:, top : top + height, left : left + width]
@@ -89,7 +92,7 @@ class Convolution(Windows):
 def spread_kernel(kernel: np.ndarray, dilation: Shape) -> np.ndarray:
     """A kernel with its taps `dilation` apart, zeros between them."""
     size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
-    found = np.zeros((*size, *kernel.shape[2:]))
+    found = np.zeros((*size, *kernel.shape[2:]), kernel.dtype)
     found[:: dilation[0], :: dilation[1]] = kernel
     return found
 
@@ -97,7 +100,7 @@ def spread_kernel(kernel: np.ndarray, dilation: Shape) -> np.ndarray:
 def grouped_kernel(kernel: np.ndarray, groups: int) -> np.ndarray:
     """A kernel [kh, kw, channels / groups, filters] as one of all channels."""
     height, width, channels, filters = kernel.shape
-    found = np.zeros((height, width, channels * groups, filters))
+    found = np.zeros((height, width, channels * groups, filters), kernel.dtype)
     share = filters // groups
     for g in range(groups):
         own = np.s_[g * share : (g + 1) * share]
@@ -111,13 +114,17 @@ class AveragePool(Windows):
     def __init__(self, shape: Shape, size: Shape, strides: Shape, padding):
         super().__init__(shape, size, strides, padding, shape[2])
 
+    def _mean(self, v):
+        size = math.prod(self.size)
+        return v * Fraction(1, size) if v.dtype == object else v / size
+
     def linear(self, v):
         """Means."""
-        return self._apply(v, lambda part, at: part) / math.prod(self.size)
+        return self._mean(self._apply(v, lambda part, at: part))
 
     def transpose(self, rows):
         """Each mean's share to every tap."""
-        return self._spread(rows / math.prod(self.size), lambda part, at: part)
+        return self._spread(self._mean(rows), lambda part, at: part)
 
     @property
     def counts(self):

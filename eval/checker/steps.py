@@ -1,0 +1,188 @@
+"""Bounds of units, step by step as a proof has them, and of margins by rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .backward import dot, lower_bounds
+from .knowledge import Knowledge
+from .rounding import FEW, TINY
+from .slopes import INTERVAL, WK, Given, Slopes
+
+#: Bytes that the rows of one pass may take at a node.
+BUDGET = 2**24
+
+
+class Asked(NamedTuple):
+    """Conditions `c . f + d >= 0` on the outputs, whose margins are `-(c . f + d)`: [k, ...]."""
+
+    rows: np.ndarray
+    offset: np.ndarray
+
+    def take(self, which: np.ndarray) -> Asked:
+        """Some of them."""
+        return Asked(self.rows[which], self.offset[which])
+
+
+class RowSet(NamedTuple):
+    """Rows with multipliers of their own, [q] of them.
+
+    Attributes:
+      neuron: which unit of its ReLU a row is of.
+      end: 1 of a lower bound, -1 of an upper one.
+      given: their multipliers.
+      weight: of margins that may be taken to be at most 0, [q, j]; None for none.
+    """
+
+    neuron: np.ndarray
+    end: np.ndarray
+    given: Given
+    weight: np.ndarray | None
+
+
+class Step(NamedTuple):
+    """Bounds of one ReLU, by a rule, or by rows."""
+
+    relu: int
+    rule: str
+    rows: RowSet | None
+
+
+def follow(known: Knowledge, steps: Sequence[Step], asked: Asked | None = None) -> None:
+    """Takes the steps; `asked` are conditions that are all at least 0 where anything is shown."""
+    for step in steps:
+        found = _bounds(known, step, asked)
+        if known.shadow is not None:
+            known.shadow.tighten(step.relu, *_bounds(known.shadow, step, asked))
+        known.tighten(step.relu, *found)
+
+
+def _bounds(known: Knowledge, step: Step, asked: Asked | None):
+    below = known.subject.below(step.relu)
+    known.forward(below if step.rows is None or step.rows.weight is None else _last(known))
+    if step.rule == INTERVAL:
+        return known.passed[below].lower, known.passed[below].upper
+    if step.rows is not None:
+        return _by_rows(known, step.relu, below, step.rows, asked)
+    return _by_rule(known, step.relu, below, step.rule)
+
+
+def _by_rule(known: Knowledge, relu: int, below: int, rule: str):
+    """Both ends of what is unstable so far."""
+    subject, chosen = known.subject, known.shadow or known
+    size, shape = subject.sizes[relu], subject.nodes[below].shape
+    bounds = chosen.bounds[relu]
+    which = np.arange(size)
+    if bounds is not None:
+        open_ = (bounds[0] < 0) & (bounds[1] > 0)
+        which = np.flatnonzero(open_.reshape(known.count, size).any(0))
+    lower, upper = _unknown(known, size)
+    slopes = Slopes(known, rule)
+    for first, last in slices(known, len(which), 2):
+        rows = _units(which[first:last], size, np.ones(last - first))
+        rows = np.concatenate([rows, -rows], axis=1).reshape(1, -1, *shape)
+        found = lower_bounds(known, {below: known.subject.number(rows)}, slopes)
+        lower[:, which[first:last]] = found[:, : last - first]
+        upper[:, which[first:last]] = -found[:, last - first :]
+    return lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+
+
+def _by_rows(known: Knowledge, relu: int, below: int, rows: RowSet, asked: Asked | None):
+    size, shape = known.subject.sizes[relu], known.subject.nodes[below].shape
+    lower, upper = _unknown(known, size)
+    for first, last in slices(known, len(rows.neuron), 1):
+        neuron, end = rows.neuron[first:last], rows.end[first:last]
+        start = _units(neuron, size, end).reshape(1, -1, *shape)
+        starts = {below: known.subject.number(start)}
+        slopes = Slopes(known, "crown", rows.given.take(first, last))
+        if rows.weight is None:
+            found = lower_bounds(known, starts, slopes)
+        else:
+            assert asked is not None
+            found = weighed_margins(known, asked, rows.weight[first:last], slopes, starts)
+        for at, bound in zip(zip(neuron, end, strict=True), found.T, strict=True):
+            if at[1] > 0:
+                lower[:, at[0]] = np.maximum(lower[:, at[0]], bound)
+            else:
+                upper[:, at[0]] = np.minimum(upper[:, at[0]], -bound)
+    return lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+
+
+def _unknown(known: Knowledge, size: int):
+    kind = object if known.subject.rounding.exact else np.float64
+    ends = np.full((known.count, size), -np.inf), np.full((known.count, size), np.inf)
+    return tuple(end.astype(kind) for end in ends)
+
+
+def _units(which: np.ndarray, size: int, sign: np.ndarray) -> np.ndarray:
+    """Unit rows, [1, r, size]."""
+    rows = np.zeros((1, len(which), size))
+    rows[0, np.arange(len(which)), which] = sign
+    return rows
+
+
+def slices(known: Knowledge, count: int, each: int):
+    """Ranges of rows, of which a pass takes `each` times as many."""
+    widest = max(math.prod(node.shape) for node in known.subject.nodes)
+    step = max(1, BUDGET // (8 * widest * known.count * each))
+    return [(first, min(first + step, count)) for first in range(0, count, step)]
+
+
+def _last(known: Knowledge) -> int:
+    return len(known.subject.nodes) - 1
+
+
+def margins(known: Knowledge, asked: Asked, rule: str) -> np.ndarray:
+    """Lower bounds of every condition's margin, [n, k], by a rule."""
+    known.forward(_last(known))
+    rows = -known.subject.number(asked.rows[None])
+    slopes = Slopes(known, WK if rule == WK else "crown")
+    found = lower_bounds(known, {_last(known): rows}, slopes, stop=rule == INTERVAL)
+    return _kept(known, _less(known, found, asked.offset[None]))
+
+
+def weighed_margins(
+    known: Knowledge, asked: Asked, weight: np.ndarray, slopes: Slopes, starts=None
+) -> np.ndarray:
+    """Lower bounds of `sum_j weight_j margin_j`, and of rows that start elsewhere: [n, r].
+
+    Args:
+      known: of the sets.
+      asked: conditions [j].
+      weight: [r, j].
+      slopes: of the rows.
+      starts: further rows by nodes.
+    """
+    last, number = _last(known), known.subject.number
+    known.forward(last)
+    weight = number(weight)
+    rows = weight @ number(asked.rows)
+    found = lower_bounds(known, {last: -rows[None], **(starts or {})}, slopes)
+    offset = weight @ number(asked.offset)
+    if not known.subject.rounding.exact:
+        # What adding conditions up may round, in what the outputs multiply and beside it.
+        share = FEW * (len(asked.offset) + 1)
+        terms = np.abs(weight) @ np.abs(asked.rows)
+        found = found - 2 * share * dot(terms[None], known.passed[last].magnitude[:, None])
+        found = found - 2 * share * (np.abs(weight) @ np.abs(asked.offset))[None]
+    return _kept(known, _less(known, found, offset[None]))
+
+
+def _less(known: Knowledge, found: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """`found - offset`, rounded downward."""
+    less = found - known.subject.number(offset) if known.subject.rounding.exact else found - offset
+    if known.subject.rounding.exact:
+        return less
+    return np.where(offset == 0, found, less - FEW * (np.abs(found) + np.abs(offset)) - TINY)
+
+
+def _kept(known: Knowledge, found: np.ndarray) -> np.ndarray:
+    """Nothing is known where numbers overflow."""
+    if known.subject.rounding.exact:
+        return found
+    fine = known.safe[:, None] & np.isfinite(found)
+    return np.where(fine, found, -np.inf)
