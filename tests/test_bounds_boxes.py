@@ -1,5 +1,6 @@
 """Bounds on many boxes of few inputs: above every value, never looser than intervals."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -94,6 +95,21 @@ def test_a_box_without_width_has_the_value_itself():
     value = network(boxes.inputs(boxes.low)).numpy() @ rows.numpy().T
     np.testing.assert_allclose(found.constant.numpy(), value, rtol=1e-9, atol=1e-9)
     assert (found.crossing.numpy() == 0).all()
+
+
+def test_of_an_affine_network_the_bound_is_the_function_itself():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    network = network_of(nets.randomise(model, 1))
+    boxes, rows = boxes_in(network, 2, 4), rows_of(network, 1)
+    found = bound_boxes(network, boxes, rows, MANY)
+    kernel, bias = (weight.numpy() for weight in network.weights)
+    middle = boxes.inputs(boxes.middle).numpy()
+    np.testing.assert_allclose(found.constant, (middle @ kernel + bias) @ rows.numpy().T)
+    slope = (kernel @ rows.numpy().T).T[:, boxes.places.numpy()]
+    np.testing.assert_allclose(found.slope, np.broadcast_to(slope, (6, 3, 2)))
+    np.testing.assert_array_equal(found.crossing, np.zeros(6))
+    assert found.ends == []
+    assert not found.loose.numpy().any()
 
 
 def test_nothing_follows_from_overflow():

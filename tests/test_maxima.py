@@ -11,9 +11,10 @@ from keras import layers
 
 from eval.checker import maxima as checked
 from eval.checker import network as described
-from eval.checker.state import State
+from eval.checker import state as checked_state
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.interval import propagate
+from robustra_tf.bounds.sound import _cut, _State
 from robustra_tf.certificates.proofs import describe
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Node, Structure
@@ -57,25 +58,43 @@ def test_the_checker_sees_the_maxima_that_the_library_sees():
             assert tuple(node for node, _ in other.sides) == sides
 
 
-def test_a_cut_maximum_holds_whatever_its_sides_may_be():
-    """In exact arithmetic: the centre is far off, so that the last digits of all decide."""
+def by_the_checker(centre, width, sides, room):
+    states = [checked_state.State(c, w, 0 * c) for c, w in sides]
+    found = checked.Maximum(((0, None), (1, None)), ())
+    cut = checked.cut(checked_state.State(centre, width, 0 * centre), found, states, room)
+    return cut.centre, cut.width
+
+
+def by_the_library(centre, width, sides, room):
+    ends = [_State(*map(tf.constant, (c, w, 0 * c))).ends for c, w in sides]
+    ends = tuple(tf.maximum(*end) for end in zip(*ends, strict=True))
+    state = _State(*map(tf.constant, (centre, width, 0 * centre)))
+    cut = _cut(state, ends, tf.constant(room, tf.float64), recentred=False)
+    return cut.centre.numpy(), cut.width.numpy()
+
+
+@pytest.mark.parametrize("size", [1.0, 2.0**-126])
+@pytest.mark.parametrize("cut", [by_the_checker, by_the_library])
+def test_a_cut_maximum_holds_whatever_its_sides_may_be(cut, size):
+    """In exact arithmetic: the centre is far off, so that the last digits of all decide.
+
+    To what is between the sides' ends comes rounding, and what a ReLU flushes to zero.
+    """
     rng = np.random.default_rng(3)
-    near, far, room = rng.normal(size=(2, 1, 300)), rng.normal(size=(1, 300)) * 30, 1e-9
-    widths = rng.uniform(0, 1, near.shape)
-    sides = [State(c, w, 0 * c) for c, w in zip(near, widths, strict=True)]
-    wide = State(far, np.full(far.shape, np.inf), 0 * far)
-    found = checked.cut(wide, checked.Maximum(((0, None), (1, None)), ()), sides, room)
-    np.testing.assert_array_equal(found.centre, far)
-    for k, width in enumerate(found.width[0]):
+    far, room = size * rng.normal(size=(1, 300)) * 30, size * 1e-9
+    sides = [(size * rng.normal(size=far.shape), size * rng.random(far.shape)) for _ in range(2)]
+    centre, widths = cut(far, np.full(far.shape, np.inf), sides, room)
+    np.testing.assert_array_equal(centre, far)
+    hair = Fraction(size) / 10**13
+    for k, width in enumerate(widths[0]):
         ends = [
-            max(Fraction(c[0, k]) + sign * Fraction(w[0, k]) for c, w, _ in sides)
-            for sign in (-1, 1)
+            max(Fraction(c[0, k]) + sign * Fraction(w[0, k]) for c, w in sides) for sign in (-1, 1)
         ]
-        off = max(abs(end - Fraction(far[0, k])) for end in ends) + Fraction(room)
-        assert off <= Fraction(width) <= off * (1 + Fraction(1, 10**13)) + Fraction(1, 10**13)
-    narrow = wide._replace(width=np.full(far.shape, 1e-3))
-    cut = checked.cut(narrow, checked.Maximum(((0, None), (1, None)), ()), sides, room)
-    np.testing.assert_array_equal(cut.width, narrow.width)
+        off = max(ends[1] - Fraction(far[0, k]), Fraction(far[0, k]) - ends[0])
+        off += Fraction(room) + Fraction(2.0**-126)
+        assert off <= Fraction(width) <= off * (1 + Fraction(1, 10**13)) + hair
+    narrow = np.full(far.shape, 1e-3 * size)
+    np.testing.assert_array_equal(cut(far, narrow, sides, room)[1], narrow)
 
 
 SHAPE = (1, 1, 4)
