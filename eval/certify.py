@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.program import Program
@@ -26,7 +26,7 @@ from robustra_tf.vocabulary import BOUNDS
 from . import page
 from .asked import Asked, answer, as_csv
 from .config import Config
-from .subject import known_of
+from .subject import PairSource
 
 if TYPE_CHECKING:
     import keras
@@ -39,15 +39,9 @@ COLUMNS = ("index", "label", "predicted", "certified", "worst_target", "worst_ma
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Certify(Asked):
+class Certify(Asked, PairSource):
     """The command's settings."""
 
-    sources: ClassVar[tuple[str, ...]] = (*Asked.sources, "pair")
-    wanted: ClassVar[str] = f"{Asked.wanted}, and --pair"
-
-    pair: Path | None = command.setting(
-        "folder of a training run, for its f and g as one classifier", None, topic="Network"
-    )
     box: bool = command.setting(
         "bound over the ball's part in [0, 1], not all of it", True, topic="Question"
     )
@@ -73,12 +67,6 @@ class Certify(Asked):
         if self.report is not None and (missing := page.missing()):
             wanted = f"{missing} installed, which pip install 'robustra-tf[report]' does"
             raise SettingError("report", wanted, str(self.report))
-
-    def _trained_for(self) -> dict[str, Any]:
-        if self.pair is None:
-            return super()._trained_for()
-        known, other = (known_of(self.place / name) for name in ("f", "g"))
-        return {name: value for name, value in known.items() if other.get(name) == value}
 
 
 def table(certificate: Certificate | PairCertificate, first: int = 0) -> str:

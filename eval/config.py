@@ -13,7 +13,7 @@ from robustra_tf import data, vocabulary
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
 
-from .subject import PATHS, TRAINED, Examined, Source
+from .subject import PATHS, TRAINED, Examined, PairSource
 
 # In the order in which they run, whatever order they are asked for in.
 STAGES = ("clean", "pgd", "ibp", "lp", "crown", "alpha", "milp")
@@ -38,7 +38,7 @@ _question, _bounds, _attack, _exact, _results = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Examined):
+class Config(Examined, PairSource):
     """The settings of an evaluation, checked. `stages` always has `clean`, which others need.
 
     `box` is what every attacked pixel keeps to, or None; `eps_sweep` is increasing.
@@ -123,7 +123,8 @@ def resolve(given: Mapping[str, Any]) -> Config:
     """
     given = {name: value for name, value in given.items() if value is not None}
     given |= {name: Path(given[name]).expanduser() for name in PATHS if name in given}
-    source = Source(**{name: given[name] for name in command.names(Source) if name in given})
+    names = command.names(PairSource)
+    source = PairSource(**{name: given[name] for name in names if name in given})
     trained = source.trained_for()
     if "data" in given:
         trained["dataset"] = given["data"].name
@@ -224,6 +225,10 @@ def check_together(given: Shared) -> None:
 
 
 def _check(config: Config) -> None:
+    if config.pair is not None:
+        for name, usual in (("eps_sweep", ()), ("attack_loss", "margin")):
+            if (value := getattr(config, name)) != usual:
+                raise SettingError(name, "none with --pair", value)
     if config.lp_box and config.box is None:
         raise SettingError("lp_box", "false with --box=none", True)
     if config.lp_box and config.norm != "linf":

@@ -3,8 +3,9 @@
 `python -m eval.main --saved_model=DIR --stages=clean,pgd,lp --out=DIR`, or `robustra eval`. Flags
 become one frozen `Config`; everything is checked before TensorFlow is imported. A network is a
 SavedModel that training wrote, a Keras model (`--model_file=NET.keras`), or published weights
-(`--weights=FILE.mat --model=NAME`); examples are a data set by name, or `--data=FILE.npz`; or else
-properties in VNN-LIB are evaluated (`--properties=`).
+(`--weights=FILE.mat --model=NAME`); `--pair=RUN` is both networks of a training run as one
+classifier, which abstains where they differ. Examples are a data set by name, or
+`--data=FILE.npz`; or else properties in VNN-LIB are evaluated (`--properties=`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,11 @@ def _evaluate(config: configs.Config | questions.Questions, stop: Stop) -> Exit:
         require_tensorflow_backend()
         from . import property_run, run, workers
 
-        if isinstance(config, configs.Config):
+        if isinstance(config, configs.Config) and config.pair is not None:
+            from . import pair_run
+
+            work = functools.partial(pair_run.evaluate, pair_run.prepare(config), stop)
+        elif isinstance(config, configs.Config):
             work = functools.partial(run.evaluate, run.prepare(config), stop)
         else:
             work = functools.partial(property_run.evaluate, property_run.prepare(config), stop)

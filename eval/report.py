@@ -30,7 +30,17 @@ from robustra_tf.cli import command, plots
 from robustra_tf.cli.program import Program
 from robustra_tf.storage.files import write_atomically
 
-from . import curves, figures, gallery, property_page, published, results, sweep, witnesses
+from . import (
+    curves,
+    figures,
+    gallery,
+    pair_page,
+    property_page,
+    published,
+    results,
+    sweep,
+    witnesses,
+)
 from .cascade import Examples
 from .ledger import Stored, read
 from .page import FOLDER, NAME
@@ -100,6 +110,8 @@ def build(
     """
     if property_page.is_of(out):
         return property_page.build(out)
+    if pair_page.is_of(out):
+        return pair_page.build(out)
     stored, found = read(out), results.read(out)
     attacked = None if motivation is None else curves.read_motivation(motivation)
     if not stored.finished:

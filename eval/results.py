@@ -21,7 +21,7 @@ SCHEMA = 1
 NAME = "results.json"
 _PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
 _REQUIRED = {"schema", "model", "source", "n", "undecided", "seconds", "date", "weights_sha256"}
-_SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype", "sound")
+SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype", "sound")
 ERRORS = {
     "clean_error": "clean error",
     "pgd_error": "PGD error (lower bound of the robust error)",
@@ -59,7 +59,7 @@ def results(
         "schema": SCHEMA,
         "model": model,
         "source": source,
-        **{name: identity[name] for name in _SETTINGS},
+        **{name: identity[name] for name in SETTINGS},
         "first": min(row.index for row in rows),
         "n": len(rows),
         **errors(identity["stages"], rows),

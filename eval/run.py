@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import keras
 import numpy as np
@@ -15,12 +15,13 @@ from robustra_tf import graph
 from robustra_tf.cli import settings
 from robustra_tf.cli.stopping import NEVER, Stop
 from robustra_tf.intake.precision import full_precision
+from robustra_tf.pair import Pair
 from robustra_tf.storage import fingerprint
 from robustra_tf.storage.files import hold
 
 from . import cascade, folder, inputs, page, results, stages, sweep
 from .config import Config
-from .ledger import Ledger, check
+from .ledger import Kept, Ledger, check
 from .progress import Progress
 from .rows import Row
 from .witnesses import Witnesses
@@ -28,23 +29,33 @@ from .witnesses import Witnesses
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how
 # many processes, and the radii of a sweep, which have ledgers of their own.
 _PLACES = (
-    *("saved_model", "model_file", "weights", "data", "data_dir", "out", "resume", "overwrite"),
-    *("workers", "eps_sweep", "properties"),
+    *("saved_model", "model_file", "weights", "pair", "data", "data_dir", "out"),
+    *("resume", "overwrite", "workers", "eps_sweep", "properties"),
 )
 
 
-class Evaluation(NamedTuple):
+class Evaluation(NamedTuple, Generic[Kept]):
     """An evaluation that is ready to run: everything it needs was there and fits together."""
 
     config: Config
     model: keras.Model
     examples: cascade.Examples
     identity: dict[str, Any]
-    ledger: Ledger
+    ledger: Ledger[Kept]
 
 
-def prepare(config: Config) -> Evaluation:
+def prepare(config: Config) -> Evaluation[Row]:
     """Loads and checks the network and the examples, and opens the ledger.
+
+    Raises:
+      ValueError, OSError: something is missing, damaged, does not fit or is in use by another
+        process; the text says what.
+    """
+    return opened(config, Row)
+
+
+def opened(config: Config, kind: type[Kept]) -> Evaluation[Kept]:
+    """`prepare` for a ledger of rows of some kind.
 
     Raises:
       ValueError, OSError: something is missing, damaged, does not fit or is in use by another
@@ -65,7 +76,7 @@ def prepare(config: Config) -> Evaluation:
         check(place, sweep.identity_at(identity, eps), config.resume)
     if not config.resume:
         results.require_free(config.out)
-    ledger = Ledger(config.out, identity, config.resume)
+    ledger = Ledger(config.out, identity, config.resume, kind)
     # No batch is filled up beyond the examples that there are.
     config = dataclasses.replace(config, batch_size=min(config.batch_size, len(images)))
     indices = np.arange(config.first, config.first + len(images))
@@ -162,6 +173,7 @@ def _identity(
 
 def network_sha256(model: keras.Model) -> str:
     """Hash of what the weights are used for: the operations, without the layers' names."""
-    nodes = graph.build(model).structure.nodes
+    networks = (model.f, model.g) if isinstance(model, Pair) else (model,)
+    nodes = [node for network in networks for node in graph.build(network).structure.nodes]
     text = repr([(node.op, node.inputs, node.weights) for node in nodes])
     return hashlib.sha256(text.encode()).hexdigest()

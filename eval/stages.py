@@ -25,7 +25,7 @@ from .rows import Status
 #: The stages that are bounds, and the methods of `certify` that they are.
 BOUNDS = {"ibp": "interval", "lp": "dual", "crown": "crown", "alpha": "alpha"}
 #: How many times the configured batch fits: without rows of inner layers, many times.
-_FACTORS = {"ibp": 10, "lp": 1, "crown": 1, "alpha": 1}
+FACTORS = {"ibp": 10, "lp": 1, "crown": 1, "alpha": 1}
 
 
 def make(config: Config, model: keras.Model) -> list[Stage]:
@@ -108,7 +108,7 @@ class Bound(Batched):
     """
 
     def __init__(self, config: Config, model: keras.Model, name: str):
-        self.name, self.factor = name, _FACTORS[name]
+        self.name, self.factor = name, FACTORS[name]
         super().__init__(config, model)
 
     def _decide(self, batch: Examples) -> Decisions:

@@ -19,7 +19,7 @@ _network, _examples = (
 )
 _SOURCES = ("saved_model", "model_file", "weights")
 #: Settings that are files or folders.
-PATHS = (*_SOURCES, "data")
+PATHS = (*_SOURCES, "pair", "data")
 _SOURCE = "one of --saved_model, --model_file and --weights with --model"
 TRAINED = "what the saved model was trained for"
 _TRAINED_FOR = ("dataset", "eps", "norm")
@@ -89,6 +89,24 @@ def known_of(place: Path) -> dict[str, Any]:
     """What a SavedModel says that it was trained for; raises as `description.read_settings`."""
     stored = description.read_settings(place)
     return {name: stored[name] for name in _TRAINED_FOR if stored.get(name) is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairSource(Source):
+    """As `Source`, or both networks of a training run as one classifier."""
+
+    sources: ClassVar[tuple[str, ...]] = (*_SOURCES, "pair")
+    wanted: ClassVar[str] = f"{_SOURCE}, and --pair"
+
+    pair: Path | None = command.setting(
+        "folder of a training run, for its f and g as one classifier", None, topic=_NETWORK
+    )
+
+    def _trained_for(self) -> dict[str, Any]:
+        if self.pair is None:
+            return super()._trained_for()
+        known, other = (known_of(self.place / name) for name in ("f", "g"))
+        return {name: value for name, value in known.items() if other.get(name) == value}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

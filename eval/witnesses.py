@@ -102,8 +102,7 @@ class Witnesses:
         if not wanted:
             return 0
         images, labels, found = images[wanted], np.asarray(labels)[wanted], adversarial[wanted]
-        eps, norm, box = (self._identity[name] for name in ("eps", "norm", "box"))
-        checked = rt.attacks.replay(self._model, images, found, labels, eps, norm=norm, box=box)
+        checked = self._replayed(images, found, labels)
         for i in np.flatnonzero(checked.success):
             index = int(indices[wanted[i]])
             self._kept[stage, index] = Witness(
@@ -113,6 +112,13 @@ class Witnesses:
             self._kept = {(w.stage, w.index): w for w in _first(self._kept.values())}
             write(self._directory, self._identity, self._kept.values())
         return int(checked.success.sum())
+
+    def _replayed(
+        self, images: np.ndarray, found: np.ndarray, labels: np.ndarray
+    ) -> rt.attacks.Replay:
+        """What the network makes of points near images, which have to lie in ball and box."""
+        eps, norm, box = (self._identity[name] for name in ("eps", "norm", "box"))
+        return rt.attacks.replay(self._model, images, found, labels, eps, norm=norm, box=box)
 
     def _wants(self, stage: str, index: int) -> bool:
         kept = [w.index for w in self._kept.values() if w.stage == stage]

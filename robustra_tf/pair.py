@@ -129,12 +129,24 @@ def merged(pair: Pair) -> keras.Model:
     Args:
       pair: its networks keep their weights: they are the model's own.
     """
+    return _joined(pair, keras.layers.Concatenate(name="both"), "both_networks")
+
+
+def averaged(pair: Pair) -> keras.Model:
+    """One Keras model over the layers of both networks: the mean of their logits, [n, classes].
+
+    Args:
+      pair: as `merged` takes it.
+    """
+    return _joined(pair, keras.layers.Average(name="average"), "averaged_logits")
+
+
+def _joined(pair: Pair, end: keras.layers.Layer, name: str) -> keras.Model:
     image = keras.Input(_structure(pair.f).input_shape, name="image")
     # Of names of their own: two networks may have the same one.
     parts = {"f": pair.f, "g": pair.g}
     named = [keras.Model(part.inputs[0], part.outputs[0], name=key) for key, part in parts.items()]
-    both = keras.layers.Concatenate(name="both")([part(image) for part in named])
-    return keras.Model(image, both, name="both_networks")
+    return keras.Model(image, end([part(image) for part in named]), name=name)
 
 
 class Taken(NamedTuple):

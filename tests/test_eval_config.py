@@ -116,7 +116,7 @@ def test_the_program_refuses_in_one_line_before_importing_tensorflow(given, tmp_
     lines = {
         (
             "--saved_model: expected one of --saved_model, --model_file and --weights with "
-            "--model, got 'none'"
+            "--model, and --pair, got 'none'"
         ): [
             "--eps=2",
             "--dataset=digits",
