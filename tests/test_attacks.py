@@ -224,6 +224,7 @@ def test_a_result_says_what_it_means(rng):
     )
     assert repr(found) == "AttackResult(n=8, success=2, images (5,))"
     none = attacks.attack(model, x[:0], y[:0], 0.1)
+    assert (none.adversarial.shape, none.margin.shape, none.success.shape) == ((0, 5), (0,), (0,))
     assert none.summary() == "0 of 0 images attacked successfully (0.00%)"
 
 

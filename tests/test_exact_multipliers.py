@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.exact.ascent import Pace, ascent, engine, explored
-from robustra_tf.exact.dense import Columns, Lines, dense
+from robustra_tf.exact.dense import Columns, Lines, _blocks, dense
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.inner import as_type, improved
@@ -145,6 +145,33 @@ def test_a_certified_bound_is_the_bound_less_a_little(case):
     assert (less < 1e-9 * (1 + np.abs(bound))).all()
     nothing = given._replace(unit=given.unit * np.nan)
     assert (certified(case.network, case.problem, nothing, case.kind).numpy() == -np.inf).all()
+
+
+def test_sizes_are_no_less_than_what_points_add_up(case):
+    """Rounding is counted by them: `|z|`, `|u|` and `|W| |u| + |c|` of every unit."""
+    points, u, z = case.points()
+    assert (np.abs(z) <= case.network.top.numpy()).all()
+    counted = np.concatenate([points[:, case.columns.moving], u[:, case.r.pixels :]], 1)
+    assert (np.abs(counted) <= case.network.farthest.numpy()).all()
+    added = (abs(case.r.weights) @ np.abs(u).T).T + np.abs(case.r.offset)
+    still = np.setdiff1d(np.arange(case.r.pixels), case.columns.moving)
+    assert not still.size  # those that do not move would stand in the offset
+    assert (added <= case.network.reach.numpy() * (1 + 1e-12)).all()
+
+
+def test_blocks_are_the_matrix_that_they_were_cut_from():
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(5, 7))
+    matrix[:2, :3] = matrix[4, :3] = matrix[:, 3:5] = 0.0  # rows about a block, and all of one
+    ends = [0, 3, 5, 7]
+    blocks = _blocks(matrix, ends, tf.float64)
+    assert [block.values.shape[0] for block in blocks] == [2, 0, 5]
+    left, right = rng.normal(size=(4, 5)), rng.normal(size=(4, 7))
+    times = [block.times(tf.constant(left)) for block in blocks]
+    np.testing.assert_allclose(np.concatenate(times, 1), left @ matrix, atol=1e-12)
+    parts = np.split(right, ends[1:-1], axis=1)
+    applied = [b.applied(tf.constant(part), 5) for b, part in zip(blocks, parts, strict=True)]
+    np.testing.assert_allclose(np.sum(applied, 0), right @ matrix.T, atol=1e-12)
 
 
 def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():

@@ -78,6 +78,24 @@ def test_one_half_space_is_cut_at_its_corner():
     np.testing.assert_allclose(cut.low, [[-1.0, 0.0]], atol=1e-5)
 
 
+def test_half_spaces_of_a_group_cut_together_and_groups_leave_their_hull():
+    """`t0 <= -0.2`, `t0 >= -0.7` and `t1 >= 0` are one group; `t0 <= 0.5`, `t0 >= 0.1` another."""
+    slope = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, -1.0], [1.0, 0.0], [-1.0, 0.0]])
+    value = np.array([0.2, -0.7, 0.0, -0.5, 0.1])
+    given = HalfSpaces(value[None], slope[None], Groups.of([3, 2]))
+    for opened, low, high in (
+        ([True, False], [-0.7, 0.0], [-0.2, 1.0]),
+        ([False, True], [0.1, -1.0], [0.5, 1.0]),
+        ([True, True], [-0.7, -1.0], [0.5, 1.0]),
+    ):
+        cut = given.cut(np.array([opened]))
+        np.testing.assert_allclose(cut.low, [low], atol=1e-5)
+        np.testing.assert_allclose(cut.high, [high], atol=1e-5)
+        np.testing.assert_array_equal(cut.open, [opened])
+    apart = HalfSpaces(-value[None], -slope[None], Groups.of([3, 2]))
+    assert not apart.cut(np.ones((1, 2), bool)).open.any()
+
+
 def test_numbers_that_are_none_cut_and_exclude_nothing():
     value = np.array([[np.nan], [np.inf], [-np.inf], [5.0]])
     slope = np.array([[[1.0, 2.0]], [[np.inf, 1.0]], [[1.0, 1.0]], [[np.nan, 1.0]]])

@@ -254,6 +254,18 @@ def test_numbers_that_are_none_close_nothing(wedge, monkeypatch):
     assert verdict.status is Status.TIMEOUT
 
 
+def test_descent_goes_to_the_corner_of_the_least_margin(wedge):
+    """Of a box about 0, where `-(f0 - 2 f1)` has its least at `(1, 1)` and at no other corner."""
+    work = boxwork.box_work(*key(wedge))
+    network = (build(wedge).weights(tf.float64), tf.zeros(2, tf.float64), tf.constant([0, 1]))
+    start = tf.constant([[0.5, 0.4], [0.9, 0.1], [-0.1, 0.3]], tf.float64)
+    ends = tf.fill((3, 2), tf.constant(-1.0, tf.float64)), tf.ones((3, 2), tf.float64)
+    asked = (tf.constant([[1.0, -2.0]], tf.float64), tf.zeros(1, tf.float64))
+    found = work.descend(*network, start, ends, (*asked, tf.zeros(1, tf.float64)))
+    np.testing.assert_allclose(found[:, 0], 1.0)
+    np.testing.assert_allclose(wedge(found) @ [[1.0], [-2.0]], np.full((3, 1), 2.0), atol=1e-6)
+
+
 def test_one_trace_serves_boxes_properties_and_weights():
     boxwork.box_work.cache_clear()
     first, second = random_net(1), random_net(2)
