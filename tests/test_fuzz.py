@@ -1,6 +1,6 @@
 """Random networks of every supported layer, of many scales: conversion, transposes and bounds.
 
-Sixty networks are drawn here; `make fuzz` draws two thousand, other ones each time. Points and
+Forty networks are drawn here; `make fuzz` draws two thousand, other ones each time. Points and
 gradients come from NumPy and the matrix oracle. Each comparison allows for rounding alone: a share
 of `magnitudes`, the sums of absolute values where the network has sums.
 """
@@ -29,7 +29,7 @@ from tests import oracle_nets, oracles, random_layers, random_models
 from tests.points import ascend, corners
 
 BLOCKS = 4
-GRAPHS = int(os.environ.get("ROBUSTRA_FUZZ_GRAPHS", "60"))
+GRAPHS = int(os.environ.get("ROBUSTRA_FUZZ_GRAPHS", "40"))
 NIGHTLY = "ROBUSTRA_FUZZ_GRAPHS" in os.environ
 MANY = settings(
     max_examples=-(-GRAPHS // BLOCKS),
