@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import keras
@@ -180,6 +180,10 @@ class Taken(NamedTuple):
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """The logits of both [n, 2 classes], f's first; differentiable."""
         return tf.concat([self.f(x), self.g(x)], -1)
+
+    def bent(self, x: tf.Tensor, relu: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """As a call, with another function in the place of every ReLU."""
+        return tf.concat([self.f.bent(x, relu), self.g.bent(x, relu)], -1)
 
 
 def take_pair(pair: Pair) -> Taken:

@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import robustra_tf as rt
 from robustra_tf import attacks
 from robustra_tf.attacks import steps
+from robustra_tf.attacks.ascent import leaking
 from robustra_tf.attacks.replay import settle
 from robustra_tf.certificates.certify import certify
 from tests import nets
@@ -53,6 +55,31 @@ def test_random_starts_fill_the_ball_and_repeat(norm):
     assert lengths.max() > 0.95
     assert abs(points.mean()) < 0.05
     np.testing.assert_array_equal(points[7], steps.random_start((4, 3), norm, (0, 1, 7)))
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_an_attack_leaves_a_plateau_where_all_units_are_dead(pair, rng):
+    """The one unit lives in a corner of the ball, where no random point comes."""
+    model = keras.Sequential(
+        [keras.Input((12,)), layers.Dense(1, activation="relu"), layers.Dense(2)]
+    )
+    corner = rng.choice([-1.0, 1.0], (12, 1))
+    model.set_weights([corner, np.array([-11.0]), np.array([[0.0, 9.0]]), np.array([1.0, 0.0])])
+    x, y = np.zeros((1, 12), np.float32), np.array([0])
+    other = keras.models.clone_model(model)
+    other.set_weights(model.get_weights())
+    found = rt.attack(rt.Pair(model, other) if pair else model, x, y, eps=1.0, box=None)
+    assert found.success.all()
+    np.testing.assert_array_equal(np.sign(found.adversarial[0]), corner[:, 0])
+
+
+def test_what_leaks_changes_no_value():
+    z = tf.constant([-2.0, 0.0, 3.0])
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        found = leaking(z)
+    np.testing.assert_array_equal(found, [0.0, 0.0, 3.0])
+    np.testing.assert_allclose(tape.gradient(found, z), [0.1, 0.1, 1.0])
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from robustra_tf.attacks import steps as geometry
 from robustra_tf.bounds.balls import Box
+
+# What of a derivative passes a dead ReLU where otherwise nothing would pass at all.
+_LEAK = 0.1
+
+
+class Attacked(Protocol):
+    """A network: a callable of images, and the same with other derivatives."""
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """The outputs."""
+        ...
+
+    def bent(self, x: tf.Tensor, relu: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """The outputs with another function in the place of every ReLU."""
+        ...
 
 
 class Unsafe(NamedTuple):
@@ -48,6 +63,16 @@ def label_margin(logits: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(rivals, axis=1) - own
 
 
+@tf.custom_gradient
+def leaking(z: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+    """`max(z, 0)` with a derivative below 0 too: a way off a plateau where all units are dead."""
+
+    def backward(upstream):
+        return tf.where(z > 0, upstream, _LEAK * upstream)
+
+    return tf.nn.relu(z), backward
+
+
 def violation(outputs: tf.Tensor, unsafe: Unsafe) -> tf.Tensor:
     """How far outputs are inside the unsafe set, [n]: over groups the largest of the least."""
     values = tf.linalg.matvec(unsafe.rows, outputs) + unsafe.offset
@@ -82,7 +107,7 @@ class Ascent:
     relative_step: float
     early_stop: bool
 
-    def run(self, network: Callable, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    def run(self, network: Attacked, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """The point of the largest margin [n, *shape] and that margin [n]."""
         x, eps = batch.x, batch.eps
         shape, size = tf.shape(x), int(np.prod(x.shape[1:]))
@@ -93,11 +118,23 @@ class Ascent:
             point = centre + geometry.project(delta, eps, self.norm)
             return point if walls is None else tf.clip_by_value(point, *walls)
 
-        def evaluate(point):
+        def climbed(point, network):
             with tf.GradientTape() as tape:
                 tape.watch(point)
                 margin, loss = self._judged(network(tf.reshape(point, shape)), batch.aim)
             return margin, tape.gradient(loss, point)
+
+        def surrogate(image):
+            return network.bent(image, leaking)
+
+        def evaluate(point):
+            margin, gradient = climbed(point, network)
+            level = tf.reduce_all(gradient == 0, axis=1, keepdims=True)
+            return margin, tf.cond(
+                tf.reduce_any(level),
+                lambda: tf.where(level, climbed(point, surrogate)[1], gradient),
+                lambda: gradient,
+            )
 
         def keep(point, margin, best, best_margin):
             better = margin > best_margin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -37,11 +37,20 @@ class Node:
             raise TypeError(f"{self.name}: expected an AffineOp, got {type(self.op).__name__}")
         return self.op
 
-    def compute(self, values: Sequence[tf.Tensor], weights: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The node's output, of all earlier nodes' outputs and of the graph's weights."""
+    def compute(
+        self,
+        values: Sequence[tf.Tensor],
+        weights: Sequence[tf.Tensor],
+        relu: Callable[[tf.Tensor], tf.Tensor] = tf.nn.relu,
+    ) -> tf.Tensor:
+        """The node's output, of all earlier nodes' outputs and of the graph's weights.
+
+        `relu` is what a ReLU computes: another function with the same values may have gradients of
+        its own.
+        """
         inputs = [values[i] for i in self.inputs]
         if isinstance(self.op, Relu):
-            return tf.nn.relu(*inputs)
+            return relu(*inputs)
         return self.affine.forward(*inputs, *(weights[i] for i in self.weights))
 
 
@@ -143,11 +152,16 @@ class Structure:
         """
         return self.values(weights, x)[-1]
 
-    def values(self, weights: Sequence[tf.Tensor], x: tf.Tensor) -> list[tf.Tensor]:
-        """The exact output of every node, of what `forward` takes."""
+    def values(
+        self,
+        weights: Sequence[tf.Tensor],
+        x: tf.Tensor,
+        relu: Callable[[tf.Tensor], tf.Tensor] = tf.nn.relu,
+    ) -> list[tf.Tensor]:
+        """The exact output of every node; `relu` is as `Node.compute` takes it."""
         values = [x]
         for node in self.nodes[1:]:
-            values.append(node.compute(values, weights))
+            values.append(node.compute(values, weights, relu))
         return values
 
 

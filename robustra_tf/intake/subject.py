@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -77,6 +78,11 @@ class Subject:
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         """The logits [n, classes] at inference, of images [n, *shape]; differentiable."""
         return self.graph(x) if self.model is None else logits(self.model, x)
+
+    def bent(self, x: tf.Tensor, relu: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """The graph's logits with another function in the place of every ReLU."""
+        weights = self.graph.weights(x.dtype)
+        return self.structure.values(weights, x, relu)[-1]
 
     def compare(self, x: np.ndarray, allowed: dict[int, Tolerance] | None = None) -> Agreement:
         """The logits of images, after comparing model and graph on them.
