@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 
 from eval.checker import sets
-from eval.checker.backward import lower_bounds
+from eval.checker.backward import Rows, lower_bounds
 from eval.checker.knowledge import Knowledge, Subject
 from eval.checker.network import Network
 from eval.checker.rounding import EXACT, Rounding, fractions
@@ -227,7 +227,9 @@ def test_rows_start_at_several_nodes_and_end_at_intervals():
     assert (found <= plain).all()
     below, last = case.subject.below(1), len(case.nodes) - 1
     rows = {last: -case.asked.rows[None], below: np.ones((1, 2, 5))}
-    both = lower_bounds(known, rows, Slopes(known, CROWN))[0]
+    both = lower_bounds(
+        known, {k: Rows(v.reshape(1, len(v[0]), -1)) for k, v in rows.items()}, Slopes(known, CROWN)
+    )[0]
     values = values_at(case.nodes, points(case, np.random.default_rng(1), 500))
     real = -(values[last] @ case.asked.rows.T) + values[below].sum(1, keepdims=True)
     assert (both <= real + 1e-12).all()

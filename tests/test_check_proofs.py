@@ -162,7 +162,10 @@ HEADERS = {
     "bounds": (lambda h: h["examples"][0].update(bounds=3), "bounds: expected a list of steps"),
     "step": (lambda h: h["examples"][0].update(bounds=[[9, "wk"]]), r"bounds\[0\]: expected"),
     "rule": (lambda h: h["examples"][0].update(bounds=[[0, "milp"]]), r"bounds\[0\]: expected"),
-    "rows": (lambda h: h["examples"][0].update(bounds=[[0, "rows", 1]]), "expected rows 0"),
+    "rows": (
+        lambda h: h["examples"][0].update(bounds=[[0, "rows", 1]]),
+        "rows of a number up to 0",
+    ),
     "margins": (lambda h: h["examples"][0].update(margins=["lp"]), "margins: expected a list"),
     "tree": (lambda h: h["examples"][0].update(trees=[1]), r"trees\[0\]: expected an object"),
     "kind": (lambda h: h["examples"][0].update(trees=[{"kind": []}]), "expected kind phases"),
@@ -234,6 +237,30 @@ def test_a_network_that_proofs_share(cases, tmp_path):
     )
     with pytest.raises(claim.UnreadableError, match="network_sha256"):
         files.check(path)
+
+
+def test_rows_that_trees_share_are_those_of_one(cases, tmp_path):
+    """Named again they count again, unless they lean on one tree's margins."""
+    header, arrays = proof_cases.by_rows("dense", 0)
+    text = header["examples"][0]
+    groups = [k for k in range(proof_cases.CLASSES) if k != text["label"]]
+    steps = text["bounds"]
+    text |= {"bounds": steps[:-1], "margins": []}
+    text["trees"] = [{"kind": "phases", "group": g, "bounds": steps[-1:]} for g in groups]
+    none, one = np.zeros(0, np.float32), np.ones((1, 1), np.float32)
+    for k in range(2):
+        arrays |= {f"0/t{k}/split": np.int32([-1]), f"0/t{k}/weight": one, f"0/t{k}/beta": none}
+        arrays |= {f"0/t{k}/unit": np.zeros(0, np.int32), f"0/t{k}/alpha": np.zeros((1, 0), "f4")}
+    path = tmp_path / "p.npz"
+    assert _checked(path, (header, arrays)).found[0].leaves == 2
+    weight = np.zeros((len(arrays["0/r0/neuron"]), 1), np.float32)
+    with pytest.raises(claim.UnreadableError, match="rows without weights"):
+        _checked(path, (header, arrays | {"0/r0/weight": weight}))
+    text["trees"][1]["bounds"] = []
+    assert _checked(path, (header, arrays | {"0/r0/weight": weight})).found[0].leaves == 2
+    text["trees"][1]["bounds"] = [[0, "rows", 0]]
+    with pytest.raises(claim.UnreadableError, match="rows of ReLU 1"):
+        _checked(path, (header, arrays))
 
 
 def test_the_command_accepts_and_rejects(cases, tmp_path, capsys):

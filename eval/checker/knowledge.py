@@ -21,6 +21,8 @@ from .rounding import FEW, LARGEST, ROUNDED, SMALLEST, TINY, UNIT32, Rounding, c
 from .sets import Region
 from .windows import Windows
 
+#: Numbers of convolutions that are written out as matrices.
+LARGEST_MATRICES = 2**26
 Ends = tuple[np.ndarray, np.ndarray]
 
 
@@ -63,6 +65,8 @@ class Subject:
         self.sizes = [math.prod(nodes[index].shape) for index in self.relus]
         self.starts = [sum(self.sizes[:k]) for k in range(len(self.sizes) + 1)]
         self.offsets = [self._offset(node) for node in nodes]
+        self._matrices: dict[int, np.ndarray | None] = {}
+        self._reads: dict[int, np.ndarray] = {}
 
     def _offset(self, node: Node) -> np.ndarray | None:
         if not isinstance(node.op, Affine):
@@ -70,6 +74,40 @@ class Subject:
         nothing = self.number(np.zeros((1, *node.op.in_shape)))
         found = node.op.forward(*(nothing for _ in node.inputs))[0]
         return found if found.any() else None
+
+    def matrix(self, index: int) -> np.ndarray | None:
+        """An affine node's coefficients, [outputs, inputs]; None where there are too many."""
+        if index not in self._matrices:
+            self._matrices[index] = self._matrix(self.nodes[index].affine)
+        return self._matrices[index]
+
+    def _matrix(self, op: Affine) -> np.ndarray | None:
+        if isinstance(op, Dense):
+            return op.kernel.T
+        size, width = math.prod(op.out_shape), math.prod(op.in_shape)
+        held = sum(m.size for m in self._matrices.values() if m is not None)
+        if size * width + held > LARGEST_MATRICES:
+            return None
+        parts = []
+        for first in range(0, size, 256):
+            rows = self.number(np.eye(min(256, size - first), size, first))
+            found = op.transpose(rows.reshape(-1, *op.out_shape)).reshape(len(rows), width)
+            small = found.astype(np.float32) if found.dtype == np.float64 else found
+            parts.append(small if (small == found).all() else found)
+        return np.concatenate(parts)
+
+    def reads(self, index: int, outputs: np.ndarray | None) -> np.ndarray:
+        """Which inputs any of some outputs of an affine node reads, [inputs]."""
+        width = math.prod(self.nodes[index].affine.in_shape)
+        matrix = self.matrix(index)
+        if matrix is None or isinstance(self.nodes[index].op, Dense):
+            return np.full(width, True)
+        if index not in self._reads:
+            self._reads[index] = np.packbits(np.asarray(matrix != 0, bool), axis=1)
+        bits = self._reads[index]
+        bits = bits if outputs is None else bits[outputs]
+        found = np.bitwise_or.reduce(bits, axis=0, initial=0)
+        return np.unpackbits(found, count=width).astype(bool)
 
     def number(self, values: np.ndarray) -> np.ndarray:
         """Values as a derivation computes with them: float64, or fractions."""
@@ -90,7 +128,8 @@ class Knowledge:
       bounds: of the input of every ReLU, [n, *shape]; None for none yet.
       passed: what is known of the nodes so far.
       safe: for which sets nothing could overflow by what was known at any time, [n].
-      lines: of ReLUs: the slope above, its intercept, and the slope below by CROWN's rule.
+      lines: of ReLUs, as `slopes` keeps them.
+      restricted: of matrices the parts that matter, as `backward` keeps them.
       shadow: of exact arithmetic the same knowledge in float64, whose slopes are taken; else None.
     """
 
@@ -98,7 +137,8 @@ class Knowledge:
         self.subject, self.region, self.shadow = subject, region, shadow
         self.count = len(region.low)
         self.bounds: list[Ends | None] = [None] * len(subject.relus)
-        self.lines: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self.lines: dict[int, tuple[np.ndarray, ...]] = {}
+        self.restricted: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}
         most = region.magnitude
         self.passed = [Passed(region.low, region.high, most, None, None)]
         self.safe = _kept(most)
@@ -107,7 +147,7 @@ class Knowledge:
         """The same knowledge, to go on from by itself."""
         found = copy.copy(self)
         found.bounds, found.passed = list(self.bounds), list(self.passed)
-        found.lines = dict(self.lines)
+        found.lines, found.restricted = dict(self.lines), dict(self.restricted)
         found.shadow = self.shadow and self.shadow.copy()
         return found
 
@@ -118,6 +158,9 @@ class Knowledge:
             lower, upper = np.maximum(present[0], lower), np.minimum(present[1], upper)
         self.bounds[number] = lower, upper
         self.lines.pop(number, None)
+        # Columns of what reads this ReLU may be fewer now.
+        for key in [key for key in self.restricted if key[0] > self.subject.relus[number]]:
+            del self.restricted[key]
         del self.passed[self.subject.relus[number] :]
         if index < len(self.passed):
             one = self.passed[index]

@@ -35,6 +35,16 @@ class Region(NamedTuple):
         ball = (None if a is None else a[which] for a in (self.centre, self.radius))
         return Region(self.low[which], self.high[which], self.norm, *ball)
 
+    def columns(self, at: np.ndarray | None) -> Region:
+        """Entries in a row, [n, size], some of them alone where that is asked for."""
+
+        def some(values: np.ndarray) -> np.ndarray:
+            flat = values.reshape(len(values), -1)
+            return flat if at is None else flat[:, at]
+
+        centre = None if self.centre is None else some(self.centre)
+        return Region(some(self.low), some(self.high), self.norm, centre, self.radius)
+
     @property
     def magnitude(self) -> np.ndarray:
         """The largest absolute value of each entry."""

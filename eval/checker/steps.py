@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backward import dot, lower_bounds
+from .backward import Rows, dot, lower_bounds
 from .knowledge import Knowledge
 from .rounding import FEW, TINY
-from .slopes import INTERVAL, WK, Given, Slopes
+from .slopes import CROWN, INTERVAL, WK, Given, Slopes
 
 #: Bytes that the rows of one pass may take at a node.
 BUDGET = 2**24
@@ -82,13 +82,22 @@ def _by_rule(known: Knowledge, relu: int, below: int, rule: str):
         which = np.flatnonzero(open_.reshape(known.count, size).any(0))
     lower, upper = _unknown(known, size)
     slopes = Slopes(known, rule)
-    for first, last in slices(known, len(which), 2):
-        rows = _units(which[first:last], size, np.ones(last - first))
-        rows = np.concatenate([rows, -rows], axis=1).reshape(1, -1, *shape)
-        found = lower_bounds(known, {below: known.subject.number(rows)}, slopes)
-        lower[:, which[first:last]] = found[:, : last - first]
-        upper[:, which[first:last]] = -found[:, last - first :]
+    for part in _neighbours(known, which, shape):
+        signs, mirrored = np.eye(len(part)), rule == WK
+        if not mirrored:
+            signs = np.concatenate([signs, -signs])
+        rows = {below: Rows(subject.number(signs[None]), part)}
+        found = lower_bounds(known, rows, slopes, mirrored=mirrored)
+        lower[:, part] = found[:, : len(part)]
+        upper[:, part] = -found[:, len(part) :]
     return lower.reshape(-1, *shape), upper.reshape(-1, *shape)
+
+
+def _neighbours(known: Knowledge, which: np.ndarray, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Units in parts for passes of their own: of an image, those of one line read alike."""
+    line = which // (math.prod(shape[1:]) if len(shape) == 3 else math.prod(shape))
+    parts = [which[line == number] for number in np.unique(line)]
+    return [part[a:b] for part in parts for a, b in slices(known, len(part), 2)]
 
 
 def _by_rows(known: Knowledge, relu: int, below: int, rows: RowSet, asked: Asked | None):
@@ -96,9 +105,11 @@ def _by_rows(known: Knowledge, relu: int, below: int, rows: RowSet, asked: Asked
     lower, upper = _unknown(known, size)
     for first, last in slices(known, len(rows.neuron), 1):
         neuron, end = rows.neuron[first:last], rows.end[first:last]
-        start = _units(neuron, size, end).reshape(1, -1, *shape)
-        starts = {below: known.subject.number(start)}
-        slopes = Slopes(known, "crown", rows.given.take(first, last))
+        part, place = np.unique(neuron, return_inverse=True)
+        start = np.zeros((1, last - first, len(part)))
+        start[0, np.arange(last - first), place] = end
+        starts = {below: Rows(known.subject.number(start), part)}
+        slopes = Slopes(known, CROWN, rows.given.take(first, last))
         if rows.weight is None:
             found = lower_bounds(known, starts, slopes)
         else:
@@ -118,13 +129,6 @@ def _unknown(known: Knowledge, size: int):
     return tuple(end.astype(kind) for end in ends)
 
 
-def _units(which: np.ndarray, size: int, sign: np.ndarray) -> np.ndarray:
-    """Unit rows, [1, r, size]."""
-    rows = np.zeros((1, len(which), size))
-    rows[0, np.arange(len(which)), which] = sign
-    return rows
-
-
 def slices(known: Knowledge, count: int, each: int):
     """Ranges of rows, of which a pass takes `each` times as many."""
     widest = max(math.prod(node.shape) for node in known.subject.nodes)
@@ -140,8 +144,8 @@ def margins(known: Knowledge, asked: Asked, rule: str) -> np.ndarray:
     """Lower bounds of every condition's margin, [n, k], by a rule."""
     known.forward(_last(known))
     rows = -known.subject.number(asked.rows[None])
-    slopes = Slopes(known, WK if rule == WK else "crown")
-    found = lower_bounds(known, {_last(known): rows}, slopes, stop=rule == INTERVAL)
+    slopes = Slopes(known, WK if rule == WK else CROWN)
+    found = lower_bounds(known, {_last(known): Rows(rows)}, slopes, stop=rule == INTERVAL)
     return _kept(known, _less(known, found, asked.offset[None]))
 
 
@@ -161,7 +165,7 @@ def weighed_margins(
     known.forward(last)
     weight = number(weight)
     rows = weight @ number(asked.rows)
-    found = lower_bounds(known, {last: -rows[None], **(starts or {})}, slopes)
+    found = lower_bounds(known, {last: Rows(-rows[None]), **(starts or {})}, slopes)
     offset = weight @ number(asked.offset)
     if not known.subject.rounding.exact:
         # What adding conditions up may round, in what the outputs multiply and beside it.

@@ -10,6 +10,7 @@ import numpy as np
 from .members import Members
 from .network import Node, need
 from .rejection import RejectedError
+from .sets import Region
 from .slopes import RULES, Given
 from .steps import RowSet, Step
 
@@ -85,7 +86,7 @@ class Reader:
         self.example, self.where = f"example {index}", f"examples[{index}]"
         self.own, self.nodes, self.group = own, nodes, group
         self.sizes = [int(np.prod(n.shape)) for n in nodes if n.op == "relu"]
-        self.rows = 0
+        self.sets: list[tuple[int, RowSet]] = []
 
     def steps(self, given: Any, where: str, conditions: int | None) -> tuple[Step, ...]:
         """Steps as a header has them; `conditions` are those of the group that a tree is of."""
@@ -110,11 +111,22 @@ class Reader:
         relu, rule = text[:2]
         if rule == "rows":
             need(len(text) == 3, where, "a ReLU, rows and their number", text)
-            need(type(text[2]) is int and text[2] == self.rows, where, f"rows {self.rows}", text)
-            self.rows += 1
-            return Step(relu, rule, self._row_set(relu, f"r{self.rows - 1}", conditions))
+            return Step(relu, rule, self._rows(text[2], relu, where, conditions))
         need(len(text) == 2 and type(rule) is str and rule in RULES, where, "a rule", text)
         return Step(relu, rule, None)
+
+    def _rows(self, number: Any, relu: int, where: str, conditions: int | None) -> RowSet:
+        """Rows that are there already, without weights, or the next ones."""
+        next_ = len(self.sets)
+        right = type(number) is int and 0 <= number <= next_
+        need(right, where, f"rows of a number up to {next_}", number)
+        if number == next_:
+            self.sets.append((relu, self._row_set(relu, f"r{number}", conditions)))
+        owner, found = self.sets[number]
+        need(owner == relu, where, f"rows of ReLU {owner}", relu)
+        shared = number == next_ or found.weight is None
+        need(shared, where, "rows without weights, as they are another tree's too", number)
+        return found
 
     def _row_set(self, relu: int, name: str, conditions: int | None) -> RowSet:
         own = self.own.of(name)
@@ -222,3 +234,35 @@ def _leaves(split: np.ndarray, own: Members, tree: str):
     if len(rows) < most:
         raise RejectedError(tree, "beta", f"{most} multipliers for {len(rows)} phases")
     return np.array(rows, np.int64), np.array(units, np.int64), np.array(signs, np.int64)
+
+
+def closing(tree: Boxes, region: Region, where: str):
+    """The boxes of nodes that close something: number, low, high.
+
+    Raises:
+      RejectedError: a split outside its box, a leaf left out, or one with a group that no box on
+        its way closes.
+    """
+    stack = [(region.low[0], region.high[0], np.full(len(tree.groups), True))]
+    for node, entry in enumerate(tree.split.tolist()):
+        if not stack:
+            raise RejectedError(where, "split", f"it ends at node {node}, and others follow")
+        low, high, open_ = stack.pop()
+        if tree.closes[node].any():
+            yield node, low, high
+            open_ = open_ & ~tree.closes[node]
+        if entry == LEAF:
+            if open_.any():
+                group = tree.groups[int(open_.argmax())]
+                what = f"no box on the way closes group {group}"
+                raise RejectedError(f"{where}, leaf at node {node}", "closes", what)
+            continue
+        at = tree.at[node]
+        if not low.flat[entry] < at < high.flat[entry]:
+            what = f"entry {entry} is split at {at:.9g}, which is not within its interval"
+            raise RejectedError(f"{where}, box at node {node}", "at", what)
+        above, below = low.copy(), high.copy()
+        above.flat[entry] = below.flat[entry] = at
+        stack += [(low, below, open_), (above, high, open_)]
+    if stack:
+        raise RejectedError(where, "split", f"a leaf is left out behind node {len(tree.split) - 1}")

@@ -18,7 +18,7 @@ from .rounding import EXACT
 from .sets import Region, ball
 from .slopes import CROWN, Given, Slopes
 from .steps import Asked, Step, follow, margins, slices, weighed_margins
-from .trees import LEAF, Boxes, Phases
+from .trees import Boxes, Phases, closing
 
 #: Boxes that are derived at once.
 _TOGETHER = 256
@@ -103,6 +103,8 @@ class _Verified:
         self.asked, self.group = example.asked, example.group
         self.closed: dict[int, Any] = {}
         self.leaves = 0
+        # By what tells steps apart.
+        self.followed: dict[tuple, Knowledge] = {}
 
     def run(self) -> Found:
         example = self.example
@@ -140,9 +142,7 @@ class _Verified:
     def _phases(self, known: Knowledge, tree: Phases, where: str) -> None:
         _allowed(tree.given, tree.weight, where, "leaf")
         asked = self.asked.take(self.group == tree.group)
-        if tree.bounds:
-            known = known.copy()
-            _follow(known, tree.bounds, where, asked)
+        known = self._followed(known, tree.bounds, where, asked)
         count, least = len(tree.weight), []
         for first, last in slices(known, count, 2):
             slopes = Slopes(known, CROWN, tree.given.take(first, last))
@@ -159,6 +159,26 @@ class _Verified:
         self.leaves += count
         self.closed[tree.group] = min(least)
 
+    def _followed(self, known: Knowledge, steps, where: str, asked: Asked) -> Knowledge:
+        """What further steps make known; what trees have in common is derived once."""
+        keys = [(step.relu, step.rule, id(step.rows)) for step in steps]
+        alike = [step.rows is None or step.rows.weight is None for step in steps]
+        shared = alike.index(False) if False in alike else len(steps)
+        done = shared
+        while done and tuple(keys[:done]) not in self.followed:
+            done -= 1
+        if done:
+            known = self.followed[tuple(keys[:done])]
+        if done < len(steps):
+            known = known.copy()
+        if done < shared:
+            _follow(known, steps[done:shared], where, asked)
+            self.followed[tuple(keys[:shared])] = known
+        if shared < len(steps):
+            known = known.copy()
+            _follow(known, steps[shared:], where, asked)
+        return known
+
     def _boxes(self, tree: Boxes, where: str) -> None:
         if self.example.norm != "linf":
             raise RejectedError(where, "split", "only boxes are split, not balls")
@@ -167,7 +187,7 @@ class _Verified:
                 _allowed(step.rows.given, step.rows.weight, where, "row")
         least = np.full(len(tree.groups), np.inf)
         some = []
-        for node, low, high in _closing(tree, self._region(), where):
+        for node, low, high in closing(tree, self._region(), where):
             some.append((node, low, high))
             if len(some) == _TOGETHER:
                 least = np.minimum(least, self._close_boxes(tree, some, where))
@@ -199,38 +219,6 @@ class _Verified:
             )
         self.leaves += len(some)
         return np.where(tree.closes[nodes], best, np.inf).min(0)
-
-
-def _closing(tree: Boxes, region: Region, where: str):
-    """The boxes of nodes that close something: number, low, high.
-
-    Raises:
-      RejectedError: a split outside its box, a leaf left out, or one with a group that no box on
-        its way closes.
-    """
-    stack = [(region.low[0], region.high[0], np.full(len(tree.groups), True))]
-    for node, entry in enumerate(tree.split.tolist()):
-        if not stack:
-            raise RejectedError(where, "split", f"it ends at node {node}, and others follow")
-        low, high, open_ = stack.pop()
-        if tree.closes[node].any():
-            yield node, low, high
-            open_ = open_ & ~tree.closes[node]
-        if entry == LEAF:
-            if open_.any():
-                group = tree.groups[int(open_.argmax())]
-                what = f"no box on the way closes group {group}"
-                raise RejectedError(f"{where}, leaf at node {node}", "closes", what)
-            continue
-        at = tree.at[node]
-        if not low.flat[entry] < at < high.flat[entry]:
-            what = f"entry {entry} is split at {at:.9g}, which is not within its interval"
-            raise RejectedError(f"{where}, box at node {node}", "at", what)
-        above, below = low.copy(), high.copy()
-        above.flat[entry] = below.flat[entry] = at
-        stack += [(low, below, open_), (above, high, open_)]
-    if stack:
-        raise RejectedError(where, "split", f"a leaf is left out behind node {len(tree.split) - 1}")
 
 
 def _follow(known: Knowledge, steps, where: str, asked: Asked | None = None) -> None:

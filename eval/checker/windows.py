@@ -78,8 +78,16 @@ class Convolution(Windows):
         return self._apply((v != 0).astype(np.float64), lambda part, at: part @ kernel[at])
 
     def transpose(self, rows):
-        """The transposed convolution."""
-        return self._spread(rows, lambda part, at: part @ self.kernel[at].T)
+        """The transposed convolution, of all taps in one product."""
+        taps = self.kernel.reshape(-1, self.kernel.shape[-1])
+        shape = (*rows.shape[:3], *self.size, self.in_shape[2])
+        parts = (rows.reshape(-1, self.kernel.shape[-1]) @ taps.T).reshape(shape)
+        return self._spread(rows, lambda _, at: parts[:, :, :, *at])
+
+    @property
+    def products(self):
+        """Numbers that a transposed row multiplies."""
+        return math.prod(self.out_shape) * math.prod(self.kernel.shape[:3])
 
     @property
     def counts(self):
