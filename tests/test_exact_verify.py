@@ -2,6 +2,7 @@
 
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
-from robustra_tf.exact.solver import TOLERANCE, Answer, Outcome, Question, undecided
+from robustra_tf.exact.solver import TOLERANCE, Answer, Outcome, Question, judge, undecided
 from robustra_tf.exact.substitution import restrict
 from robustra_tf.exact.tighten import enclosed
 from robustra_tf.graph import build
@@ -263,6 +264,25 @@ def test_a_lying_linear_solver_proves_nothing_wrong(duals, monkeypatch):
         if drawn.exact <= 0:
             assert verdict.status is not Status.VERIFIED
     assert seen == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("bound", "margin", "outcome"),
+    [
+        (1e-3, 1.0, Outcome.PROVEN),
+        (1.05e-4, 1.0, Outcome.UNDECIDED),  # above the tolerance by less than solvers may be off
+        (np.inf, 1.0, Outcome.UNDECIDED),
+        (-1.0, 1e-300, Outcome.UNDECIDED),
+        (-1.0, 0.0, Outcome.FOUND),  # a tie is no margin
+        (-1.0, -1.0, Outcome.FOUND),
+    ],
+)
+def test_of_a_mixed_integer_solver_bound_and_point_are_judged(bound, margin, outcome):
+    question = types.SimpleNamespace(tolerance=1e-4, margin=lambda point: margin)
+    found = judge(question, bound, np.zeros(2), 5, 1, "why")
+    assert (found.outcome, found.nodes, found.solves) == (outcome, 5, 1)
+    assert found.bound < bound or not np.isfinite(bound)
+    assert (found.reason == "why") == (outcome is Outcome.UNDECIDED)
 
 
 def test_radius_zero_is_the_clean_answer():
