@@ -28,11 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_tensorflow_backend()
         from robustra_tf import graph
-        from robustra_tf.certificates import proofs
+        from robustra_tf.evidence.network import network_sha256
 
         from . import inputs
 
-        print(proofs.network_sha256(graph.build(inputs.load_network(given))))
+        print(network_sha256(graph.build(inputs.load_network(given))))
     except (ValueError, OSError, BackendError) as error:
         return PROGRAM.refuse(error)
     return 0

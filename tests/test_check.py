@@ -15,7 +15,7 @@ import robustra_tf as rt
 from eval import check, network
 from eval.checker import claim, derive
 from eval.checker.rejection import RejectedError
-from robustra_tf.certificates import proofs
+from robustra_tf.evidence.network import network_sha256
 from robustra_tf.graph import build
 from tests import claims, evaluations, nets
 
@@ -263,7 +263,7 @@ def test_a_certificate_is_bound_to_a_network(tmp_path, capsys):
     rt.certify(model, images, [0], 0.01, save=path)
     assert network.main([f"--saved_model={saved}"]) == 0
     sha256 = capsys.readouterr().out.strip()
-    assert sha256 == proofs.network_sha256(build(model))
+    assert sha256 == network_sha256(build(model))
     assert check.main([str(path), f"--network_sha256={sha256}"]) == 0
     assert check.main([str(path), f"--network_sha256={'0' * 64}"]) == 1
     assert "rejected: network: network_sha256" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from eval.checker import operations
 from eval.checker import rounding as counted
 from eval.checker.derive import _Check
 from robustra_tf.bounds import rounding
-from robustra_tf.certificates.proofs import described
+from robustra_tf.evidence.network import described
 from robustra_tf.graph import ops, selection
 from robustra_tf.graph.graph import Node
 from tests.test_operations import AFFINE, SAMPLES, weights_of

@@ -12,7 +12,7 @@ from robustra_tf.exact.bounding import Bounding
 from robustra_tf.exact.domains import joined
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import Outcome
-from robustra_tf.exact.substitution import restrict
+from robustra_tf.exact.substitution import Form, restrict
 from robustra_tf.graph import build
 from robustra_tf.intake.deadline import LateError, check
 from tests import nets
@@ -108,7 +108,7 @@ def test_a_restriction_that_is_late_is_none():
     bounds = {index: (np.full(size, -9.0), np.full(size, 9.0)) for index, size in sizes.items()}
     size = int(np.prod(model.input_shape[1:]))
     given = graph.structure, affine_maps(graph), np.zeros(size), np.ones(size), bounds
-    assert restrict(*given, sparse=False, deadline=np.inf).units == sum(sizes.values())
+    assert restrict(*given, form=Form(sparse=False), deadline=np.inf).units == sum(sizes.values())
     with pytest.raises(LateError):
         restrict(*given, deadline=-np.inf)
 

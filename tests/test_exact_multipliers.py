@@ -13,7 +13,7 @@ from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.inner import as_type, improved
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.multipliers import Kind, Multipliers, Problem, backward, certified
-from robustra_tf.exact.substitution import restrict
+from robustra_tf.exact.substitution import Form, restrict
 from robustra_tf.exact.tighten import enclosed, tightened
 from robustra_tf.graph import build
 from tests import nets
@@ -39,7 +39,7 @@ class Case:
         self.x = x.ravel()
         low, high = np.maximum(self.x - eps, 0), np.minimum(self.x + eps, 1)
         maps = affine_maps(graph)
-        self.r = restrict(graph.structure, maps, low, high, found.bounds, sparse=False)
+        self.r = restrict(graph.structure, maps, low, high, found.bounds, form=Form(sparse=False))
         given = [self.r.margin(row) for row in rows]
         self.rows = np.stack([row for row, _ in given])
         self.constants = np.array([constant for _, constant in given])

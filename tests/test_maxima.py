@@ -15,7 +15,7 @@ from eval.checker import state as checked_state
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.interval import propagate
 from robustra_tf.bounds.sound import _cut, _State
-from robustra_tf.certificates.proofs import describe
+from robustra_tf.evidence.network import describe
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Node, Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Relu, Scale

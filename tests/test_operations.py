@@ -15,7 +15,7 @@ from robustra_tf.bounds.passing import windows_through
 from robustra_tf.bounds.rounding import counts
 from robustra_tf.bounds.rows import WindowRows
 from robustra_tf.bounds.window import Window
-from robustra_tf.certificates.proofs import described
+from robustra_tf.evidence.network import described
 from robustra_tf.exact.matrices import affine_map
 from robustra_tf.graph import convolutions, ops, selection, spatial
 from robustra_tf.graph.graph import Node

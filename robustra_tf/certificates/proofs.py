@@ -7,7 +7,6 @@ which network it is about.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -17,40 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from robustra_tf.graph.convolutions import (
-    Conv2D,
-    Convolution,
-    DepthwiseConv2D,
-    TurnedConv2D,
-)
-from robustra_tf.graph.graph import Graph, Node
-from robustra_tf.graph.ops import Add, Dense, Input, Relu, Reshape, Scale
-from robustra_tf.graph.registry import PerOperation
-from robustra_tf.graph.selection import Permute, Pick, Take
-from robustra_tf.graph.spatial import Pad2D, Pool2D
+from robustra_tf.evidence import network
+from robustra_tf.graph.graph import Graph
 from robustra_tf.property import Query
 from robustra_tf.storage.files import write_atomically
-from robustra_tf.storage.fingerprint import arrays_sha256
 
 FORMAT = "robustra_tf certificate"
 #: Of labels, and of a property.
 LABELS, PROPERTY = 1, 2
 #: The arrays of each ReLU, in this order.
 BAND = ("lower", "upper", "slope", "intercept")
-
-
-def network_sha256(graph: Graph) -> str:
-    """Hash of what a network computes: its operations and its weights, as hexadecimal digits.
-
-    SHA-256 of the operations as JSON (sorted keys, no spaces) followed by the digits of
-    `fingerprint.arrays_sha256` of the weights.
-    """
-    return _sha256(describe(graph), [variable.numpy() for variable in graph.variables])
-
-
-def describe(graph: Graph) -> list[dict[str, Any]]:
-    """The operations as plain values, in topological order; the last one gives the logits."""
-    return [_described(node) for node in graph.structure.nodes]
 
 
 def checked_path(path: str | os.PathLike) -> Path:
@@ -83,11 +58,11 @@ def write(
       bands: for each ReLU in order the arrays of `BAND`, [n, *shape].
     """
     weights = [variable.numpy() for variable in graph.variables]
-    operations = describe(graph)
+    operations = network.describe(graph)
     header = {
         "format": FORMAT,
         "network": operations,
-        "network_sha256": _sha256(operations, weights),
+        "network_sha256": network.sha256(operations, weights),
         **claim,
     }
     text = json.dumps(header, sort_keys=True).encode()
@@ -115,108 +90,3 @@ def asked(query: Query, outputs: int) -> dict[str, np.ndarray]:
         values = getattr(conditions, name)
         found[name] = np.array(np.broadcast_to(values, (count, *values.shape[1:])))
     return found
-
-
-def _sha256(operations: list[dict[str, Any]], weights: Sequence[np.ndarray]) -> str:
-    text = json.dumps(operations, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256((text + arrays_sha256(weights)).encode()).hexdigest()
-
-
-def _described(node: Node) -> dict[str, Any]:
-    """A node as plain values; what weights tell by their shapes is left out."""
-    links = {"inputs": list(node.inputs), "weights": list(node.weights)}
-    return described(node.op) | (links if node.inputs else {})
-
-
-#: `(op) -> dict`: an operation as plain values.
-described = PerOperation("with a description")
-
-
-@described.of(Input)
-def _(op: Input) -> dict[str, Any]:
-    return {"op": "input", "shape": list(op.shape)}
-
-
-@described.of(Relu)
-def _(op: Relu) -> dict[str, Any]:
-    return {"op": "relu"}
-
-
-@described.of(Add)
-def _(op: Add) -> dict[str, Any]:
-    return {"op": "add"}
-
-
-@described.of(Dense)
-def _(op: Dense) -> dict[str, Any]:
-    return {"op": "dense"}
-
-
-@described.of(Reshape)
-def _(op: Reshape) -> dict[str, Any]:
-    return {"op": "reshape", "shape": list(op.after)}
-
-
-@described.of(Pad2D)
-def _(op: Pad2D) -> dict[str, Any]:
-    return {"op": "pad", "padding": _lists(op.padding)}
-
-
-@described.of(Conv2D)
-def _(op: Conv2D) -> dict[str, Any]:
-    groups = {} if op.groups == 1 else {"groups": op.groups}
-    return {"op": "conv"} | _convolution(op) | groups
-
-
-@described.of(DepthwiseConv2D)
-def _(op: DepthwiseConv2D) -> dict[str, Any]:
-    return {"op": "depthwise_conv"} | _convolution(op)
-
-
-@described.of(TurnedConv2D)
-def _(op: TurnedConv2D) -> dict[str, Any]:
-    return {"op": "turned_conv"} | _convolution(op)
-
-
-def _convolution(op: Convolution) -> dict[str, Any]:
-    """What every convolution says; taps one after another are not mentioned."""
-    dilation = {} if op.dilation == (1, 1) else {"dilation": list(op.dilation)}
-    return {"strides": list(op.strides), "padding": _lists(op.padding)} | dilation
-
-
-@described.of(Pick)
-def _(op: Pick) -> dict[str, Any]:
-    window = {"size": list(op.size), "strides": list(op.strides), "padding": _lists(op.padding)}
-    taken = {"slots": op.slots, "plus": list(op.plus), "minus": list(op.minus)}
-    return {"op": "pick"} | window | taken
-
-
-@described.of(Take)
-def _(op: Take) -> dict[str, Any]:
-    return {"op": "take", "axis": op.axis, "indices": list(op.indices)}
-
-
-@described.of(Permute)
-def _(op: Permute) -> dict[str, Any]:
-    return {"op": "permute", "order": list(op.order)}
-
-
-@described.of(Pool2D)
-def _(op: Pool2D) -> dict[str, Any]:
-    window = {"strides": list(op.strides), "padding": _lists(op.padding)}
-    return {"op": "average_pool", "size": list(op.size), **window}
-
-
-@described.of(Scale)
-def _(op: Scale) -> dict[str, Any]:
-    if op.kind == "constant":
-        scale, shift = op.constants
-        return {"op": "scale", "scale": _lists(scale), "shift": _lists(shift)}
-    if op.kind in ("slope", "complement"):
-        return {"op": op.kind}
-    parts = ["scale"] * op.use_scale + ["centre"] * op.use_centre + ["mean", "variance"]
-    return {"op": op.kind, "epsilon": op.epsilon, "parts": parts}
-
-
-def _lists(values: Any) -> Any:
-    return [_lists(value) for value in values] if isinstance(values, tuple) else values

@@ -83,9 +83,17 @@ class BatchedSearch:
         l1_radius: float | None,
         targets: Mapping[int, Target],
         options: SearchOptions = SearchOptions(),
+        close: Callable[[Domains], None] | None = None,
     ):
-        """Prepares; `restriction`, `centre` and `l1_radius` are what `encode` takes."""
-        self._options = options
+        """Prepares.
+
+        Args:
+          restriction, centre, l1_radius: as `encode` takes them.
+          targets: what is to be decided, by numbers.
+          options: how the search goes.
+          close: is given the domains that are closed, with the multipliers that prove it.
+        """
+        self._options, self._close = options, close
         self._numbers, self._targets = list(targets), list(targets.values())
         self._bounding = Bounding(restriction, centre, l1_radius, self._targets)
         self._tolerance = np.array([target.tolerance for target in self._targets])
@@ -145,7 +153,9 @@ class BatchedSearch:
             most = min(self._batch, (deadline - start) / max(each, _TINY))
             domains = self._split(self._pool.take(max(1, int(most) // 2)))
             self._bound(domains, options.steps)
-            for place in np.flatnonzero((self._nodes > _LONG) & ~self._cut):
+            # Cut bounds have no place in a proof.
+            long = (self._nodes > _LONG) & ~self._cut & (self._close is None)
+            for place in np.flatnonzero(long):
                 if place in domains.target:
                     self._tighten(int(place))
             batches += 1
@@ -217,6 +227,8 @@ class BatchedSearch:
             likely = domains.take(closed)
             certain = self._bounding.certified(likely)
             proven = certain > tolerance[closed]
+            if self._close is not None:
+                self._close(likely.take(proven))
             # Where the margin is above the tolerance, cut bounds say nothing of it.
             least = np.nextafter(tolerance[closed], np.inf)
             certain = np.where(self._cut[likely.target], np.minimum(certain, least), certain)

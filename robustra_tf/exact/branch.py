@@ -10,6 +10,7 @@ import numpy as np
 
 from robustra_tf.exact.encoding import certified_bound
 from robustra_tf.exact.highs import LinearProgrammes, Solved
+from robustra_tf.exact.leaves import Keeper
 from robustra_tf.exact.solver import Answer, Outcome, Question, undecided
 
 # Beyond this much, `h` and `s` are both positive: the relaxation is not the ReLU.
@@ -94,8 +95,10 @@ class _Search:
             lower, upper = self._columns(node)
             solved = self.session.solve(lower, upper, seconds)
             self.nodes += 1
-            bound = max(above, self._certify(solved, lower, upper))
+            bound = max(above, self._certify(node, solved, lower, upper))
             if bound > self.question.tolerance:
+                if self.question.keeper is not None:
+                    self.question.keeper.close()
                 self.bound = min(self.bound, bound)
                 continue
             if self._candidate(solved):
@@ -133,7 +136,9 @@ class _Search:
         upper[np.where(on, self.off[units], self.on[units])] = 0.0
         return self.programme.lower, upper
 
-    def _certify(self, solved: Solved, lower: np.ndarray, upper: np.ndarray) -> float:
+    def _certify(self, node: _Node, solved: Solved, lower: np.ndarray, upper: np.ndarray) -> float:
+        if self.question.keeper is not None:
+            return self._kept(self.question.keeper, node, solved)
         if solved.duals is not None:
             least = certified_bound(self.programme, self.cost, lower, upper, solved.duals)
             return least + self.question.shift
@@ -143,6 +148,21 @@ class _Search:
             scale = max(np.abs(solved.ray).max(initial=0.0), 1e-300)
             for ray in (solved.ray / scale, -solved.ray / scale):
                 if certified_bound(self.programme, nothing, lower, upper, ray) > _OPEN:
+                    return np.inf
+        return -np.inf
+
+    def _kept(self, keeper: Keeper, node: _Node, solved: Solved) -> float:
+        """As `_certify`, by a bound of which a proof is kept."""
+        encoding = self.encoding
+        phases = np.zeros(encoding.restriction.units)
+        units = encoding.units[self.unstable[list(node.units)]]
+        phases[units] = np.where(np.array(node.on, bool), 1.0, -1.0)
+        if solved.duals is not None:
+            return keeper.bound(encoding, phases, solved.duals, False)
+        if solved.ray is not None:
+            scale = max(np.abs(solved.ray).max(initial=0.0), 1e-300)
+            for ray in (solved.ray / scale, -solved.ray / scale):
+                if keeper.bound(encoding, phases, ray, True) > _OPEN:
                     return np.inf
         return -np.inf
 

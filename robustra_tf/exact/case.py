@@ -11,6 +11,7 @@ import tensorflow as tf
 from robustra_tf.attacks.replay import replayed, settle
 from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.probe import Probe, probed
+from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.task import Inputs, Task
 from robustra_tf.exact.verdict import Status, Verdict
 from robustra_tf.property import Query
@@ -24,12 +25,14 @@ class Case(NamedTuple):
       query: what is asked, of one example, without rounding.
       goal: what must not be reached.
       deadline: of `time.monotonic`.
+      proof: what keeps a proof of the verdict, where one is wanted.
     """
 
     task: Task
     query: Query
     goal: Goal
     deadline: float
+    proof: Prover | None = None
 
     @property
     def inputs(self) -> Inputs:

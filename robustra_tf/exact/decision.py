@@ -32,9 +32,9 @@ def decide(case: Case) -> Verdict:
         return falsified
     if not probe.finite:
         return unknown("logits that are not finite numbers")
-    if case.inputs.single(case.flat):
+    if case.inputs.single(case.flat) and case.proof is None:
         return _clean(case, probe)
-    if not splits(case):
+    if case.proof is not None or not splits(case):
         return _searched(case, probe)
     found = _split(case)
     late = time.monotonic() >= case.deadline
@@ -48,8 +48,15 @@ def decide(case: Case) -> Verdict:
 def _searched(case: Case, probe: Probe) -> Verdict:
     """The verdict by WK's bounds, or by a search over the phases of ReLUs."""
     network, goal = case.task.network, case.goal
-    centre = case.image.astype(np.float64)
-    found = enclosed(network.structure, network.weights, centre, goal.rows, *case.inputs)
+    if case.proof is None:
+        centre = case.image.astype(np.float64)
+        found = enclosed(network.structure, network.weights, centre, goal.rows, *case.inputs)
+    else:
+        found = case.proof.enclosed(
+            lambda margin: all(
+                _proven(goal, probe, margin - goal.offset, number) for number in goal.groups
+            )
+        )
     if not all(np.isfinite(end).all() for ends in found.bounds.values() for end in ends):
         return unknown("bounds of pre-activations that are not finite numbers")
     # What is no finite number proves nothing.

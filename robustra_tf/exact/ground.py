@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robustra_tf.evidence.steps import Step
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.domains import Domains
 from robustra_tf.exact.encoding import Encoding, encode
 from robustra_tf.exact.inner import improved
 from robustra_tf.exact.probe import Probe
 from robustra_tf.exact.restriction import Restriction
-from robustra_tf.exact.substitution import Bounds, restrict
+from robustra_tf.exact.substitution import Bounds, Form, restrict
 from robustra_tf.intake.deadline import check
 
 
@@ -23,11 +24,13 @@ class Ground(NamedTuple):
       encoding: of the restricted network, compared with the network.
       tight: whether its bounds are better than those of the dual and of intervals.
       unstable: ReLUs on either side, by the bounds before any search.
+      steps: what its bounds rest on behind those of the root, where that is kept.
     """
 
     encoding: Encoding
     tight: bool
     unstable: int
+    steps: tuple[Step, ...] = ()
 
     @property
     def restriction(self) -> Restriction:
@@ -53,7 +56,7 @@ def compared(case: Case, probe: Probe, restriction: Restriction, *, tight: bool)
 def restricted(
     case: Case, probe: Probe, bounds: Bounds, *, sparse: bool = True, tight: bool = False
 ) -> Ground:
-    """The network restricted by bounds of its pre-activations; `sparse` as `restrict` takes it."""
+    """The network restricted by bounds of its pre-activations; `sparse` as `Form` has it."""
     network = case.task.network
     low, high = case.inputs.intervals(case.flat)
     small = restrict(
@@ -62,7 +65,7 @@ def restricted(
         low,
         high,
         bounds,
-        sparse=sparse,
+        form=Form(sparse, cut=case.proof is None),
         deadline=case.deadline,
     )
     return compared(case, probe, small, tight=tight)
@@ -71,14 +74,17 @@ def restricted(
 def better(case: Case, probe: Probe, bounds: Bounds) -> Ground:
     """The network restricted anew by better bounds, which `bounds` takes in."""
     small = restricted(case, probe, bounds, sparse=False).restriction
-    small = improved(small, case.flat, case.inputs.l1_radius, case.deadline)
+    steps: list[Step] = []
+    keep = None if case.proof is None else case.proof.into(steps)
+    small = improved(small, case.flat, case.inputs.l1_radius, case.deadline, keep=keep)
     for index in np.unique(small.node):
         units = np.flatnonzero(small.node == index)
         lower, upper = bounds[index]
         place, scale = small.neuron[units], small.scale[units]
         lower[place] = np.maximum(lower[place], small.lower[units] * scale)
         upper[place] = np.minimum(upper[place], small.upper[units] * scale)
-    return restricted(case, probe, bounds, sparse=False, tight=True)
+    ground = restricted(case, probe, bounds, sparse=False, tight=True)
+    return ground._replace(steps=tuple(steps))
 
 
 def phases_on(encoding: Encoding, domains: Domains, own: Restriction) -> list[dict[int, bool]]:

@@ -97,8 +97,14 @@ class Restriction:
         return row, -(float(c[read] @ self.logit_offset[read]) + d)
 
 
-def with_intervals(r: Restriction) -> Restriction:
-    """The restriction with its units' bounds cut to what intervals give in it."""
+def with_intervals(r: Restriction, relus: bool = True) -> Restriction:
+    """The restriction with its units' bounds cut to what intervals give in it.
+
+    Args:
+      r: the restriction.
+      relus: whether those of ReLUs are cut; else those of pre-activations with names of their own
+        alone, which have no others.
+    """
     lower, upper = r.lower.copy(), r.upper.copy()
     low, high = (np.concatenate([end, np.zeros(r.units)]) for end in (r.low, r.high))
     for group in r.groups:
@@ -107,8 +113,9 @@ def with_intervals(r: Restriction) -> Restriction:
         reach = abs(rows) @ (0.5 * (high - low))
         # A hair wider than the arithmetic: what was rounded must still be inside.
         reach += SLACK * (abs(rows) @ np.maximum(abs(low), abs(high)) + abs(r.offset[group]))
-        lower[group] = np.maximum(lower[group], centre - reach)
-        upper[group] = np.minimum(upper[group], centre + reach)
+        if relus or not r.relu[group].any():
+            lower[group] = np.maximum(lower[group], centre - reach)
+            upper[group] = np.minimum(upper[group], centre + reach)
         for end, bound in ((low, lower), (high, upper)):
             cut = np.where(r.relu[group], np.maximum(bound[group], 0.0), bound[group])
             end[r.columns(group)] = cut

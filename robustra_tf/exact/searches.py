@@ -10,16 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from robustra_tf.evidence.steps import Leaf
 from robustra_tf.exact.batched import BatchedSearch, SearchOptions
 from robustra_tf.exact.bounding import Target
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.descent import descend
 from robustra_tf.exact.ground import Ground, better, compared, phases_on, restricted
+from robustra_tf.exact.leaves import Margins
 from robustra_tf.exact.probe import Probe, Scale
+from robustra_tf.exact.proving import Batch
 from robustra_tf.exact.solver import Answer, Outcome, Question, Solver, undecided
 from robustra_tf.exact.substitution import Bounds
-from robustra_tf.exact.tighten import Enclosed, tightened
+from robustra_tf.exact.tighten import Enclosed, Kept, tightened
 from robustra_tf.exact.verdict import Status, Verdict
 from robustra_tf.intake.deadline import LateError
 
@@ -48,6 +51,8 @@ class Searches:
         self.inputs = case.inputs
         # Which searches were begun: a dictionary keeps their order.
         self._begun: dict[str, None] = {}
+        # What proves the groups that are searched, where that is kept.
+        self._leaves: dict[int, list[Leaf]] = {}
 
     def run(self, found: Enclosed, bounds: dict[int, float], left: Sequence[int]) -> Verdict:
         """The verdict over the groups `left`, those of the least bounds first.
@@ -66,6 +71,8 @@ class Searches:
             answers.append(answer)
             bounds[number] = float(np.fmax(bounds[number], self._bound(answer, number)))
             if answer.outcome is Outcome.PROVEN:
+                if self.case.proof is not None:
+                    self.case.proof.closed(number, stood.steps, self._leaves[number])
                 continue
             falsified = self.case.replayed(self._candidates(answer, number, ground))
             if falsified is not None:
@@ -124,21 +131,27 @@ class Searches:
             yield Found(number, answer, ground)
 
     def _search(self, number: int, ground: Ground) -> tuple[Answer, Ground]:
-        task, deadline = self.task, self.case.deadline
+        task = self.task
         other = not isinstance(task.solver, BranchAndBound)
         answer = self._first(number, ground, 1 if other else _FIRST_NODES)
         if answer.outcome is not Outcome.UNDECIDED or answer.reason != "node limit":
             return answer, ground
         solves = 0
         if not ground.tight:
-            restriction, solves = tightened(
-                ground.restriction, self.case.flat, self.inputs.l1_radius, deadline
-            )
-            ground = compared(self.case, self.probe, restriction, tight=True)._replace(
-                unstable=ground.unstable
-            )
+            ground, solves = self._tightened(ground)
         again = self._asked(task.solver, self._question(number, ground))
         return _both(answer, again._replace(solves=again.solves + solves)), ground
+
+    def _tightened(self, ground: Ground) -> tuple[Ground, int]:
+        """The ground with better bounds, and how many programmes these took."""
+        proof, steps, kept = self.case.proof, list(ground.steps), None
+        if proof is not None:
+            kept = Kept(proof.duals, proof.into(steps))
+        restriction, solves = tightened(
+            ground.restriction, self.case.flat, self.inputs.l1_radius, self.case.deadline, kept
+        )
+        found = compared(self.case, self.probe, restriction, tight=True)
+        return found._replace(unstable=ground.unstable, steps=tuple(steps)), solves
 
     def _first(self, number: int, ground: Ground, nodes: int, seconds: float = np.inf) -> Answer:
         """Descent, and a search of a few nodes."""
@@ -172,16 +185,20 @@ class Searches:
         nodes = sum(answer.nodes for answer in open_.values())
         cost = (time.monotonic() - start) / nodes if nodes else np.inf
         ground = better(self.case, self.probe, bounds)._replace(unstable=ground.unstable)
+        batch = self._batch(list(open_), ground)
         search = BatchedSearch(
             ground.restriction,
             self.case.flat,
             self.inputs.l1_radius,
             {number: self._target(number, ground) for number in open_},
             options,
+            None if batch is None else batch.close,
         )
         self._begun[search.name] = None
         search.check(self.probe.points)
         search.run(self.case.deadline, cost, self._replays)
+        if batch is not None:
+            self._leaves |= dict(zip(open_, batch.leaves, strict=True))
         yield from self._rest(search, bounds, ground, open_)
 
     def _rest(
@@ -197,8 +214,11 @@ class Searches:
                 other = other or restricted(self.case, self.probe, bounds, tight=True)
                 phases = phases_on(other.encoding, domains, ground.restriction)
                 solver = BranchAndBound(self.task.threads, start=phases)
+                closed = self._leaves.get(number, [])
                 question = self._question(number, other)
                 rest = self._asked(solver, question)
+                if question.keeper is not None:
+                    self._leaves[number] = closed + question.keeper.leaves
                 least = min(search.proven(number), rest.bound)
                 answer = _both(answer, rest._replace(bound=least))
             yield Found(number, _both(before, answer), ground)
@@ -214,14 +234,30 @@ class Searches:
         """Of a group's margins in the units in which tolerances are meant."""
         rows, constants = self._margins(number, ground)
         tolerance, start = max(scale.tolerance for scale in self._scales(number)), self.case.flat
+        keeper = None
+        if self.case.proof is not None:
+            margins = self._measured(number, ground)
+            keeper = self.case.proof.keeper(ground.restriction, margins)
+            self._leaves[number] = keeper.leaves
         if self._descends:
             start = descend(ground.restriction, rows, constants, start)
         if len(rows) == 1:
             row, constant = rows[0], float(constants[0])
-            return Question(ground.encoding, row, constant, start, tolerance)
+            return Question(ground.encoding, row, constant, start, tolerance, keeper)
         encoding = ground.encoding.with_greatest(rows, constants)
         encoding.check(self.probe.points)
-        return Question(encoding, rows, constants, start, tolerance)
+        return Question(encoding, rows, constants, start, tolerance, keeper)
+
+    def _measured(self, number: int, ground: Ground) -> Margins:
+        units = np.array([scale.unit for scale in self._scales(number)])
+        return Margins(*self._margins(number, ground), units)
+
+    def _batch(self, numbers: Sequence[int], ground: Ground) -> Batch | None:
+        """What keeps the domains that a search closes, where a proof is wanted."""
+        if self.case.proof is None:
+            return None
+        named = self.case.proof.named(ground.restriction)
+        return Batch(named, [self._measured(number, ground) for number in numbers])
 
     def _margins(self, number: int, ground: Ground) -> tuple[np.ndarray, np.ndarray]:
         """A group's margins on the restricted network, each in its own unit."""

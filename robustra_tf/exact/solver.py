@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from robustra_tf.exact.encoding import Encoding
+from robustra_tf.exact.leaves import Keeper
 
 #: A margin counts as positive where it is proven to be at least this, when its logits are scaled
 #: to about ten. Rounding of a certified bound is subtracted from it (`certified_bound`); what is
@@ -37,6 +38,7 @@ class Question(NamedTuple):
       constant: a number; or of several rows [k].
       start: an input [n] to begin with, or None.
       tolerance: a margin counts as positive above it, and as negative below minus it.
+      keeper: closes domains by bounds that can be checked, where a proof is wanted.
     """
 
     encoding: Encoding
@@ -44,6 +46,7 @@ class Question(NamedTuple):
     constant: float | np.ndarray
     start: np.ndarray | None = None
     tolerance: float = TOLERANCE
+    keeper: Keeper | None = None
 
     @property
     def cost(self) -> np.ndarray:

@@ -22,6 +22,19 @@ _DENSER = 2.0
 Bounds = Mapping[int, tuple[np.ndarray, np.ndarray]]
 
 
+class Form(NamedTuple):
+    """How a network is restricted.
+
+    Attributes:
+      sparse: whether pre-activations get names of their own where that keeps matrices sparse; else
+        every unit is an unstable ReLU.
+      cut: whether the ReLUs' bounds are cut to what intervals give of what is left.
+    """
+
+    sparse: bool = True
+    cut: bool = True
+
+
 class _Expression(NamedTuple):
     """A node's value as `matrix u + constant`: one row for each of its neurons, in their order.
 
@@ -52,7 +65,7 @@ def restrict(
     high: np.ndarray,
     bounds: Bounds,
     *,
-    sparse: bool = True,
+    form: Form = Form(),
     deadline: float = math.inf,
 ) -> Restriction:
     """The network where pixels keep to [low, high] and pre-activations to their bounds.
@@ -62,14 +75,13 @@ def restrict(
       maps: of its affine nodes, as `affine_maps` gives them.
       low, high: [n] intervals of the pixels.
       bounds: for each ReLU node, sound (lower, upper) of its pre-activations, flattened.
-      sparse: whether pre-activations get names of their own where that keeps matrices sparse; else
-        every unit is an unstable ReLU.
+      form: of what is left.
       deadline: of `time.monotonic`.
 
     Raises:
       LateError: it passed.
     """
-    walk = _Walk(structure, maps, bounds, sparse)
+    walk = _Walk(structure, maps, bounds, form.sparse)
     for index in range(len(structure.nodes)):
         check(deadline)
         walk.visit(index)
@@ -95,7 +107,8 @@ def restrict(
                 node=np.repeat(np.array([group.node for group in groups], int), counts),
                 neuron=np.concatenate([empty, *(g.neuron for g in groups)]).astype(int),
                 groups=tuple(slice(int(a), int(b)) for a, b in itertools.pairwise(ends)),
-            )
+            ),
+            form.cut,
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.exact.encoding import certified_bound, encode
 from robustra_tf.exact.highs import LinearProgrammes
+from robustra_tf.exact.leaves import Duals, End, long_rows
 from robustra_tf.exact.restriction import SLACK, Restriction
 from robustra_tf.graph.graph import Network, Structure
 from robustra_tf.property import Interval
@@ -89,8 +91,19 @@ def _compiled(structure: Structure, norm: str, box: Box | None):
     return bound
 
 
+class Kept(NamedTuple):
+    """Where bounds are proven: what derives them from duals, and what keeps a group's."""
+
+    duals: Callable[[Restriction], Duals]
+    keep: Callable[[Restriction, list[End]], None]
+
+
 def tightened(
-    restriction: Restriction, centre: np.ndarray, l1_radius: float | None, deadline: float
+    restriction: Restriction,
+    centre: np.ndarray,
+    l1_radius: float | None,
+    deadline: float,
+    kept: Kept | None = None,
 ) -> tuple[Restriction, int]:
     """The restriction with the bounds of its unstable units by linear programmes.
 
@@ -101,6 +114,7 @@ def tightened(
     Args:
       restriction, centre, l1_radius: as `encode` takes them.
       deadline: of `time.monotonic`; what is done by then is kept.
+      kept: where the bounds are to be proven.
 
     Returns:
       The restriction and the number of programmes solved.
@@ -116,23 +130,39 @@ def tightened(
         session = LinearProgrammes(encoding.relaxed)
         lower, upper = r.lower.copy(), r.upper.copy()
         low, high = encoding.relaxed.lower, encoding.relaxed.upper
+        derived, ends = (None if kept is None else kept.duals(r)), []
         for unit in chosen:
             cost = encoding.cost(r.weights[[unit]].toarray()[0])
             for sign, end in ((1.0, lower), (-1.0, upper)):
                 left = deadline - time.monotonic()
                 if left <= 0:
+                    _keep(kept, r, ends)
                     return dataclasses.replace(r, lower=lower, upper=upper), solves
                 session.aim(sign * cost)
                 solved = session.solve(low, high, left)
                 solves += 1
                 if solved.duals is None:
                     continue
-                value = certified_bound(encoding.relaxed, sign * cost, low, high, solved.duals)
-                value = sign * value + r.offset[unit]
+                if derived is None:
+                    value = certified_bound(encoding.relaxed, sign * cost, low, high, solved.duals)
+                    value = sign * value + r.offset[unit]
+                else:
+                    row = sign * r.weights[[unit]].toarray()[0]
+                    nu = long_rows(encoding, solved.duals)
+                    found = derived.bound(row, sign * float(r.offset[unit]), np.zeros(r.units), nu)
+                    value = sign * found.bound
+                    if sign * value > sign * end[unit]:
+                        ends.append(End(unit, int(sign), found.alpha))
                 value -= sign * SLACK * (1.0 + abs(value))
                 end[unit] = sign * max(sign * end[unit], sign * value)
+        _keep(kept, r, ends)
         r = dataclasses.replace(r, lower=lower, upper=upper)
     return r, solves
+
+
+def _keep(kept: Kept | None, r: Restriction, ends: list[End]) -> None:
+    if kept is not None and ends:
+        kept.keep(r, ends)
 
 
 def _cone(r: Restriction, units: np.ndarray) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +17,7 @@ from robustra_tf.attacks.replay import settle, within
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
 from robustra_tf.counting import NO_CLASS
+from robustra_tf.evidence.layers import Flat
 from robustra_tf.exact.agreement import answered, preferred
 from robustra_tf.exact.batched import SearchOptions
 from robustra_tf.exact.branch import BranchAndBound
@@ -24,6 +27,8 @@ from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
+from robustra_tf.exact.proofs import Proofs
+from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.solver import Solver
 from robustra_tf.exact.task import Network, Task
 from robustra_tf.exact.verdict import Status, Verdict
@@ -142,6 +147,8 @@ class Verifier:
         y: int | Output | None = None,
         eps: float | np.ndarray | None = None,
         time_limit: float | None = None,
+        *,
+        proof: str | os.PathLike | Proofs | None = None,
     ) -> Verdict:
         """Decides one image, or a property of one example.
 
@@ -150,6 +157,9 @@ class Verifier:
           y: its label, or what must not be reached; None of a property. A pair has labels alone.
           eps: another radius than the verifier's.
           time_limit: other seconds than the verifier's.
+          proof: a file to write a proof of the verdict to, for `python -m eval.check`; none is
+            written where the verdict is unknown. What is proven holds for the network in real
+            numbers: a margin that rounding may be all of stays unknown. Or a folder of proofs.
 
         Raises:
           ValueError: an image of another shape, outside the box or not finite, a label that is no
@@ -157,10 +167,11 @@ class Verifier:
             weights that have changed since, or an image on which the model computes something else
             than its layers' weights and settings say.
         """
+        proofs = None if proof is None else self._proofs(proof)
         start = time.monotonic()
         deadline = start + (self._time_limit if time_limit is None else _seconds(time_limit))
         if self._pair is None:
-            verdict = self._decided(self._asked(x, y, eps), deadline)
+            verdict = self._decided(self._asked(x, y, eps), deadline, proofs)
         else:
             verdict = self._agreed(self._pair, x, y, eps, deadline)
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
@@ -181,7 +192,21 @@ class Verifier:
             return unknown("both networks have a tie of logits")
         return verdict
 
-    def _decided(self, query: Query, deadline: float) -> Verdict:
+    def _proofs(self, given: str | os.PathLike | Proofs) -> Proofs:
+        """Where proofs go.
+
+        Raises:
+          ValueError: a place where none can be written, or a search that none are written of.
+        """
+        if self._pair is not None:
+            raise ValueError("proof must be None for a Pair, of which no proofs are written")
+        if self._task.split or not isinstance(self._task.solver, BranchAndBound):
+            solver = self._task.solver
+            name = "split" if self._task.split else getattr(solver, "name", type(solver).__name__)
+            raise ValueError(f"proof must be None with solver {name!r}, whose answers have none")
+        return given if isinstance(given, Proofs) else Proofs.alone(given)
+
+    def _decided(self, query: Query, deadline: float, proofs: Proofs | None = None) -> Verdict:
         self._check_weights()
         image = settle(query.x, query.x.astype(np.float32), *query[1:4])
         found = self._network.compare(image, self._network.allowed)
@@ -189,12 +214,21 @@ class Verifier:
             return unknown("no float32 number was found in the set")
         if found.comparable.all():
             goal = Goal.of(query.conditions(*self._network.structure.output_shape))
-            return decide(Case(self._task, query, goal, deadline))
+            if proofs is None:
+                return decide(Case(self._task, query, goal, deadline))
+            prover = Prover(self._flat, query, goal)
+            verdict = decide(Case(self._task, query, goal, deadline, prover))
+            return proofs.written(verdict, prover, self._network.graph)
         return unknown(
             "float32 may overflow on the image: nothing is known of the model then"
             if np.isfinite(found.logits).all()
             else "logits that are not finite numbers"
         )
+
+    @functools.cached_property
+    def _flat(self) -> Flat:
+        """The network as proofs have it."""
+        return Flat.of(self._task.network.structure, self._task.network.maps)
 
     def _asked(self, x: np.ndarray | Property, y: int | Output | None, eps: Any) -> Query:
         """What is asked, of one example, without rounding."""

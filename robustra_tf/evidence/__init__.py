@@ -1,0 +1,1 @@
+"""Proofs of verdicts as files: what they hold, and the bounds that follow from it."""

@@ -1,0 +1,175 @@
+"""Proofs as files: docs/certificates.md has the format."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robustra_tf.evidence import network
+from robustra_tf.evidence.steps import BoxTree, PhaseTree, RowSet, Step
+from robustra_tf.graph.graph import Graph
+from robustra_tf.property import Query
+from robustra_tf.storage.files import write_atomically
+
+FORMAT, VERSION = "robustra_tf proof", 1
+#: The file of the network that proofs of a folder are of.
+NETWORK = "network.npz"
+VERIFIED, FALSIFIED, OPEN = "verified", "falsified", "open"
+#: Numbers of one file's arrays, in bytes, above which it is not written.
+LARGEST = 2**28
+
+
+def name(position: int) -> str:
+    """The file's name of an example in a folder of proofs."""
+    return f"{position:07d}.npz"
+
+
+class TooLargeError(ValueError):
+    """A proof beyond what a file may hold."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Example:
+    """What is proven of one example.
+
+    Attributes:
+      query: what is asked of it, without rounding.
+      verdict: one of `VERIFIED`, `FALSIFIED`, `OPEN`.
+      stage: what has found it, for people.
+      bounds: the steps that bound the units on the whole set.
+      margins: rules that close groups without a tree.
+      trees: of the other groups.
+      point: the counterexample [*shape], float32.
+      position: among the data, for people.
+    """
+
+    query: Query
+    verdict: str
+    stage: str
+    bounds: tuple[Step, ...] = ()
+    margins: tuple[str, ...] = ()
+    trees: tuple[PhaseTree | BoxTree, ...] = ()
+    point: np.ndarray | None = None
+    position: int | None = None
+
+
+def write(path: Path, graph: Graph, examples: Sequence[Example], *, alone: bool = True) -> int:
+    """Writes proofs, whole or not at all; returns the bytes of the file.
+
+    Args:
+      path: of the file.
+      graph: the network.
+      examples: what is proven.
+      alone: whether the file holds the network; else `write_network` has put it beside it.
+
+    Raises:
+      TooLargeError: the arrays are more than a file may hold.
+      OSError: nothing could be written.
+    """
+    weights = [variable.numpy() for variable in graph.variables]
+    operations = network.describe(graph)
+    members: dict[str, np.ndarray] = {}
+    if alone:
+        members |= {f"weight_{k}": weight for k, weight in enumerate(weights)}
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": operations if alone else None,
+        "network_sha256": network.sha256(operations, weights),
+        "examples": [],
+    }
+    outputs = graph.structure.output_shape[0]
+    for place, example in enumerate(examples):
+        fields, arrays = _laid_out(example, outputs)
+        header["examples"].append(fields)
+        members |= {f"{place}/{name}": values for name, values in arrays.items()}
+    if sum(values.nbytes for values in members.values()) > LARGEST:
+        raise TooLargeError(f"a proof of more than {LARGEST} bytes")
+    text = json.dumps(header, sort_keys=True).encode()
+    file = io.BytesIO()
+    members["header"] = np.frombuffer(text, np.uint8)
+    np.savez_compressed(file, allow_pickle=False, **members)
+    content = file.getvalue()
+    write_atomically(path, content)
+    return len(content)
+
+
+def write_network(folder: Path, graph: Graph) -> int:
+    """Writes the network that the proofs of a folder are of; returns the bytes."""
+    return write(folder / NETWORK, graph, [])
+
+
+def _laid_out(example: Example, outputs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The fields of an example, and its arrays by their names."""
+    fields, arrays = _asked(example.query, outputs)
+    count = itertools.count()
+
+    def steps(given: Sequence[Step]) -> list[list[Any]]:
+        found = []
+        for relu, how in given:
+            if not isinstance(how, RowSet):
+                found.append([relu, how])
+                continue
+            number = next(count)
+            for name, kind in (("neuron", np.int32), ("end", np.int8), ("unit", np.int32)):
+                arrays[f"r{number}/{name}"] = getattr(how, name).astype(kind)
+            arrays[f"r{number}/alpha"] = how.alpha
+            found.append([relu, "rows", number])
+        return found
+
+    trees = []
+    bounds = steps(example.bounds)
+    for number, tree in enumerate(example.trees):
+        own, parts = tree.parts()
+        trees.append(own | {"bounds": steps(tree.bounds)})
+        arrays |= {f"t{number}/{name}": values for name, values in parts.items()}
+    if example.point is not None:
+        arrays["point"] = example.point.astype(np.float32)
+    fields |= {
+        "position": example.position,
+        "verdict": example.verdict,
+        "stage": example.stage,
+        "bounds": bounds,
+        "margins": list(example.margins),
+        "trees": trees,
+    }
+    return fields, arrays
+
+
+def _asked(query: Query, outputs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The set of inputs and the conditions of one example."""
+    x = query.x[0]
+    fields: dict[str, Any] = {"norm": query.norm, "eps": None, "box": None, "label": None}
+    arrays = {"x": _smallest(x)}
+    if np.ndim(query.eps) == 0:
+        fields["eps"] = float(query.eps)
+    else:
+        shape = x.shape if query.norm == "linf" else ()
+        radius = np.asarray(query.eps, np.float64)
+        arrays["radius"] = np.broadcast_to(radius, (1, *x.shape))[0] if shape else radius.max()
+    if query.box is not None and query.numbers is not None:
+        fields["box"] = [float(end) for end in query.numbers]
+    elif query.box is not None:
+        fields["box"] = "given"
+        for name, end in zip(("low", "high"), query.box, strict=True):
+            arrays[name] = np.broadcast_to(np.asarray(end, np.float64), (1, *x.shape))[0]
+    if query.labels is not None:
+        fields["label"] = int(query.labels[0])
+        return fields, arrays
+    conditions = query.conditions(outputs)
+    arrays |= {"rows": conditions.rows[0], "offset": conditions.offset[0]}
+    arrays["group"] = conditions.group[0].astype(np.int32)
+    return fields, arrays
+
+
+def _smallest(x: np.ndarray) -> np.ndarray:
+    """In float32 where that holds the numbers."""
+    small = x.astype(np.float32)
+    return small if (small == x).all() else x.astype(np.float64)

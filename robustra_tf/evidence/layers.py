@@ -1,0 +1,311 @@
+"""The bounds that a proof's steps give, in float64: what a checker derives, but for rounding."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+import tensorflow as tf
+
+from robustra_tf.bounds.radius import interval_exact
+from robustra_tf.evidence.region import Region
+from robustra_tf.evidence.steps import CROWN, INTERVAL, WK, RowSet, Step
+from robustra_tf.graph.graph import Structure
+from robustra_tf.graph.ops import Add, Relu
+
+# Relative widening of bounds, far above what float64 loses and far below what matters.
+SLACK = 1e-10
+# Shares of a matrix's rows up to which it pays to take them out, and of entries that are not zero
+# up to which it pays to know that the others are.
+_FEW, _SPARSE = 0.7, 0.25
+# Numbers of the rows that go backward together.
+_NUMBERS = 2**22
+
+
+class AffineMap(Protocol):
+    """`y = matrix x + offset` on flattened tensors."""
+
+    @property
+    def matrix(self) -> sp.csr_array:
+        """[outputs, inputs]."""
+        ...
+
+    @property
+    def offset(self) -> np.ndarray:
+        """[outputs]."""
+        ...
+
+
+class Flat(NamedTuple):
+    """A network on flattened tensors.
+
+    Attributes:
+      structure: its operations.
+      maps: of every affine one, by its node; of a sum what one branch contributes.
+      absolute: the matrices' absolute values.
+    """
+
+    structure: Structure
+    maps: Mapping[int, AffineMap]
+    absolute: Mapping[int, sp.csr_array]
+
+    @classmethod
+    def of(cls, structure: Structure, maps: Mapping[int, AffineMap]) -> Flat:
+        """A network with its maps."""
+        return cls(structure, maps, {i: sp.csr_array(abs(each.matrix)) for i, each in maps.items()})
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many units every ReLU has."""
+        nodes = self.structure.nodes
+        return [int(np.prod(nodes[i].op.out_shape, dtype=int)) for i in self.structure.relus]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """The number of every ReLU's first unit, and that of all."""
+        return np.cumsum([0, *self.sizes])
+
+
+#: Rows [q, size], sparse or dense.
+Rows = np.ndarray | sp.csr_array
+#: Of one ReLU, by its number, its lower slopes where it is unstable: [size] or, row by row,
+#: [q, size].
+Slopes = Callable[[int], np.ndarray]
+
+
+class Layers:
+    """Bounds `lower[k] <= z <= upper[k]` of every ReLU k's input over one region, by steps.
+
+    At first nothing is known. A step bounds the units of one ReLU and keeps the better ends; it
+    rests on the bounds that earlier ReLUs have then.
+    """
+
+    def __init__(self, network: Flat, region: Region):
+        """Nothing is known yet."""
+        self.network, self.region = network, region
+        self.nodes = network.structure.nodes
+        self.number = {node: k for k, node in enumerate(network.structure.relus)}
+        self.lower = [np.full(size, -np.inf) for size in network.sizes]
+        self.upper = [np.full(size, np.inf) for size in network.sizes]
+        # Of every node its interval, as far as they are up to date.
+        self._ends = [(region.low, region.high)]
+
+    def copy(self) -> Layers:
+        """The same bounds, to go on from in another way."""
+        other = Layers(self.network, self.region)
+        other.lower = [end.copy() for end in self.lower]
+        other.upper = [end.copy() for end in self.upper]
+        return other
+
+    def take(self, step: Step) -> None:
+        """Does a step."""
+        relu, how = step
+        if how == INTERVAL:
+            below = self.nodes[self.network.structure.relus[relu]].inputs[0]
+            self._keep(relu, slice(None), *self._interval(below))
+        elif isinstance(how, RowSet):
+            self._rows(relu, how)
+        else:
+            units = np.flatnonzero(self.unstable(relu))
+            both = np.repeat(units, 2), np.tile([1.0, -1.0], len(units))
+            found = self._ended(relu, *both, lambda part: self.slopes(how))
+            self._keep(relu, units, found[::2], -found[1::2])
+
+    def unstable(self, relu: int) -> np.ndarray:
+        """Which units are on either side, boolean."""
+        return (self.lower[relu] < 0) & (self.upper[relu] > 0)
+
+    def slopes(self, rule: str) -> Slopes:
+        """The lower slopes of a rule, by a ReLU's number."""
+        if rule == WK:
+            return lambda k: self._chord(k)[0]
+        return lambda k: (self.upper[k] > -self.lower[k]).astype(float)
+
+    def margins(self, rule: str, rows: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Lower bounds [k] of `-(c . f + d)` for `c` [k, outputs] and `d` [k]; nothing is -inf."""
+        slopes = None if rule == INTERVAL else self.slopes(rule)
+        found = self._bound(len(self.nodes) - 1, -rows, slopes) - offset
+        return np.where(np.isfinite(found), found, -np.inf)
+
+    def _keep(self, relu: int, units: np.ndarray | slice, lower, upper) -> None:
+        """The better ends, what is found a hair wider: others round otherwise."""
+        size = np.maximum(np.abs(lower), np.abs(upper))
+        hair = SLACK * (size + np.max(size[np.isfinite(size)], initial=0.0))
+        for ends, found, better in (
+            (self.lower[relu], lower - hair, np.fmax),
+            (self.upper[relu], upper + hair, np.fmin),
+        ):
+            ends[units] = better(ends[units], found)
+        del self._ends[self.network.structure.relus[relu] :]
+
+    def _interval(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The interval of a node, from the present bounds of the ReLUs before."""
+        for at in range(len(self._ends), index + 1):
+            node, below = self.nodes[at], [self._ends[i] for i in self.nodes[at].inputs]
+            if isinstance(node.op, Relu):
+                low, high = self.lower[self.number[at]], self.upper[self.number[at]]
+                self._ends.append((np.maximum(low, 0.0), np.maximum(high, 0.0)))
+                continue
+            own = self.network.maps[at]
+            centre = sum(0.5 * (low + high) for low, high in below)
+            reach = sum(0.5 * (high - low) for low, high in below)
+            middle = own.matrix @ centre + own.offset
+            width = self.network.absolute[at] @ reach
+            self._ends.append(self._cut(at, middle - width, middle + width))
+        return self._ends[index]
+
+    def _cut(self, at: int, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """An interval cut to the maxima of the ends, where the node is a maximum of two numbers."""
+        maximum = self.network.structure.maxima.get(at)
+        if maximum is None:
+            return low, high
+        sides = []
+        for side in (maximum.first, maximum.second):
+            ends = self._ends[side.node]
+            if side.pick is not None:
+                shape = (1, *self.nodes[side.node].op.out_shape)
+                ends = [side.pick.linear(tf.constant(e.reshape(shape))).numpy()[0] for e in ends]
+            sides.append([end.ravel() for end in ends])
+        (first_low, first_high), (second_low, second_high) = sides
+        low = np.maximum(low, np.maximum(first_low, second_low))
+        return low, np.minimum(high, np.maximum(first_high, second_high))
+
+    def _rows(self, relu: int, rows: RowSet) -> None:
+        """A step of rows with slopes of their own."""
+
+        def slopes(part: slice) -> Slopes:
+            given = rows.alpha[part].astype(float)
+
+            def of(k: int) -> np.ndarray:
+                start, stop = self.network.starts[k : k + 2]
+                own = slice(*np.searchsorted(rows.unit, [start, stop]))
+                found = np.repeat(self.slopes(CROWN)(k)[None], len(given), axis=0)
+                found[:, rows.unit[own] - start] = given[:, own]
+                return found
+
+            return of
+
+        found = self._ended(relu, rows.neuron, rows.end, slopes)
+        low, high = (np.full(self.network.sizes[relu], end) for end in (-np.inf, np.inf))
+        lower = rows.end > 0
+        np.maximum.at(low, rows.neuron[lower], found[lower])
+        np.minimum.at(high, rows.neuron[~lower], -found[~lower])
+        units = np.unique(rows.neuron)
+        self._keep(relu, units, low[units], high[units])
+
+    def _ended(
+        self, relu: int, neuron: np.ndarray, end: np.ndarray, slopes: Callable[[slice], Slopes]
+    ) -> np.ndarray:
+        """Lower bounds [q] of `end z` for units of a ReLU."""
+        below = self.nodes[self.network.structure.relus[relu]].inputs[0]
+        width = int(np.prod(self.nodes[below].op.out_shape, dtype=int))
+        widest = max(int(np.prod(node.op.out_shape)) for node in self.nodes)
+        size, found = max(1, _NUMBERS // widest), [np.zeros(0)]
+        for start in range(0, len(neuron), size):
+            part = slice(start, start + size)
+            count = len(neuron[part])
+            entries = (end[part].astype(float), neuron[part], np.arange(count + 1))
+            rows = sp.csr_array(entries, shape=(count, width))
+            found.append(self._bound(below, rows, slopes(part)))
+        return np.concatenate(found)
+
+    def _chord(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of ReLU k the upper lines' slopes and intercepts, and where it is unstable."""
+        lower, upper = self.lower[k], self.upper[k]
+        free = self.unstable(k)
+        with np.errstate(invalid="ignore"):
+            slope = np.where(free, upper / np.where(free, upper - lower, 1.0), lower >= 0)
+            return slope, np.where(free, -slope * lower, 0.0), free
+
+    def _bound(self, index: int, rows: Rows, slopes: Slopes | None) -> np.ndarray:
+        """Lower bounds [q] of rows [q, size] of a node's output; without slopes by intervals.
+
+        What reaches a ReLU without slopes is bounded there by its interval.
+        """
+        constant, pending = np.zeros(rows.shape[0]), {index: rows}
+        with np.errstate(invalid="ignore", over="ignore"):
+            for at in range(index, 0, -1):
+                here, node = pending.pop(at, None), self.nodes[at]
+                if here is None:
+                    continue
+                if isinstance(node.op, Relu):
+                    charged, here = self._past(self.number[at], here, slopes)
+                    constant += charged
+                    if here is None:
+                        continue
+                elif not isinstance(node.op, Add):
+                    own = self.network.maps[at]
+                    constant += here @ own.offset
+                    here = _product(here, own.matrix)
+                for source in node.inputs:
+                    pending[source] = pending[source] + here if source in pending else here
+            if 0 in pending:
+                constant += self.region.least(_dense(pending[0]))
+        return constant
+
+    def _past(self, k: int, rows: Rows, slopes: Slopes | None) -> tuple[np.ndarray, Rows | None]:
+        """What rows behind ReLU k are charged, and the rows on its input; None of intervals."""
+        if isinstance(rows, np.ndarray):
+            positive = np.maximum(rows, 0.0)
+        else:
+            positive = sp.csr_array(rows.maximum(0.0))
+        negative = rows - positive
+        if slopes is None:
+            high = negative @ np.maximum(self.upper[k], 0.0)
+            return positive @ np.maximum(self.lower[k], 0.0) + high, None
+        slope, intercept, free = self._chord(k)
+        lower = np.where(free, slopes(k), slope)
+        if isinstance(positive, np.ndarray):
+            return negative @ intercept, positive * lower + negative * slope
+        if lower.ndim == 1:
+            passed = positive @ sp.diags_array(lower)
+        else:
+            passed = sp.csr_array(positive.multiply(lower))
+        found = sp.csr_array(passed + negative @ sp.diags_array(slope))
+        found.eliminate_zeros()
+        return negative @ intercept, found
+
+
+def _product(rows: Rows, matrix: sp.csr_array) -> Rows:
+    """`rows matrix`, without the entries that are zero in all rows."""
+    if not isinstance(rows, np.ndarray):
+        found = sp.csr_array(rows @ matrix)
+        return found if found.nnz < _SPARSE * math.prod(found.shape) else found.toarray()
+    used = np.flatnonzero(rows.any(0))
+    if len(used) < _FEW * rows.shape[1]:
+        rows, matrix = rows[:, used], matrix[used]
+    return (matrix.T @ rows.T).T
+
+
+def _dense(rows: Rows) -> np.ndarray:
+    return rows if isinstance(rows, np.ndarray) else rows.toarray()
+
+
+@functools.lru_cache(maxsize=64)
+def behind_others(structure: Structure) -> tuple[bool, ...]:
+    """Of every ReLU whether it reads another one, directly or through others."""
+    reads: list[bool] = []
+    for node in structure.nodes:
+        reads.append(any(reads[i] or isinstance(structure.nodes[i].op, Relu) for i in node.inputs))
+    return tuple(reads[structure.nodes[i].inputs[0]] for i in structure.relus)
+
+
+def rules(structure: Structure, names: tuple[str, ...], norm: str) -> tuple[Step, ...]:
+    """Steps that bound one ReLU after the other by these rules, intervals first.
+
+    A ReLU that reads no other has no slopes before it: one backward pass does, or none where
+    intervals are exact.
+    """
+    behind = behind_others(structure)
+    exact = interval_exact(structure) if norm == "linf" else frozenset()
+    steps = []
+    for k, node in enumerate(structure.relus):
+        own = names if behind[k] else names[:2]
+        if structure.nodes[node].inputs[0] in exact:
+            own = names[:1]
+        steps += [Step(k, name) for name in own]
+    return tuple(steps)

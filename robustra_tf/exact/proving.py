@@ -1,0 +1,174 @@
+"""The proof of one case: bounds of the root that a checker derives, and the trees of its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from robustra_tf.evidence import files
+from robustra_tf.evidence.files import Example
+from robustra_tf.evidence.layers import Flat, Layers, rules
+from robustra_tf.evidence.region import Region
+from robustra_tf.evidence.steps import (
+    CROWN,
+    INTERVAL,
+    WK,
+    BoxTree,
+    Leaf,
+    PhaseTree,
+    RowSet,
+    Step,
+    phase_tree,
+)
+from robustra_tf.exact.domains import Domains
+from robustra_tf.exact.goal import Goal
+from robustra_tf.exact.leaves import Duals, End, Keeper, Margins, Named
+from robustra_tf.exact.restriction import Restriction
+from robustra_tf.exact.tighten import Enclosed
+from robustra_tf.property import Query
+
+# Rules of inner layers, and of margins behind them, from the cheapest on.
+_LEVELS = ((INTERVAL,), (INTERVAL, WK), (INTERVAL, WK, CROWN))
+_MARGINS = (INTERVAL, CROWN, WK)
+
+
+class Prover:
+    """Derives, keeps and puts together what a case's proof is made of.
+
+    In place of bounds by whatever is the fastest, a search that is to be proven stands on those of
+    `evidence.layers`, and closes a domain where multipliers as they are written prove it.
+    """
+
+    def __init__(self, network: Flat, query: Query, goal: Goal):
+        """Nothing is proven yet.
+
+        Args:
+          network: as matrices.
+          query: what is asked, of one example, without rounding.
+          goal: the same, group by group.
+        """
+        self.network, self.query, self.goal = network, query, goal
+        self.region = Region.of(query.x[0], *query[1:4])
+        self._steps: tuple[Step, ...] = ()
+        self._margins: tuple[str, ...] = ()
+        self._trees: dict[int, PhaseTree | BoxTree] = {}
+
+    def enclosed(self, enough: Callable[[np.ndarray], bool]) -> Enclosed:
+        """Bounds of the pre-activations and of the margins, by rules.
+
+        Args:
+          enough: whether lower bounds [k] of `-c . f` need not be better.
+        """
+        structure, norm = self.network.structure, self.query.norm
+        layers = Layers(self.network, self.region)
+        margin = np.full(len(self.goal.rows), -np.inf)
+        for names in _LEVELS:
+            layers = Layers(self.network, self.region)
+            self._steps = rules(structure, names, norm)
+            for step in self._steps:
+                layers.take(step)
+            margin[:] = -np.inf
+            self._margins = ()
+            for rule in _MARGINS:
+                found = layers.margins(rule, self.goal.rows, np.zeros(len(margin)))
+                margin, self._margins = np.maximum(margin, found), (*self._margins, rule)
+                if enough(margin):
+                    return self._found(layers, margin)
+        return self._found(layers, margin)
+
+    def _found(self, layers: Layers, margin: np.ndarray) -> Enclosed:
+        ends = zip(layers.lower, layers.upper, strict=True)
+        return Enclosed(dict(zip(self.network.structure.relus, ends, strict=True)), margin)
+
+    def duals(self, restriction: Restriction) -> Duals:
+        """Backward passes through a restricted network."""
+        return Duals(restriction, self.region)
+
+    def named(self, restriction: Restriction) -> Named:
+        """What its units are called."""
+        return Named.of(restriction, self.network.structure.relus, self.network.starts)
+
+    def keeper(self, restriction: Restriction, margins: Margins) -> Keeper:
+        """What closes domains of a search on a restricted network."""
+        return Keeper(self.duals(restriction), self.named(restriction), margins)
+
+    def rows(self, restriction: Restriction, ends: Sequence[End]) -> Step:
+        """The step that bounds ends of units of one group of a restricted network."""
+        named = self.named(restriction)
+        unit = np.array([end.unit for end in ends])
+        alpha = np.stack([end.alpha for end in ends])
+        slopes = named.slopes(alpha)
+        node = int(restriction.node[unit[0]])
+        relu = self.network.structure.relus.index(node)
+        earlier = slopes.unit < self.network.starts[relu]
+        half = slopes.alpha.astype(np.float16)
+        exact = (half == slopes.alpha).all()
+        rows = RowSet(
+            restriction.neuron[unit],
+            np.array([end.sign for end in ends]),
+            slopes.unit[earlier],
+            (half if exact else slopes.alpha.astype(np.float32))[:, earlier],
+        )
+        return Step(relu, rows)
+
+    def into(self, steps: list[Step]) -> Callable[[Restriction, Sequence[End]], None]:
+        """What adds the steps of `rows` to a list."""
+        return lambda restriction, ends: steps.append(self.rows(restriction, ends))
+
+    def closed(self, number: int, steps: tuple[Step, ...], leaves: list[Leaf]) -> None:
+        """Keeps the tree of a group.
+
+        Args:
+          number: the group's.
+          steps: that its bounds rest on, behind those of the root.
+          leaves: all of them.
+        """
+        self._trees[number] = phase_tree(number, steps, leaves)
+
+    def boxes(self, tree: BoxTree) -> None:
+        """Keeps a tree over boxes."""
+        for number in tree.groups:
+            self._trees[number] = tree
+
+    def unsafe(self, point: np.ndarray) -> bool:
+        """Whether the outputs at a point [*shape] are unsafe by more than float64 rounds."""
+        point = np.asarray(point, np.float64).ravel()
+        layers = Layers(self.network, Region(point, point, point, 0.0, "linf"))
+        for step in rules(self.network.structure, (INTERVAL,), "linf"):
+            layers.take(step)
+        # Over this one point: `c . f + d` is at least what `-(c . f + d)` is at most.
+        least = layers.margins(INTERVAL, -self.goal.rows, -self.goal.offset)
+        return any((least[places] > 0).all() for places in self.goal.groups.values())
+
+    def example(self, stage: str) -> Example:
+        """What is proven, of a case that is verified."""
+        trees = tuple({id(tree): tree for tree in self._trees.values()}.values())
+        return Example(self.query, files.VERIFIED, stage, self._steps, self._margins, trees)
+
+    def counterexample(self, stage: str, point: np.ndarray) -> Example:
+        """That a point [*shape] has unsafe outputs."""
+        return Example(self.query, files.FALSIFIED, stage, point=point)
+
+
+class Batch:
+    """The closed domains of a search of many at a time, on one restricted network."""
+
+    def __init__(self, named: Named, margins: Sequence[Margins]):
+        """Of the margins of several targets."""
+        self._named, self._margins = named, margins
+        #: By the place of the target.
+        self.leaves: list[list[Leaf]] = [[] for _ in margins]
+
+    def close(self, domains: Domains) -> None:
+        """Keeps domains that multipliers, as they are in float16, prove."""
+        for place in range(len(domains)):
+            target = int(domains.target[place])
+            margins, phases = self._margins[target], domains.phases[place]
+            mix, unit = domains.mix[place].astype(float), domains.unit[place].astype(float)
+            weight = np.zeros(len(margins.unit))
+            # Where others have more margins, those of this target come again.
+            np.add.at(weight, np.arange(len(mix)) % len(weight), mix / mix.sum())
+            alpha = np.where(phases == 0, unit, 0.0).astype(np.float16)
+            beta = np.where(phases != 0, unit, 0.0)
+            self.leaves[target].append(self._named.leaf(phases, alpha, beta, weight / margins.unit))

@@ -1,0 +1,153 @@
+"""Proofs of complete verification: the checker derives what is written again, in fractions too."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+import robustra_tf as rt
+from eval.checker import files
+from robustra_tf.evidence.steps import Leaf, Slopes, UncoveredError, phase_tree
+from robustra_tf.exact import Status, Verifier, searches
+from tests import exact_networks, nets
+
+pytestmark = pytest.mark.usefixtures("eager")
+
+
+def header(path):
+    return json.loads(np.load(path)["header"].tobytes())
+
+
+def accept(path):
+    """The verdict that both arithmetics of the checker accept."""
+    verdicts = set()
+    for exact in (False, True):
+        (found,) = files.check(path, files.Options(exact=exact)).found
+        verdicts.add(found.verdict)
+    (verdict,) = verdicts
+    return verdict
+
+
+def drawn(seed):
+    model = nets.dense(seed)
+    return model, nets.images(model, 1, seed=seed)[0]
+
+
+def proven(model, x, eps, path, **options):
+    label = int(model(x[None]).numpy().argmax())
+    verdict = Verifier(model, eps, **options).verify(x, label, proof=path)
+    return verdict, header(path)["examples"][0] if path.exists() else None
+
+
+def searched(tmp_path, seed, solver, nodes=1, eps=0.4):
+    """A proof with trees: of the first of some networks that takes a search."""
+    path = tmp_path / "proof.npz"
+    for other in range(seed, seed + 20):
+        model, x = drawn(other)
+        for radius in (eps, 0.8 * eps, 0.6 * eps, 0.4 * eps):
+            path.unlink(missing_ok=True)
+            verdict, example = proven(model, x, radius, path, solver=solver)
+            if verdict.status is Status.VERIFIED and example["trees"] and verdict.nodes > nodes:
+                return path, verdict, example
+    raise AssertionError("no network takes a search")
+
+
+@pytest.mark.parametrize("solver", ["branch", "batched", "auto"])
+@pytest.mark.parametrize("seed", [0, 20])
+def test_trees_are_accepted_by_fractions(solver, seed, tmp_path):
+    path, verdict, example = searched(tmp_path, seed, solver)
+    assert accept(path) == example["verdict"] == "verified"
+    assert verdict.proof_bytes == path.stat().st_size
+    assert example["stage"] == verdict.search
+
+
+@pytest.mark.parametrize("solver", ["branch", "auto"])
+def test_bounds_of_their_own_are_accepted_by_fractions(solver, tmp_path, monkeypatch):
+    """What is no short search rests on bounds by linear programmes, or on optimised slopes."""
+    monkeypatch.setattr(searches, "_FIRST_NODES", 1)
+    path, _, example = searched(tmp_path, 40, solver, nodes=3)
+    steps = [step for tree in example["trees"] for step in tree["bounds"]]
+    assert steps
+    assert {step[1] for step in steps} == {"rows"}
+    assert accept(path) == "verified"
+
+
+@pytest.mark.parametrize("kind", exact_networks.KINDS)
+def test_networks_that_are_hard_to_encode(kind, tmp_path):
+    model = exact_networks.network(kind, "as drawn", seed=3)
+    statuses = set()
+    for eps in (0.05, 0.4):
+        path = tmp_path / f"{eps}.npz"
+        verdict, example = proven(model, exact_networks.IMAGE, eps, path, box=None, solver="branch")
+        statuses.add(verdict.status)
+        if example is not None:
+            assert accept(path) == verdict.status.value
+    assert statuses & {Status.VERIFIED, Status.FALSIFIED}
+
+
+def test_counterexamples_are_points_of_the_set(tmp_path):
+    path = tmp_path / "proof.npz"
+    model, x = drawn(0)
+    verdict, example = proven(model, x, 0.9, path)
+    assert verdict.status is Status.FALSIFIED
+    assert example["trees"] == example["bounds"] == []
+    assert accept(path) == "falsified"
+
+
+@pytest.mark.parametrize("solver", ["branch", "batched"])
+def test_groups_of_several_conditions_weigh_their_margins(solver, tmp_path):
+    """Two outputs are never both low: neither is so alone, and which one is takes a search."""
+    path = tmp_path / "proof.npz"
+    for seed, below in itertools.product(range(8), (0.2, 0.6, 1.0)):
+        model, x = drawn(seed)
+        output = rt.unreachable((np.eye(3)[:2], model(x[None]).numpy()[0, :2] - below))
+        asked = rt.Property.around(x[None], 0.3, output)
+        verdict = Verifier(model, solver=solver).verify(asked, proof=path)
+        if verdict.status is Status.VERIFIED and header(path)["examples"][0]["trees"]:
+            assert accept(path) == "verified"
+            if (np.load(path)["0/t0/weight"] > 0).all(1).any():
+                return
+    raise AssertionError("no margins were weighed")
+
+
+def test_nothing_is_written_of_what_is_unknown(tmp_path):
+    model, x = drawn(0)
+    verdict, example = proven(model, x, 0.4, tmp_path / "proof.npz", time_limit=0.0)
+    assert verdict.status in (Status.TIMEOUT, Status.VERIFIED, Status.FALSIFIED)
+    assert (example is None) == (verdict.status is Status.TIMEOUT) == (verdict.proof_bytes == 0)
+
+
+@pytest.mark.parametrize("solver", ["highs", "split"])
+def test_searches_without_proofs_are_refused_by_name(solver, tmp_path):
+    model, x = drawn(0)
+    with pytest.raises(ValueError, match=f"proof must be None with solver '{solver}'"):
+        proven(model, x, 0.1, tmp_path / "proof.npz", solver=solver)
+
+
+def test_where_no_file_can_be_is_said_before_anything_is_searched(tmp_path):
+    model, x = drawn(0)
+    with pytest.raises(ValueError, match="proof: expected a file in an existing directory"):
+        proven(model, x, 0.1, tmp_path)
+
+
+def leaf(phases):
+    unit = np.array(sorted(phases))
+    phase = np.array([phases[u] for u in unit])
+    nothing = Slopes(np.zeros(0, int), np.zeros(0, np.float32))
+    return Leaf(unit, phase, np.float32(unit), nothing, np.ones(1, np.float32))
+
+
+def test_a_tree_is_found_from_its_leaves_in_any_order():
+    leaves = [{3: 1}, {3: -1, 5: 1}, {3: -1, 5: -1, 1: 1}, {3: -1, 5: -1, 1: -1}]
+    tree = phase_tree(0, (), [leaf(leaves[i]) for i in (2, 0, 3, 1)])
+    assert tree.split.tolist() == [3, -1, 5, -1, 1, -1, -1]
+    assert tree.beta.tolist() == [3, 3, 5, 3, 5, 1, 3, 5, 1]
+
+
+@pytest.mark.parametrize(
+    "leaves", [[{3: 1}], [{3: 1}, {3: 1}], [{3: 1}, {5: -1}], [{3: 1}, {3: -1}, {3: -1, 5: 1}]]
+)
+def test_leaves_that_do_not_cover_are_refused(leaves):
+    with pytest.raises(UncoveredError):
+        phase_tree(0, (), [leaf(each) for each in leaves])
