@@ -76,3 +76,18 @@ def test_a_leaf_with_margin_zero_does_not_end_the_search(solver):
     verdict = verifier.verify(np.array([0.4, 0, 0], np.float32), 0)
     assert verdict.status is Status.FALSIFIED
     assert model(verdict.witness[None]).numpy().argmax() == 1
+
+
+@pytest.mark.parametrize("solver", ["branch", "highs"])
+def test_a_network_of_which_no_unit_is_left_has_its_constant_margin(solver):
+    """Intervals find dead what Wong and Kolter's bounds do not: the programme has no column."""
+    model = keras.Sequential(
+        [keras.Input((2,)), L.Dense(2, "relu"), L.Dense(2, "relu"), L.Dense(2)]
+    )
+    last = np.array([[-5.0, 5.0], [-3.0, 3.0]])
+    model.set_weights(
+        [np.eye(2), np.zeros(2), -np.ones((2, 2)), np.full(2, -0.01), last, np.array([0.1, 0.0])]
+    )
+    verdict = Verifier(model, 0.5, box=None, solver=solver).verify(np.zeros(2, "f4"), 0)
+    assert verdict.status is Status.VERIFIED
+    assert verdict.margin_lower == pytest.approx(0.1, abs=1e-6)

@@ -58,7 +58,12 @@ class LinearProgrammes:
         _option(self._highs, "objective_bound", stop_above)
 
     def solve(self, lower: np.ndarray, upper: np.ndarray, seconds: float) -> Solved:
-        """Minimises with the columns in [lower, upper], in about `seconds` at most."""
+        """Minimises with the columns in [lower, upper], in about `seconds` at most.
+
+        Of no column at all, as where every unit is dead, HiGHS says that the model is empty.
+        """
+        if not len(lower):
+            return Solved("Optimal", np.zeros(0), np.zeros(self._rows), None)
         highs = self._highs
         highs.changeColsBounds(len(self._columns), self._columns, lower, upper)
         for attempt in range(2):
@@ -123,7 +128,9 @@ class Highs:
         highs.run()
         info, status = highs.getInfo(), highs.getModelStatus().name[1:]
         bound = -np.inf
-        if status in ("Optimal", "TimeLimit", "Interrupt", "ObjectiveTarget"):
+        if status == "ModelEmpty":
+            bound = question.shift
+        elif status in ("Optimal", "TimeLimit", "Interrupt", "ObjectiveTarget"):
             bound = info.mip_dual_bound + question.shift
         # An infinite bound comes of an infeasible programme, which this one cannot be.
         bound = bound if np.isfinite(bound) else -np.inf
