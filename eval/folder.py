@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from . import answered, ledger, page, results, sweep, witnesses
+from . import answered, check, ledger, page, results, sweep, witnesses
 
 #: All that an evaluation, a merge or a run over instances writes, but for the lock.
 _FILES = (
     *(results.NAME, ledger.NAME, ledger.IDENTITY_NAME),
-    *(witnesses.NAME, sweep.NAME, page.NAME, answered.NAME),
+    *(witnesses.NAME, sweep.NAME, page.NAME, answered.NAME, check.CHECKED),
 )
 _FOLDERS = (sweep.FOLDER, page.FOLDER, answered.WITNESSES)
 

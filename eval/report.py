@@ -31,6 +31,7 @@ from robustra_tf.cli.program import Program
 from robustra_tf.storage.files import write_atomically
 
 from . import (
+    checked,
     curves,
     figures,
     gallery,
@@ -135,6 +136,7 @@ def build(
         **_sweep(out, stored, found),
         **_gallery(out, stored, lambda: examples or gallery.load(stored.identity, data_dir, data)),
         "motivation": None,
+        "checked": checked.read(out, found.get("sha256", {}).get("network")),
     }
     if attacked is not None:
         drawn = plots.motivation(attacked)

@@ -19,7 +19,7 @@ from robustra_tf.pair import Pair
 from robustra_tf.storage import fingerprint
 from robustra_tf.storage.files import hold
 
-from . import cascade, folder, inputs, page, results, stages, sweep
+from . import cascade, evidence, folder, inputs, page, results, stages, sweep
 from .config import Config
 from .ledger import Kept, Ledger, check
 from .progress import Progress
@@ -103,6 +103,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
     ledger.finish()
     source = str(config.place.resolve())
     figures = results.results(identity, model.name, source, ledger.rows.values(), ledger.seconds)
+    figures["sha256"] = evidence.hashes(model, examples, identity)
     path = results.write(figures, config.out)
     print(f"{results.table(figures)}\nresults in {path}", flush=True)
     _sweep(evaluation, made, stop)

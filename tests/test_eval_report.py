@@ -271,3 +271,29 @@ def test_results_of_another_evaluation_are_not_reported(copy):
         path.write_text(json.dumps(json.loads(whole) | change))
         with pytest.raises(ValueError, match=r"results\.json and the ledger are of two eval"):
             report.build(copy)
+
+
+def test_what_a_check_of_proofs_found_is_on_the_page(copy):
+    found = results.read(copy)
+    assert set(found["sha256"]) == {"network", "data", "property"}
+    stage = {"proofs": 4, "bytes": 8000, "largest": 3000, "leaves": 1234, "seconds": 0.5}
+    totals = {"verified": 5, "accepted": 4, "falsified": 3, "replayed": 2, "open": 1}
+    hashes = {"network": found["sha256"]["network"]}
+    content = totals | {"holds": False, "mode": "real numbers", "stages": {"crown": stage}}
+    path = copy / "checked.json"
+    path.write_text(json.dumps(content | {"hashes": hashes}))
+    text = _text(report.build(copy))
+    assert "Not accepted by robustra check --run" in text
+    assert "4 of 5 verified examples by their proofs" in text
+    assert "1,234" in text
+    assert found["sha256"]["data"] in text
+    path.write_text(json.dumps(content | {"hashes": {"network": "another"}}))
+    assert "robustra check" not in _text(report.build(copy))
+    path.write_text(json.dumps(content | {"stages": {"crown": 1}}))
+    with pytest.raises(ValueError, match=r"expected what eval\.check --run"):
+        report.build(copy)
+
+
+def _text(path):
+    """A page's words, one space between each."""
+    return " ".join("".join(Page(path.read_text(encoding="utf-8")).text).split())
