@@ -50,7 +50,9 @@ class Certify(Asked, PairSource):
     sound: bool = command.setting("subtract all rounding: dual and interval", False, topic="Bounds")
     batch_size: int = command.setting("images at a time", 20, range=Range(1), topic="Bounds")
     save: Path | None = command.setting(
-        "the certificate, for eval.check; of the method dual", None, topic="Results"
+        "the certificate, for eval.check; of the method dual, of a pair interval too",
+        None,
+        topic="Results",
     )
     out: Path | None = command.setting(
         "what is proven image by image, a CSV", None, topic="Results"
@@ -61,9 +63,8 @@ class Certify(Asked, PairSource):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("save", "report"):
-            if self.pair is not None and getattr(self, name) is not None:
-                raise SettingError(name, "none with --pair", str(getattr(self, name)))
+        if self.pair is not None and self.report is not None:
+            raise SettingError("report", "none with --pair", str(self.report))
         if self.report is not None and (missing := page.missing()):
             wanted = f"{missing} installed, which pip install 'robustra-tf[report]' does"
             raise SettingError("report", wanted, str(self.report))

@@ -19,7 +19,17 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .checker import claim, derive, evaluation, files, proof, rejection, runs
+from .checker import (
+    claim,
+    derive,
+    evaluation,
+    files,
+    pair,
+    pair_claim,
+    proof,
+    rejection,
+    runs,
+)
 
 ACCEPTED, REJECTED, BAD_USAGE = 0, 1, 2
 #: What `--run` leaves in the evaluation's folder, for its page.
@@ -47,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(Path(given.run), given.proofs, options, given.processes)
         if proof.is_proof(given.certificate):
             text = _proof(given.certificate, options)
+        elif pair_claim.is_of(given.certificate):
+            text = _pair(given)
         else:
             text = _certificate(given)
     except claim.UnreadableError as error:
@@ -66,7 +78,8 @@ def _parser(called: str) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--network_sha256",
-        help="the hash that its network must have, which `python -m eval.network` prints",
+        help="the hash that its network must have, which `python -m eval.network` prints; of a "
+        "pair two, a comma between",
     )
     parser.add_argument(
         "--float32",
@@ -121,12 +134,29 @@ def _mode(options: files.Options) -> str:
     return f"{what} and float32" if options.float32 else what
 
 
-def _certificate(given: argparse.Namespace) -> str:
-    found = claim.read(given.certificate)
+def _pair(given: argparse.Namespace) -> str:
+    found = pair_claim.read(given.certificate)
+    _refuse_options_of_proofs(given)
+    derived = pair.check(found, given.network_sha256)
+    count, f = len(found.mix), found.f
+    return (
+        f"accepted: a pair, {count} images, {f.inputs}, {found.method}, {f.mode}\n"
+        f"  {int(derived.certified.sum())} certified: no input makes both networks answer one "
+        f"wrong class; {int(derived.answered.sum())} always answered\n"
+        f"  networks {f.sha256},{found.g.sha256}"
+    )
+
+
+def _refuse_options_of_proofs(given: argparse.Namespace) -> None:
     if given.exact or given.float32:
         raise claim.UnreadableError(
             f"{given.certificate}: --exact and --float32 are for proofs alone"
         )
+
+
+def _certificate(given: argparse.Namespace) -> str:
+    found = claim.read(given.certificate)
+    _refuse_options_of_proofs(given)
     derived = derive.check(found, given.network_sha256)
     whole = "certified" if found.labels is not None else "verified"
     own = "correct" if found.labels is not None else "safe in the middle"

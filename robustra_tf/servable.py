@@ -121,7 +121,7 @@ def _certify_pair(
     both, filled = (f.network(), g.network()), _filled(image)
     predicted = _agreed(filled, both[0](filled), both[1](filled))
     options = BoundOptions("needed")
-    uppers = joint_margins(*both, ball(filled, eps), predicted, "dual", options)
+    uppers = joint_margins(*both, ball(filled, eps), predicted, "dual", options)[:3]
     rival, *alone = (_rival(filled, predicted, upper) for upper in uppers)
     first, second = (counting.certified_tensor(each, predicted) for each in alone)
     found = {

@@ -13,7 +13,7 @@ import tensorflow as tf
 from eval.checker import network as checked
 from eval.checker import operations
 from eval.checker import rounding as counted
-from eval.checker.derive import _Check
+from eval.checker.derive import Check
 from robustra_tf.bounds import rounding
 from robustra_tf.evidence.network import described
 from robustra_tf.graph import ops, selection
@@ -119,7 +119,7 @@ def test_the_checker_allows_for_as_much_as_the_library_but_for_its_room(kind, si
     other = checked.Network([first, text], small).nodes[-1].op
     joined = 7 if before else 0
     known = types.SimpleNamespace(consumers=[3], _joined=lambda index: joined)
-    theirs, sane = _Check._deviation(known, 0, other, magnitudes)
+    theirs, sane = Check._deviation(known, 0, other, magnitudes)
     assert mine.safe.numpy().all() == sane.all()
     if other.exact:
         assert not mine.each.numpy().any()

@@ -62,7 +62,6 @@ def test_both_networks_of_a_run_are_certified_as_a_pair(run, images, tmp_path, c
     ("flags", "parts"),
     [
         (["--pair={run}", "--saved_model={run}/f"], ["one of", "--pair"]),
-        (["--pair={run}", "--save=c.npz"], ["--save", "none with --pair"]),
         (["--pair={run}", "--report=r.html"], ["--report", "none with --pair"]),
         (["--pair={run}/f"], ["--pair", "there is no such SavedModel"]),
     ],

@@ -244,10 +244,9 @@ def test_radii_and_onnx_refuse_a_pair_by_their_name(tmp_path):
         rt.onnx.save(pair, tmp_path / "pair.onnx")
 
 
-@pytest.mark.parametrize("change", [{"save": "a.npz"}, {"method": "crown", "sound": True}])
-def test_certify_refuses_what_a_pair_has_not(change):
-    with pytest.raises(ValueError, match=next(iter(change))):
-        rt.certify(by_hand(), [[0.5, 0.5]], [0], 0.1, **change)
+def test_certify_refuses_what_a_pair_has_not():
+    with pytest.raises(ValueError, match="method"):
+        rt.certify(by_hand(), [[0.5, 0.5]], [0], 0.1, method="crown", sound=True)
 
 
 def test_certify_refuses_properties_of_a_pair():

@@ -17,7 +17,7 @@ import numpy as np
 from .claim import Band, Claim, Node
 from .conditions import NO_GROUP
 from .inputs import half_widths
-from .maxima import cut, maximum
+from .maxima import Maximum, cut, maximum
 from .operations import Add, Affine, Dense
 from .rejection import RejectedError
 from .rounding import FEW, LARGEST, ROUNDED, SMALLEST, TINY, UNIT32, UNIT64
@@ -48,13 +48,19 @@ def check(claim: Claim, network_sha256: str | None = None) -> Derived:
     Raises:
       RejectedError: the first layer and field that do not hold.
     """
+    return checked(Check(claim), network_sha256)
+
+
+def checked(check: Check, network_sha256: str | None = None) -> Derived:
+    """As `check`, by a pass that is made already."""
+    claim = check.claim
     if claim.named_sha256 != claim.sha256:
         raise RejectedError("network", "network_sha256", f"the network's hash is {claim.sha256}")
     if network_sha256 is not None and network_sha256.lower() != claim.sha256:
         raise RejectedError("network", "network_sha256", f"{claim.sha256} is another network's")
     _check_plain(claim)
     with np.errstate(all="ignore"):
-        return _Check(claim).run()
+        return check.run()
 
 
 def _check_plain(claim: Claim) -> None:
@@ -73,7 +79,7 @@ def _check_plain(claim: Claim) -> None:
             raise RejectedError("logits", name, f"holds a number outside 0..{classes - 1}")
 
 
-class _Check:
+class Check:
     """One pass over a certificate."""
 
     def __init__(self, claim: Claim):
@@ -91,9 +97,11 @@ class _Check:
         self.slopes: dict[int, np.ndarray] = {}
         self.charges: dict[int, np.ndarray] = {}
         self.offs: dict[int, np.ndarray] = {}
+        self.states: list[State] = []
 
     def run(self) -> Derived:
-        states: list[State] = []
+        """Goes through the network; what follows from it."""
+        states = self.states
         safe = np.full(len(self.claim.x), True)
         bands = iter(enumerate(self.claim.bands))
         one_matrix = self._one_matrix()
@@ -136,10 +144,13 @@ class _Check:
             width, pushed = width + off, (pushed + off) * ROUNDED
             self.offs[index] = off
         state, found = State(centre, width, pushed), maximum(self.nodes, index)
-        if self.sound and found is not None:
-            room = sum((self.offs[i] for i in found.within), self.offs[index])
-            state = cut(state, found, states, room)
+        if found is not None:
+            room = sum((self.offs.get(i, 0.0) for i in found.within), self.offs.get(index, 0.0))
+            state = self._past_maximum(state, found, room)
         return state, sane
+
+    def _past_maximum(self, state: State, found: Maximum, room: np.ndarray | float) -> State:
+        return cut(state, found, self.states, room) if self.sound else state
 
     def _deviation(self, index: int, op: Affine, magnitudes: list[np.ndarray]):
         """How far float32 may be off the operation, and float64 here; and where none overflows."""
@@ -199,6 +210,11 @@ class _Check:
         return np.concatenate(parts, axis=1)
 
     def _backward(self, index: int, rows: np.ndarray) -> np.ndarray:
+        total, rows = self._pulled(index, rows)
+        return total + self.support(rows)
+
+    def _pulled(self, index: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`sum |nu| . charge` of rows on a node, [n, r], and the rows on the image, [n, r, ...]."""
         pending, images = {index: rows}, len(self.claim.x)
         total = np.zeros((images, rows.shape[1]))
         for at in range(index, 0, -1):
@@ -213,15 +229,19 @@ class _Check:
                 here = merged.reshape(*here.shape[:2], *node.affine.in_shape)
             for i in node.inputs:
                 pending[i] = pending[i] + here if i in pending else here
-        here = np.abs(pending[0])
+        return total, pending[0]
+
+    def support(self, rows: np.ndarray) -> np.ndarray:
+        """The largest value of rows on the image over the set less its centre, [n, r]."""
+        here, images = np.abs(rows), len(self.claim.x)
         walls = weighed(here, self.radius)
         if self.claim.norm == "linf":
-            return total + walls
+            return walls
         # Pixels that cannot move take no part in the ball.
         flat = (here * (self.radius > 0)[:, None]).reshape(images, here.shape[1], -1)
         dual = np.sqrt(np.square(flat).sum(-1)) if self.claim.norm == "l2" else flat.max(-1)
         reach = self.claim.radius[:, None] * dual
-        return total + (np.minimum(walls, reach) if self.claim.cut else reach)
+        return np.minimum(walls, reach) if self.claim.cut else reach
 
     def _check_band(self, where: str, band: Band, below: State, radius: np.ndarray) -> None:
         """The claimed bounds follow, and the claimed band encloses the ReLU between them."""
@@ -231,8 +251,8 @@ class _Check:
         radius = radius + self.few * (radius + np.abs(below.centre)) + self.tiny
         scale = self.tolerance * below.magnitude
         low, high = below.centre - radius, below.centre + radius
-        self._compare(where, "lower", band.lower, low, scale)
-        self._compare(where, "upper", -band.upper, -high, scale)
+        self.compare(where, "lower", band.lower, low, scale)
+        self.compare(where, "upper", -band.upper, -high, scale)
         if not (band.lower <= band.upper).all():
             raise RejectedError(where, "upper", "is below lower")
         if not ((band.slope >= 0) & (band.slope <= 1)).all():
@@ -244,10 +264,12 @@ class _Check:
             np.where((high > 0) & (d < 1), (1 - d) * high * (1 + FEW) + TINY * self.sound, 0.0),
         )
         scale = self.tolerance * np.maximum(np.abs(low), np.abs(high))
-        self._compare(where, "intercept", -band.intercept, -ends, scale, "slope and intercept: ")
+        self.compare(where, "intercept", -band.intercept, -ends, scale, "slope and intercept: ")
 
-    def _compare(self, where, field, claimed, follows, scale, what: str = "") -> None:
-        """`claimed <= follows`, up to `scale` where it is not sound; and not lower by more."""
+    def compare(self, where, field, claimed, follows, scale, what: str = "") -> None:
+        """Refuses (`RejectedError`) a claim other than what follows.
+
+        `claimed <= follows`, up to `scale` where it is not sound; and not lower by more."""
         above = np.zeros_like(scale) if self.sound else scale
         scale = scale + 2**26 * SMALLEST * self.sound  # what flushing to zero adds has no size
         wrong = ~((claimed <= follows + above) & (claimed >= follows - scale))
@@ -259,14 +281,26 @@ class _Check:
             )
 
     def _check_margins(self, last: State, safe: np.ndarray) -> Derived:
-        claim, asked = self.claim, self.claim.conditions
+        asked = self.claim.conditions
         rows, count = asked.rows, asked.rows.shape[1]
         reach = self._reach(len(self.nodes) - 1, count, lambda a, b: rows[:, a:b])
         upper = asked.read(last.centre) + reach * self.share
-        sizes = asked.weighed(last.magnitude)
+        return self._compared(upper, last, safe)
+
+    def _rounded(self, upper: np.ndarray, last: State) -> np.ndarray:
+        """Upper bounds of margins without what was pushed on since the last ReLU, with it."""
+        asked = self.claim.conditions
+        if not self.sound:
+            return upper
+        sizes = np.maximum(asked.terms, 2) * asked.weighed(last.magnitude)
+        upper = upper + asked.weighed(last.pushed)
+        return upper + FEW * (np.abs(upper) + sizes) + TINY
+
+    def _compared(self, upper: np.ndarray, last: State, safe: np.ndarray) -> Derived:
+        """Compares the claimed margins with those of upper bounds [n, k] of `c . f`."""
+        claim, asked = self.claim, self.claim.conditions
+        upper, sizes = self._rounded(upper, last), asked.weighed(last.magnitude)
         if self.sound:
-            upper = upper + asked.weighed(last.pushed)
-            upper = upper + FEW * (np.abs(upper) + np.maximum(asked.terms, 2) * sizes) + TINY
             moved = FEW * (np.abs(upper) + np.abs(asked.offset)) + TINY
             upper = upper + np.where(asked.offset == 0, 0.0, asked.offset + moved)
         else:
@@ -276,7 +310,7 @@ class _Check:
         if not np.isfinite(follows).all():
             raise RejectedError("logits", "margin_lower", "what follows is not finite")
         sizes = self.tolerance * (sizes + np.abs(asked.offset))
-        self._compare("logits", "margin_lower", claim.margin_lower, follows, sizes)
+        self.compare("logits", "margin_lower", claim.margin_lower, follows, sizes)
         if claim.predicted is not None:
             self._check_classes()
         # What is certified is what both say, the claim and the derivation.

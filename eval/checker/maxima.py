@@ -66,15 +66,8 @@ def _subtracted(nodes: Sequence[Node], below: int, base: int) -> Maximum | None:
     return None
 
 
-def cut(state: State, found: Maximum, states: Sequence[State], room: np.ndarray) -> State:
-    """A maximum's state, no wider than the maxima of the ends of both sides leave it.
-
-    Args:
-      state: by the sum.
-      found: what it is of.
-      states: of all nodes before it.
-      room: how far rounding may move it off the maximum.
-    """
+def ends(found: Maximum, states: Sequence[State]) -> tuple[np.ndarray, np.ndarray]:
+    """The greater of the lower ends of both sides, and of the upper ends."""
     lows, highs = [], []
     for node, pick in found.sides:
         centre, width = states[node].centre, states[node].width
@@ -83,8 +76,20 @@ def cut(state: State, found: Maximum, states: Sequence[State], room: np.ndarray)
         width = width + FEW * (np.abs(centre) + width)
         lows.append(centre - width)
         highs.append(centre + width)
-    above = np.maximum(*highs) - state.centre
-    below = state.centre - np.maximum(*lows)
+    return np.maximum(*lows), np.maximum(*highs)
+
+
+def cut(state: State, found: Maximum, states: Sequence[State], room: np.ndarray | float) -> State:
+    """A maximum's state, no wider than the maxima of the ends of both sides leave it.
+
+    Args:
+      state: by the sum.
+      found: what it is of.
+      states: of all nodes before it.
+      room: how far rounding may move it off the maximum.
+    """
+    low, high = ends(found, states)
+    above, below = high - state.centre, state.centre - low
     reach = np.maximum(above, below) + room + SMALLEST
     reach = reach + FEW * (np.abs(state.centre) + np.abs(reach)) + TINY
     return state._replace(width=np.minimum(state.width, reach))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -14,7 +14,7 @@ from robustra_tf.bounds.crown import affine_margins, optimised_margins, strips
 from robustra_tf.bounds.interval import Interval, interval_margins, lesser
 from robustra_tf.bounds.lines import adaptive, parallel
 from robustra_tf.bounds.margins import margins
-from robustra_tf.bounds.mix import Affine, known_lesser, least_mixed
+from robustra_tf.bounds.mix import Affine, best_share, known_lesser, least_mixed
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.runs import Passage, Visit
 from robustra_tf.bounds.slopes import Descent, Free, free, lowest
@@ -28,11 +28,40 @@ class JointMargins(NamedTuple):
       upper: the least over mixes `a (f_t - f_y) + (1 - a) (g_t - g_y)`, `a` in [0, 1]: where it is
         negative no input has `f_t >= f_y` and `g_t >= g_y`. No greater than either that follows.
       f, g: of `f_t - f_y` and of `g_t - g_y` alone.
+      share: the mix `a` that `upper` is of; None where other bounds than Wong and Kolter's and
+        intervals take part.
+      bands: of the ReLUs of f and of g, what these rest on, as `certificates.proofs.BAND` has it;
+        of intervals lower and upper alone. None where `share` is.
     """
 
     upper: tf.Tensor
     f: tf.Tensor
     g: tf.Tensor
+    share: tf.Tensor | None = None
+    bands: tuple[list, list] | None = None
+
+
+def chosen(
+    f: tf.Tensor,
+    g: tf.Tensor,
+    bands: Sequence[list],
+    mixed: tuple[tf.Tensor, tf.Tensor] | None = None,
+) -> JointMargins:
+    """The least of the bounds of f, of g [n, classes] and of a mix, with the share that it has.
+
+    Args:
+      f, g: alone.
+      bands: of their ReLUs.
+      mixed: the bound of a mix and its share, if there is one: it counts where both networks'
+        bounds are finite, for of a network of which nothing is known no mix says anything.
+    """
+    upper = known_lesser(f, g)
+    share = tf.where(tf.equal(upper, f), tf.ones_like(f), tf.zeros_like(f))
+    if mixed is not None:
+        known = tf.logical_and(tf.math.is_finite(f), tf.math.is_finite(g))
+        better = tf.logical_and(known, mixed[0] < upper)
+        upper, share = tf.where(better, mixed[0], upper), tf.where(better, mixed[1], share)
+    return JointMargins(upper, f, g, share, (bands[0], bands[1]))
 
 
 class _Bounds(NamedTuple):
@@ -66,8 +95,11 @@ def joint_margins(
       options: how inner layers are bounded.
     """
     if method == "interval":
-        alone = [interval_margins(network, ball, y).upper for network in (f, g)]
-        return JointMargins(known_lesser(*alone), *alone)
+        found = [interval_margins(network, ball, y) for network in (f, g)]
+        bands = [list(each.bounds.values()) for each in found]
+        return chosen(found[0].upper, found[1].upper, bands)
+    if method == "dual":
+        return _dual((f, g), ball, y, options)
     found = [_bounds(network, ball, y, method, options) for network in (f, g)]
     alone = [each.upper for each in found]
     mixes = [
@@ -82,12 +114,27 @@ def joint_margins(
     return JointMargins(known_lesser(known_lesser(*alone), mixed), *alone)
 
 
+def _dual(
+    networks: tuple[Network, Network], ball: Ball, y: tf.Tensor, options: BoundOptions
+) -> JointMargins:
+    """Wong and Kolter's bounds and the best mix of both."""
+    found = [margins(network, ball, y, options) for network in networks]
+    f, g = (Affine(each.base, each.rows) for each in found)
+    share = best_share(f, g, ball)
+    bands = [
+        [
+            (*ends, each.enclosure.relaxations[k].slope, 2 * each.enclosure.relaxations[k].error)
+            for k, ends in each.enclosure.bounds.items()
+        ]
+        for each in found
+    ]
+    mixed = f.mixed(g, share).upper(ball), share
+    return chosen(found[0].upper, found[1].upper, bands, mixed)
+
+
 def _bounds(
     network: Network, ball: Ball, y: tf.Tensor, method: str, options: BoundOptions
 ) -> _Bounds:
-    if method == "dual":
-        found = margins(network, ball, y, options)
-        return _Bounds([Affine(found.base, found.rows)], found.upper, found.enclosure.bounds)
     first, inner = inner_bounds(network, ball, y, options)
     affine = [Affine(first.base, first.rows)]
     slopes = [adaptive(bounds) for bounds in inner]

@@ -9,13 +9,11 @@ every mix.
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
-from robustra_tf.bounds.joint import JointMargins
-from robustra_tf.bounds.mix import Affine, best_share, known_lesser, reach
+from robustra_tf.bounds.joint import JointMargins, chosen
+from robustra_tf.bounds.mix import Affine, best_share, reach
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.rounding import TINY, UNIT64
 from robustra_tf.bounds.sound import SoundRows, sound_interval_margins, sound_margins
@@ -41,18 +39,19 @@ def sound_joint_margins(
         proofs = [sound_interval_margins(network, region, y) for network in (f, g)]
     else:
         proofs = [sound_margins(network, region, y, options) for network in (f, g)]
-    alone = [-proof.lower for proof in proofs]
-    upper = known_lesser(*alone)
     of_f, of_g = (proof.rows for proof in proofs)
+    mixed = None
     if of_f is not None and of_g is not None:
-        # Of a network of which nothing is proven no mix says anything.
-        known = tf.logical_and(*map(tf.math.is_finite, alone))
-        upper = known_lesser(upper, tf.where(known, _mixed(of_f, of_g, region), math.inf))
-    return JointMargins(upper, *alone)
+        mixed = _mixed(of_f, of_g, region)
+    bands: list[list] = []
+    for network, proof in zip((f, g), proofs, strict=True):
+        own = [proof.bands[k] for k in network.structure.relus]
+        bands.append([(each.lower, each.upper) if mixed is None else tuple(each) for each in own])
+    return chosen(-proofs[0].lower, -proofs[1].lower, bands, mixed)
 
 
-def _mixed(f: SoundRows, g: SoundRows, region: Ball) -> tf.Tensor:
-    """An upper bound of the best mix, rounded outward."""
+def _mixed(f: SoundRows, g: SoundRows, region: Ball) -> tuple[tf.Tensor, tf.Tensor]:
+    """An upper bound of the best mix, rounded outward, and the share of f in it."""
     share = best_share(Affine(f.base, f.rows), Affine(g.base, g.rows), region)
     rest = 1.0 - share
     base = share * f.base, rest * g.base
@@ -62,4 +61,4 @@ def _mixed(f: SoundRows, g: SoundRows, region: Ball) -> tf.Tensor:
     reached = reach(rows, region) * most
     reached += (most - 1.0) * (share * reach(f.rows, region) + rest * reach(g.rows, region))
     room = _FEW * (tf.abs(base[0]) + tf.abs(base[1]) + reached) + TINY
-    return base[0] + base[1] + reached + room
+    return base[0] + base[1] + reached + room, share

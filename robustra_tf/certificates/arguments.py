@@ -47,6 +47,14 @@ def check_sound(model, graph: Graph, method: str, dtype: str, inner: str) -> Non
             )
 
 
+def checked_pair_save(path, method: str, inner: str):
+    """As `checked_save`, of a pair: intervals have a file too."""
+    checks.member("method", method, SOUND_BOUNDS)
+    if inner != "dual":
+        raise ValueError(f"inner must be dual where save is given, got {inner!r}")
+    return proofs.checked_path(path)
+
+
 def checked_save(path, method: str, inner: str, count: int):
     """The path of a certificate's file, where one can be written of these options."""
     if count == 0:

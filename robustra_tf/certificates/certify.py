@@ -12,7 +12,13 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.certificates import proofs
-from robustra_tf.certificates.arguments import check_bound, check_sound, checked_save, default_inner
+from robustra_tf.certificates.arguments import (
+    check_bound,
+    check_sound,
+    checked_pair_save,
+    checked_save,
+    default_inner,
+)
 from robustra_tf.certificates.certificate import Certificate, PropertyCertificate
 from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.certificates.pair_certificate import PairCertificate
@@ -126,7 +132,8 @@ def certify(  # noqa: PLR0913, the door to all certificates
         its weights and constants read as they are stored, and for its float32 forward pass, in
         whatever order that sums (`bounds.sound`). For the methods `dual` and `interval`.
       save: a file to write the certificate to, for `python -m eval.check` to check; of the method
-        `dual` with `inner="dual"`. It holds every row's bounds, whatever `rows` says.
+        `dual` with `inner="dual"`, of a `Pair` of `interval` too. It holds every row's bounds,
+        whatever `rows` says, and of a pair the best mixes.
       progress: shows a bar on the error stream, for long work.
 
     Returns:
@@ -153,12 +160,11 @@ def certify(  # noqa: PLR0913, the door to all certificates
     check_bound(method, rows, inner)
     batch_size = checks.whole("batch_size", batch_size)
     if isinstance(model, Pair):
-        if save is not None:
-            raise ValueError("save must be None for a Pair, of which no files are written")
         checks.member("norm", norm, NORMS)
-        how = How(
-            method, BoundOptions(rows, inner=inner, norm=norm), dtype, sound, batch_size, progress
-        )
+        if save is not None:
+            save, rows = checked_pair_save(save, method, inner), "every"
+        options = BoundOptions(rows, inner=inner, norm=norm)
+        how = How(method, options, dtype, sound, batch_size, progress, save)
         return certify_pair(model, PairQuestion(x, y, eps, norm, box), how)
     network = take(model, rival=False)
     if sound:

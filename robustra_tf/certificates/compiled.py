@@ -110,16 +110,22 @@ def joint_bound(
     box: Box | None,
     options: BoundOptions,
     sound: bool,
+    keep: bool = False,
 ):
-    """(weights of f, of g, x, eps, y) -> `JointMargins`; of a sound one in float64."""
+    """(weights of f, of g, x, eps, y) -> `JointMargins`; of a sound one in float64.
+
+    Its `share` and `bands` are there where they are to be kept.
+    """
 
     @tf.function(autograph=False)
     def bound(weights_f, weights_g, x, eps, y):
         f, g = map(Network, structures, (weights_f, weights_g))
         if sound:
             region = outward_ball(x, eps, options.norm, box)
-            return sound_joint_margins(f, g, region, y, method, options)
-        return joint_margins(f, g, options.ball(x, eps, box), y, method, options)
+            found = sound_joint_margins(f, g, region, y, method, options)
+        else:
+            found = joint_margins(f, g, options.ball(x, eps, box), y, method, options)
+        return found if keep else found._replace(share=None, bands=None)
 
     def on_cpu(*arguments):
         with tf.device("/CPU:0"):

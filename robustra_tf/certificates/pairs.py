@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from robustra_tf import counting
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.certificates import pair_files
 from robustra_tf.certificates.arguments import check_sound
 from robustra_tf.certificates.compiled import joint_bound
 from robustra_tf.certificates.pair_certificate import PairCertificate
@@ -42,6 +44,7 @@ class How:
       sound: whether rounding is subtracted.
       batch_size: images at a time.
       progress: shows a bar.
+      save: where a certificate is written to, if anywhere.
     """
 
     method: str
@@ -50,6 +53,7 @@ class How:
     sound: bool
     batch_size: int
     progress: bool
+    save: Path | None = None
 
 
 def certify_pair(pair: Pair, given: PairQuestion, how: How) -> PairCertificate:
@@ -69,7 +73,7 @@ def certify_pair(pair: Pair, given: PairQuestion, how: How) -> PairCertificate:
     x, y = arrays(given.x, given.y, taken.structure.input_shape)
     query = asked(taken.f, x, y, given.eps, given.norm, given.box, how.dtype)
     own = taken.compare(query.x)
-    margins = _bounds(taken, query, how)
+    margins, kept = _bounds(taken, query, how)
     comparable = [each.comparable[:, None] for each in own]
     # Of what cannot be compared with its model nothing is proven.
     f, g = (
@@ -77,7 +81,7 @@ def certify_pair(pair: Pair, given: PairQuestion, how: How) -> PairCertificate:
         for margin, where in zip(margins[1:], comparable, strict=True)
     )
     joint = _known(margins[0], query.classes, comparable[0] & comparable[1])
-    return PairCertificate(
+    certificate = PairCertificate(
         # Either network excludes a target by itself.
         margin_lower=np.maximum(joint, np.maximum(f, g)),
         f_margin=f,
@@ -92,25 +96,37 @@ def certify_pair(pair: Pair, given: PairQuestion, how: How) -> PairCertificate:
         method=how.method,
         mode="sound" if how.sound else how.dtype,
     )
+    if how.save is not None:
+        pair_files.write(how.save, (taken.f.graph, taken.g.graph), certificate, query.x, kept)
+    return certificate
 
 
-def _bounds(taken: Taken, query: Query, how: How) -> list[np.ndarray]:
-    """Lower bounds of the margins of the best mix, of f's and of g's: [n, classes] each."""
+def _bounds(taken: Taken, query: Query, how: How) -> tuple[list[np.ndarray], pair_files.Kept]:
+    """Lower bounds of the margins of the best mix, of f's and of g's: [n, classes] each.
+
+    And what a file has of them beside, empty where none is written.
+    """
     count = len(query.x)
     structures = (taken.f.structure, taken.g.structure)
-    bound = joint_bound(structures, how.method, query.numbers, how.options, how.sound)
+    asked = structures, how.method, query.numbers, how.options, how.sound
+    bound = joint_bound(*asked, keep=how.save is not None)
     kind = tf.as_dtype(how.dtype)
     weights = [part.graph.weights(kind) for part in (taken.f, taken.g)]
     batched = batches(count, how.batch_size)
     if how.progress:
         batched = follow(batched, "certify", count, how.batch_size)
     parts = [[np.zeros((0, *taken.structure.output_shape), how.dtype)] * 3]
+    shares, bands = [], []
     for index in batched:
         part = query.take(index)
         eps, labels = tf.constant(part.eps, kind), tf.constant(part.labels)
         found = bound(*weights, tf.constant(part.x), eps, labels)
-        parts.append([-upper.numpy() for upper in found])
-    return [np.concatenate(each)[:count] for each in zip(*parts, strict=True)]
+        parts.append([-upper.numpy() for upper in found[:3]])
+        if how.save is not None:
+            shares.append(found.share.numpy())
+            bands.append(tf.nest.map_structure(lambda end: end.numpy(), found.bands))
+    margins = [np.concatenate(each)[:count] for each in zip(*parts, strict=True)]
+    return margins, pair_files.Kept.of(shares, bands, count)
 
 
 def _known(margin: np.ndarray, labels: np.ndarray, where: np.ndarray) -> np.ndarray:

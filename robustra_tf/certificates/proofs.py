@@ -57,20 +57,35 @@ def write(
         `low` and `high` where there is a box, `rows`, `offset`, `group` and `safe`.
       bands: for each ReLU in order the arrays of `BAND`, [n, *shape].
     """
+    fields, own = parts(graph, bands)
+    archived(path, {"format": FORMAT, **fields, **claim}, {**arrays, **own})
+
+
+def parts(
+    graph: Graph, bands: Sequence[Sequence[np.ndarray]], prefix: str = ""
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a file has of one network: fields of a header, and arrays.
+
+    Args:
+      graph: the network.
+      bands: for each ReLU in order the arrays of `BAND`, [n, *shape], or the first of them.
+      prefix: of the arrays' names.
+    """
     weights = [variable.numpy() for variable in graph.variables]
     operations = network.describe(graph)
-    header = {
-        "format": FORMAT,
-        "network": operations,
-        "network_sha256": network.sha256(operations, weights),
-        **claim,
-    }
-    text = json.dumps(header, sort_keys=True).encode()
-    members = {"header": np.frombuffer(text, np.uint8), **arrays}
-    members |= {f"weight_{k}": weight for k, weight in enumerate(weights)}
+    fields = {"network": operations, "network_sha256": network.sha256(operations, weights)}
+    members = {f"{prefix}weight_{k}": weight for k, weight in enumerate(weights)}
     for k, values in enumerate(bands):
-        members |= {f"{name}_{k}": v for name, v in zip(BAND, values, strict=True)}
+        named = zip(BAND, values, strict=False)
+        members |= {f"{prefix}{name}_{k}": value for name, value in named}
+    return fields, members
+
+
+def archived(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an archive, whole or not at all."""
+    text = json.dumps(header, sort_keys=True).encode()
     file = io.BytesIO()
+    members: dict[str, Any] = {"header": np.frombuffer(text, np.uint8), **arrays}
     np.savez(file, **members)
     write_atomically(path, file.getvalue())
 
