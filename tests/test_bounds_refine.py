@@ -9,9 +9,11 @@ import tensorflow as tf
 from robustra_tf.bounds import refine, runs
 from robustra_tf.bounds.balls import Ball, ball
 from robustra_tf.bounds.enclosure import enclose
+from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.refine import behind_relus, refined
-from robustra_tf.bounds.slopes import Descent, Recorder
+from robustra_tf.bounds.rows import WholeRows
+from robustra_tf.bounds.slopes import Descent, Recorder, free, lowest
 from robustra_tf.graph import Network, build
 from tests import nets, oracle_nets, oracles
 from tests.oracle_lp import Programme
@@ -155,6 +157,26 @@ def test_optimised_bounds_are_never_the_looser_ones(case):
             assert np.all(sign * ours <= sign * theirs + 1e-12)
             gained = max(gained, np.max(sign * (theirs - ours)))
     assert gained > 1e-4
+
+
+@pytest.mark.parametrize(("sign", "end"), [(-1.0, 1.0), (1.0, 0.0)])
+def test_slopes_go_to_an_end_and_not_beyond(sign, end):
+    """A lower line of a slope outside [0, 1] is above the ReLU somewhere: nothing would follow."""
+    relu = free((tf.constant([[-1.0, -2.0]]), tf.constant([[2.0, 1.0]])), tf.zeros((1, 2)))
+    rows = WholeRows(-tf.ones((1, 3, 2)), (2,))
+    seen = []
+
+    def reach(relus, visit=None):
+        if visit is not None:
+            return relus[1].past(rows, Every())[1]
+        seen.append(relus[1].slope.numpy())
+        return sign * tf.reduce_sum(relus[1].slope, -1)
+
+    found = lowest(reach, {1: relu}, Descent(30, rate=0.5))
+    np.testing.assert_allclose(found, np.full((1, 3), 2 * sign * end), atol=1e-6)
+    np.testing.assert_allclose(seen[0], np.broadcast_to([1.0, 0.0], (1, 3, 2)))  # CROWN's
+    assert (np.array(seen) >= 0).all()
+    assert (np.array(seen) <= 1).all()
 
 
 def test_layers_without_relus_behind_them_are_left_alone(case):

@@ -104,3 +104,21 @@ def test_parts_are_the_run():
         assert set(ends[1:-1]) <= set(run.relus)
     counts = [len(whole.part(*part).relus) for part in whole.digits]
     np.testing.assert_array_equal(counts, [0, 1, 2, 8])
+
+
+def test_what_stands_alone_in_a_part_reads_a_node_of_the_part():
+    """Such a ReLU and what it reads are passed together: both have to be there."""
+    structure = build(ladder()).structure
+    whole = runs.whole_run(structure)
+    kinds = set()
+    for low, high in itertools.combinations(range(len(whole.nodes) + 1), 2):
+        expected = {
+            at - low
+            for at in structure.relus
+            if low < at <= high
+            and structure.nodes[at].inputs[0] > low
+            and structure.consumers[structure.nodes[at].inputs[0]] == (at,)
+        }
+        assert whole.part(low, high).alone == expected
+        kinds.add(len(expected))
+    assert len(kinds) > 2

@@ -1,8 +1,10 @@
 """`certify` and `layer_bounds`: what users call, from NumPy to NumPy."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
 import robustra_tf as rt
 from robustra_tf.certificates.certificate import Certificate
@@ -105,6 +107,13 @@ def test_a_certificate_tells_its_figures(case):
     )
     assert f"least {found.worst_margin.min():.3g}" in margins
     assert f"median {np.median(found.worst_margin):.3g}" in margins
+
+
+def test_layer_bounds_ask_for_no_rival_class():
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, "relu"), layers.Dense(1)])
+    model.layers[0].set_weights([np.array([[2.0]]), np.array([-0.5])])
+    [(low, high)] = rt.layer_bounds(model, np.array([[0.5]]), 0.25)
+    np.testing.assert_allclose([low, high], [[[0.0]], [[1.0]]], atol=1e-6)
 
 
 def test_layer_bounds_are_the_oracle(case):

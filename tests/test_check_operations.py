@@ -4,6 +4,7 @@ Both compute the same, and count the same of what rounding grows with; dense mat
 terms there are. Where one differed, certificates would be refused or, worse, believed.
 """
 
+import dataclasses
 import types
 
 import numpy as np
@@ -16,7 +17,7 @@ from eval.checker import rounding as counted
 from eval.checker.derive import Check
 from robustra_tf.bounds import rounding
 from robustra_tf.evidence.network import described
-from robustra_tf.graph import ops, selection
+from robustra_tf.graph import convolutions, ops, selection
 from robustra_tf.graph.graph import Node
 from tests.test_operations import AFFINE, SAMPLES, weights_of
 
@@ -50,6 +51,15 @@ def test_the_checker_computes_what_the_library_computes(kind):
     ):
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
     assert (other.sizes(*map(np.abs, v)) >= np.abs(other.forward(*v)) - 1e-12).all()
+
+
+def test_settings_that_are_the_usual_ones_are_not_described():
+    """What a network's hash is of: a convolution without groups has the one that it always had."""
+    plain = convolutions.Conv2D((5, 5, 2), 4, (3, 3), (1, 1), ((1, 1), (1, 1)))
+    text = {"op": "conv", "strides": [1, 1], "padding": [[1, 1], [1, 1]]}
+    assert described(plain) == text
+    for name, value, said in (("groups", 2, 2), ("dilation", (1, 2), [1, 2])):
+        assert described(dataclasses.replace(plain, **{name: value})) == text | {name: said}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -102,6 +102,22 @@ def test_every_split_covers_the_ball(norm, margins):
             assert bound <= margin[(row * z >= 0).all(1)].min(initial=np.inf)
 
 
+def test_a_domain_is_split_where_it_has_candidates_and_few_into_more():
+    """Of two candidates and of one: four quarters and two halves, and no domain twice."""
+    found = search(Case("dense", 3))
+    roots = found._bounding.roots(2)
+    both = joined([roots, roots])
+    both.choices[:] = [[2, 0], [1, -1]]
+    parts = found._split(both)
+    phases = {tuple(row[:3]) for row in parts.phases.tolist()}
+    quarters = set(itertools.product((-1, 1), (0,), (-1, 1)))
+    assert phases == quarters | {(0, 1, 0), (0, -1, 0)}
+    assert len(parts) == 6
+    many = joined([found._bounding.roots(2)] * 9)
+    many.choices[:] = [2, 0]
+    assert len(found._split(many)) == 18  # no more than halves where that is more than a few
+
+
 @pytest.mark.parametrize("margins", [1, 3])
 def test_cut_bounds_hold_where_the_target_does_not(margins):
     """Of all points, those where no margin is positive."""
@@ -115,7 +131,9 @@ def test_cut_bounds_hold_where_the_target_does_not(margins):
         for _ in range(2):
             assert not bounds.cut(0, free, goal.tolerance, Pace.of(20, 0.3))
         lower, upper = bounds._lower[0], bounds._upper[0]
-        assert (upper - lower).sum() < (before[1] - before[0]).sum() - 1e-3
+        for gained in (lower - before[0][0], before[1][0] - upper):
+            assert (gained >= 0).all()
+            assert gained.sum() > 1e-3
         _, u, z = case.points(4000)
         wrong = (u @ goal.rows.T + goal.constants).max(1) <= goal.tolerance
         seen += wrong.sum()

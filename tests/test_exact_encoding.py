@@ -13,7 +13,7 @@ from keras import layers
 from robustra_tf.exact.encoding import certified_bound, encode
 from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.matrices import affine_map, affine_maps
-from robustra_tf.exact.substitution import restrict
+from robustra_tf.exact.substitution import needed_rows, restrict
 from robustra_tf.exact.tighten import enclosed, tightened
 from robustra_tf.graph import build
 from robustra_tf.graph.ops import Add, Input, Scale
@@ -116,6 +116,23 @@ def test_the_restricted_network_is_the_network_on_the_ball(case):
     _, z = case.restriction.values(points)
     assert (z >= case.restriction.lower).all()
     assert (z <= case.restriction.upper).all()
+
+
+def test_what_nothing_reads_on_the_way_to_the_logits_is_not_needed():
+    """A unit that is dead, one of no weight behind it, and pixels that only these read."""
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, activation="relu"), layers.Dense(2)]
+    )
+    first = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0.0]])
+    last = np.array([[1, 2], [3, 4], [0, 0.0]])
+    model.set_weights([first, np.zeros(3), last, np.zeros(2)])
+    graph = build(model)
+    (relu,) = graph.structure.relus
+    ends = np.array([-1.0, -2.0, -1.0]), np.array([1.0, 0.0, 1.0])
+    found = needed_rows(graph.structure, affine_maps(graph), {relu: ends})
+    expected = [[1, 0, 0, 1], [1, 0, 0], [1, 1, 0], [1, 1]]
+    for mask, row in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mask, row)
 
 
 def test_only_unstable_relus_are_left(case):

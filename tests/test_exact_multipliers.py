@@ -137,6 +137,23 @@ def test_any_multipliers_are_below_the_network_on_its_domain(case):
     assert seen >= 30
 
 
+def test_where_a_relu_is_stable_its_multiplier_is_not_read(case):
+    """Nor where a unit is no ReLU: between their lines there is nothing to choose."""
+    rng, r = np.random.default_rng(0), case.r
+    relu = r.relu & (rng.random(r.units) < 0.7)
+    stable = rng.choice([-1, 0, 1], r.units)  # dead, open, active
+    lower = np.where(stable > 0, np.abs(r.lower), r.lower)
+    upper = np.where(stable < 0, -np.abs(r.upper), r.upper)
+    lines = Lines.of(relu, np.minimum(lower, upper)[None], np.maximum(lower, upper)[None])
+    problem = case.problem._replace(lines=lines.tensors(tf.float64))
+    given = case.given()
+    unread = (problem.phases == 0) & (problem.lines.free == 0)
+    assert unread.numpy().any(1).all()
+    other = given._replace(unit=tf.where(unread, 1 - given.unit, given.unit))
+    one, same = (backward(case.network, problem, each, case.kind).bound for each in (given, other))
+    np.testing.assert_array_equal(one, same)
+
+
 def test_a_certified_bound_is_the_bound_less_a_little(case):
     given = case.given()
     bound = backward(case.network, case.problem, given, case.kind).bound.numpy()

@@ -4,12 +4,15 @@ Every kind of network here once crashed the search or let it prove what is false
 network is compared with dense matrices at points of the ball, the verdict with brute force.
 """
 
+import math
+
 import keras
 import numpy as np
 import pytest
 from keras import layers as L  # noqa: N812
 
 from robustra_tf.exact import Status, Verifier, probe
+from robustra_tf.exact.solver import TOLERANCE
 from robustra_tf.exact.task import Inputs
 from tests import oracle_nets
 from tests.exact_networks import EPS, IMAGE, KINDS, UNITS, Case, dense, network
@@ -155,6 +158,37 @@ def test_the_tolerance_follows_the_logits(first, last):
             assert 0 < found.margin_lower <= exact * (1 + 1e-6)
         else:
             assert found.status is Status.FALSIFIED, (margin, found)
+
+
+def test_logits_that_are_zero_everywhere_are_of_the_size_of_what_they_add_up():
+    """And no tolerance is below what float32 was seen to lose, in the margin's own unit."""
+    zeros, points = np.zeros((2, 3)), np.zeros((2, 1))
+    seen = probe.Probe(None, points, [points, zeros], [1.0, 4.0, 40.0], zeros)
+    c = np.array([1.0, -2.0, 0.0])
+    assert seen.scale(c) == probe.Scale(math.ldexp(1.0, 7 - 4), TOLERANCE)  # of 80
+    assert seen.scale(c, -5.0).unit == math.ldexp(1.0, 3 - 4)
+    lossy = seen._replace(deployed=np.array([[0.5, 0.0, 9.0]]))
+    assert lossy.scale(c).tolerance == 8 * 0.5 / 8
+    spread = seen._replace(values=[points, np.array([[1.0, -3.0, 99.0]])])
+    assert spread.scale(c).unit == math.ldexp(1.0, 3 - 4)  # of 6, the larger of 1 and 6
+
+
+@pytest.mark.parametrize("bias", [0.0, 1e3])
+def test_sizes_of_layers_are_those_of_what_their_neurons_add_up(bias):
+    model = keras.Sequential([keras.Input((2,)), dense(2, relu=True), dense(2)])
+    kernels = np.array([[1.0, -2.0], [3.0, 1.0]]), np.array([[1.0, 4.0], [-1.0, 0.5]])
+    model.set_weights([kernels[0], np.full(2, bias), kernels[1], np.zeros(2)])
+    case = Case(model)
+    found, values = case.probe, case.probe.points
+    for index, node in enumerate(found.structure.nodes[1:], start=1):
+        if index in case.maps:
+            matrix, offset = case.maps[index]
+            reach = (abs(matrix) @ np.abs(values).max(0) + np.abs(offset)).max()
+            values = (matrix @ values.T).T + offset
+            assert reach * (1 - 1e-12) <= found.sizes[index] <= 2 * reach
+        else:
+            values = np.maximum(values, 0)
+            assert found.sizes[index] == found.sizes[node.inputs[0]]
 
 
 def test_the_tolerance_covers_what_float32_loses():

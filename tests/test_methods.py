@@ -165,6 +165,24 @@ def test_attacked_images_lie_in_ball_and_box_and_are_worse(model):
     assert np.all(cross_entropy(here, point) > cross_entropy(here, here.batch.x))
 
 
+@pytest.mark.parametrize(("steps", "moved"), [(0, 0.0), (1, 0.5), (3, 1.5), (4, 1.6), (8, 3.2)])
+def test_steps_are_half_a_radius_and_after_three_quarters_a_tenth(steps, moved):
+    """Along one pixel that raises the loss all the way, from the far end of the ball."""
+    network = build(nets.dense(3)).network(tf.float64)
+    weights = [tf.zeros_like(weight) for weight in network.weights]
+    for place, (row, column), value in ((0, (0, 0), 1.0), (-2, (0, 0), -1.0)):
+        weights[place] = tf.tensor_scatter_nd_update(weights[place], [(row, column)], [value])
+    between = [weights[k] for k in range(2, len(weights) - 2, 2)]
+    for k, weight in enumerate(between):
+        weights[2 * k + 2] = tf.eye(*weight.shape, dtype=tf.float64)
+    x, draw = tf.fill((1, 5), tf.constant(0.5, tf.float64)), tf.zeros((1, 5), tf.float64)
+    numbers = (tf.constant(value, tf.float64) for value in (0.1, 1.0))
+    batch = Batch(x, tf.constant([0]), *numbers, draw)
+    point = attacked(network.with_weights(weights), batch, steps).numpy()
+    expected = 0.4 + min(0.1 * moved, 0.2)
+    np.testing.assert_allclose(point, [[expected, 0.4, 0.4, 0.4, 0.4]], atol=1e-12)
+
+
 @pytest.mark.parametrize("method", INTERVAL_LOSSES)
 def test_gradients_are_finite_at_radius_zero_and_on_dead_networks(method, model):
     options = Options(share=0.5, clean_share=0.5, regulariser=0.5)
