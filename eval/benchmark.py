@@ -22,7 +22,7 @@ from . import answered, folder
 from .answered import Answered
 from .ledger import Ledger
 from .progress import Progress
-from .workers import OverrunError, Team, share_out
+from .workers import LostError, Orders, OverrunError, Pool, RefusedError
 
 if TYPE_CHECKING:
     from robustra_tf.vnncomp.networks import Network
@@ -124,7 +124,7 @@ def open_ledger(benchmark: Benchmark, resume: bool, overwrite: bool) -> Ledger[A
 
 
 def run(
-    benchmark: Benchmark, ledger: Ledger[Answered], workers: int, stop: Stop = NEVER
+    benchmark: Benchmark, ledger: Ledger[Answered], pool: Pool | None, stop: Stop = NEVER
 ) -> list[Answered]:
     """Answers what the ledger has no row of; gives all rows, in the list's order.
 
@@ -133,7 +133,7 @@ def run(
     Args:
       benchmark: the run.
       ledger: its ledger, which is finished.
-      workers: processes that answer; 1 for this one.
+      pool: workers that answer, who find the files at the same places; None for this process.
       stop: asks for an end between two instances.
 
     Raises:
@@ -146,7 +146,7 @@ def run(
     total, todo = len(benchmark.questions), len(left)
     try:
         progress(_STAGE, (), total, todo)
-        for question, found in _answers(left, workers):
+        for question, found in _answers(left, pool):
             row = Answered(
                 question.index,
                 *question.instance[:2],
@@ -170,23 +170,48 @@ def run(
     return rows
 
 
-def _answers(left: list[Question], workers: int) -> Iterator[tuple[Question, Answer]]:
-    if workers == 1:
+def _answers(left: list[Question], pool: Pool | None) -> Iterator[tuple[Question, Answer]]:
+    if pool is None:
         for question in left:
             imported()
-            yield question, _answer(*_asked(question))
+            yield question, _answer(question.network, question.query, question.seconds)
         return
-    team = Team(workers, (imported, ()), lambda question: question.seconds + GRACE)
-    for question, result in share_out(left, team, _answer, _asked):
+    orders = Orders((imported, ()), lambda question: question.seconds + GRACE)
+    for question, result in pool.share_out(left, orders, _checked, _asked):
         try:
             yield question, result(f"instance {question.index}")
         except OverrunError:
             late = f"ended {GRACE:g} seconds after its time"
             yield question, Answer(Word.TIMEOUT, question.seconds + GRACE, late)
+        except LostError:
+            yield question, Answer(Word.UNKNOWN, 0.0, result.text)
 
 
-def _asked(question: Question) -> tuple[Path, Path, float]:
-    return question.network, question.query, question.seconds
+def _asked(question: Question) -> tuple[Path, str, Path, str, float]:
+    network, query = question.network, question.query
+    return network, _file_sha256(network), query, _sha256([query]), question.seconds
+
+
+def _checked(
+    network: Path, network_sha256: str, query: Path, query_sha256: str, seconds: float
+) -> Answer:
+    """The answer of a worker, which may be on another machine, with other files."""
+    for path, expected, sha256 in (
+        (network, network_sha256, _file_sha256),
+        (query, query_sha256, lambda path: _sha256([path])),
+    ):
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise RefusedError(f"{path}: cannot be read: {error}") from error
+        if found != expected:
+            raise RefusedError(f"{path}: expected the sha256 {expected}, got {found}")
+    return _answer(network, query, seconds)
+
+
+@functools.lru_cache(maxsize=1)
+def _file_sha256(network: Path) -> str:
+    return _sha256([network])
 
 
 def imported() -> None:

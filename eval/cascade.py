@@ -41,6 +41,7 @@ class Decisions(NamedTuple):
       witnesses: float32 [n, h, w, c], an adversarial example for each that is FALSIFIED (anything
         for the others), or None.
       search: of each example which searches it took, or None.
+      reason: of each example why nothing was decided, where that is not the stage's own doing.
     """
 
     examples: Examples
@@ -51,6 +52,7 @@ class Decisions(NamedTuple):
     seconds: float
     witnesses: np.ndarray | None = None
     search: Sequence[str] | None = None
+    reason: Sequence[str] | None = None
 
     def rows(self, stage: str, ledger: Ledger[Row]) -> Iterator[Row]:
         """The rows of the examples, with what the ledger knows where the stage did not look."""
@@ -71,6 +73,7 @@ class Decisions(NamedTuple):
                 None if target is None else int(target[i]),
                 self.seconds / len(examples),
                 "" if self.search is None else self.search[i],
+                "" if self.reason is None else self.reason[i],
             )
 
 

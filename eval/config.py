@@ -13,6 +13,8 @@ from robustra_tf import data, vocabulary
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
 
+from . import clustered
+from .clustered import Clustered
 from .subject import PATHS, TRAINED, Examined, PairSource
 
 # In the order in which they run, whatever order they are asked for in.
@@ -91,6 +93,12 @@ class Config(Examined, PairSource):
     )
     workers: int = _exact("processes that decide examples", 1, range=Range(1))
 
+    cluster: str | None = command.same(Clustered, "cluster")
+    tls_ca_file: Path | None = command.same(Clustered, "tls_ca_file")
+    tls_cert: Path | None = command.same(Clustered, "tls_cert")
+    tls_key: Path | None = command.same(Clustered, "tls_key")
+    insecure: bool = command.same(Clustered, "insecure")
+
     out: Path = command.setting(
         "folder of results.json, report.html and ledger.csv", topic=_RESULTS
     )
@@ -122,7 +130,8 @@ def resolve(given: Mapping[str, Any]) -> Config:
       FileNotFoundError, ValueError: a saved model that is not there or cannot be read back.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    given |= {name: Path(given[name]).expanduser() for name in PATHS if name in given}
+    paths = (*PATHS, *clustered.PATHS)
+    given |= {name: Path(given[name]).expanduser() for name in paths if name in given}
     names = command.names(PairSource)
     source = PairSource(**{name: given[name] for name in names if name in given})
     trained = source.trained_for()
@@ -234,6 +243,7 @@ def _check(config: Config) -> None:
     if config.lp_box and config.norm != "linf":
         raise SettingError("lp_box", f"false with --norm={config.norm}", True)
     check_together(config)
+    clustered.check(config)
     if config.solver == "gurobi" and importlib.util.find_spec("gurobipy") is None:
         raise SettingError(
             "solver", "auto, batched, branch or highs where gurobipy is not installed", "gurobi"

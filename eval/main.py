@@ -16,7 +16,7 @@ import os
 from absl import app, flags, logging
 
 from robustra_tf.backend import BackendError, require_tensorflow_backend
-from robustra_tf.cli import command
+from robustra_tf.cli import command, settings
 from robustra_tf.cli.program import Program
 from robustra_tf.cli.stopping import Exit, Stop, Stopped
 
@@ -58,15 +58,17 @@ def _evaluate(config: configs.Config | questions.Questions, stop: Stop) -> Exit:
         if isinstance(config, configs.Config) and config.pair is not None:
             from . import pair_run
 
-            work = functools.partial(pair_run.evaluate, pair_run.prepare(config), stop)
+            work = functools.partial(pair_run.evaluate, pair_run.prepare(config), stop, PROGRAM.say)
         elif isinstance(config, configs.Config):
-            work = functools.partial(run.evaluate, run.prepare(config), stop)
+            work = functools.partial(run.evaluate, run.prepare(config), stop, PROGRAM.say)
         else:
             work = functools.partial(property_run.evaluate, property_run.prepare(config), stop)
     except (ValueError, OSError, BackendError) as error:
         return PROGRAM.refuse(error)
     try:
         work()
+    except settings.SettingError as error:  # of a cluster, once it has answered
+        return PROGRAM.refuse(error)
     except (Stopped, workers.StageError, OSError) as error:
         # Ctrl-C reaches the workers too, which may break off before anything is looked at.
         if stop.requested:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,14 @@ import robustra_tf as rt
 from robustra_tf.cli.stopping import NEVER, Stop
 from robustra_tf.intake.precision import full_precision
 
-from . import cascade, page, pair_results, pair_stages, results, run
+from . import cascade, page, pair_results, pair_stages, pools, results, run
 from .config import Config
 from .pair_rows import PairRow
 from .pair_stages import Judged
 from .progress import Progress
 from .rows import Status
 from .witnesses import Witnesses
+from .workers import Pool
 
 #: What the bar counts: proven to be answered, and not.
 _SHOWN = (Status.VERIFIED, Status.UNKNOWN)
@@ -29,16 +30,27 @@ def prepare(config: Config) -> run.Evaluation[PairRow]:
 
 
 @full_precision()
-def evaluate(evaluation: run.Evaluation[PairRow], stop: Stop = NEVER) -> dict[str, Any]:
+def evaluate(
+    evaluation: run.Evaluation[PairRow],
+    stop: Stop = NEVER,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Runs the stages, writes the results and prints them; returns the content of results.json.
 
-    Raises:
-      Stopped: `stop` asked for it; everything that was decided is recorded.
+    Arguments and errors are `run.evaluate`'s.
     """
-    config, pair, examples, identity, ledger = evaluation
+    config = evaluation.config
     stop.keeps(f"what is decided stays in {config.out}, --resume goes on from it")
+    with pools.opened(config, say) as pool:
+        found = _decided(evaluation, pool, stop)
+    print(page.write(config.out), flush=True)
+    return found
+
+
+def _decided(evaluation: run.Evaluation[PairRow], pool: Pool | None, stop: Stop) -> dict[str, Any]:
+    config, pair, examples, identity, ledger = evaluation
     kept = PairWitnesses(config.out, identity, pair, config.resume)
-    made = pair_stages.make(config, pair, ledger)
+    made = pair_stages.make(config, pair, ledger, pool)
     progress = Progress(ledger.rows.values(), shown=_SHOWN)
     try:
         cascade.run(made, examples, ledger, run.until(stop, progress), kept.keep)
@@ -50,7 +62,6 @@ def evaluate(evaluation: run.Evaluation[PairRow], stop: Stop = NEVER) -> dict[st
     found = pair_results.figures(identity, name, source, ledger.rows.values(), ledger.seconds)
     path = results.write(found, config.out)
     print(f"{pair_results.table(found)}\nresults in {path}", flush=True)
-    print(page.write(config.out), flush=True)
     return found
 
 

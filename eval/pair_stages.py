@@ -20,6 +20,7 @@ from robustra_tf.attacks.pair import PairAttack
 from robustra_tf.certificates.certify import certify
 from robustra_tf.pair import Pair, agreed, averaged
 
+from . import shared
 from .cascade import Examples, Stage
 from .config import Config
 from .ledger import Ledger
@@ -27,6 +28,7 @@ from .milp import Milp
 from .pair_rows import NAMES, PairRow
 from .rows import Status
 from .stages import BOUNDS, FACTORS, predict
+from .workers import Pool
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -88,13 +90,15 @@ class Judged(NamedTuple):
         return dataclasses.replace(row, **changes)
 
 
-def make(config: Config, pair: Pair, ledger: Ledger[PairRow]) -> list[Stage]:
-    """The stages that the configuration asks for, in their order."""
+def make(
+    config: Config, pair: Pair, ledger: Ledger[PairRow], pool: Pool | None = None
+) -> list[Stage]:
+    """The stages that the configuration asks for, in their order; `milp` by a pool, if given."""
     average = averaged(pair)
     makers = {
         "clean": lambda: Clean(config, pair),
         "pgd": lambda: Pgd(config, pair),
-        "milp": lambda: PairMilp(config, pair, ledger),
+        "milp": lambda: PairMilp(shared.milp(config, pair, pool), ledger),
     }
     return [
         Bound(config, pair, average, name) if name in BOUNDS else makers[name]()
@@ -217,19 +221,22 @@ class Bound(_Batched):
         )
 
 
-class PairMilp(Milp):
+class PairMilp:
     """Decides whether both networks can be made to answer one wrong class, where that is open.
 
     How far an attack may force the pair to abstain is a question about each network alone, which
     is left to the bounds.
     """
 
-    def __init__(self, config: Config, pair: Pair, ledger: Ledger[PairRow]):
-        super().__init__(config, pair)
-        self._ledger = ledger
+    name = Milp.name
+    batch_size = Milp.batch_size
+
+    def __init__(self, milp: Milp | shared.Shared, ledger: Ledger[PairRow]):
+        """Takes the stage that decides, here or by workers."""
+        self._milp, self._ledger = milp, ledger
 
     def run(self, batches: Iterable[Examples]) -> Iterator[Judged]:
-        """Decides the batches, in any order; raises as `Milp.run`."""
+        """Decides the batches, in any order; raises as the stage does."""
         closed: list[Examples] = []
 
         def left() -> Iterator[Examples]:
@@ -239,7 +246,7 @@ class PairMilp(Milp):
                 else:
                     closed.append(batch)
 
-        for found in super().run(left()):
+        for found in self._milp.run(left()):
             yield Judged(
                 found.examples,
                 silent=found.status,

@@ -54,6 +54,7 @@ class Row:
       worst_target: the class that attains it, or that an adversarial example is taken for.
       seconds: this example's share of the stage's time.
       search: of the complete stage which searches it took, in their order, spaces between them.
+      reason: why an example was set aside, where that was done.
     """
 
     FIELDS: ClassVar[tuple[str, ...]]
@@ -67,10 +68,13 @@ class Row:
     worst_target: int | None
     seconds: float
     search: str = ""
+    reason: str = ""
 
     def __post_init__(self):
         if self.index < 0 or not math.isfinite(self.seconds):
             raise ValueError(f"row: expected an index of at least 0 and finite seconds, got {self}")
+        # A line of the ledger is a row.
+        object.__setattr__(self, "reason", " ".join(self.reason.split())[:1000])
         if self.status is Status.VERIFIED and not self._proven():
             raise ValueError(
                 "row: expected of what is verified its label as the prediction and a finite margin "
@@ -87,7 +91,7 @@ class Row:
         margin = "" if self.margin_lower is None else f"{self.margin_lower:.9g}"
         target = "" if self.worst_target is None else str(self.worst_target)
         start = [str(self.index), str(self.label), str(self.predicted)]
-        end = [f"{self.seconds:.6f}", self.search]
+        end = [f"{self.seconds:.6f}", self.search, self.reason]
         return [*start, self.status.value, self.stage, margin, target, *end]
 
     @classmethod
@@ -130,6 +134,13 @@ def words(name: str, cell: str) -> str:
     return cell
 
 
+def line(name: str, cell: str) -> str:
+    """Text on one line, or none."""
+    if len(cell) > 1000 or not cell.isprintable():
+        raise ValueError(f"{name}: expected a line of at most 1000 signs, got {cell[:40]!r}")
+    return cell
+
+
 def member(kind: type[enum.StrEnum], name: str, cell: str) -> Any:
     """One of an enumeration."""
     if cell not in list(kind):
@@ -147,6 +158,7 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "worst_target": lambda name, cell: count(name, cell) if cell else None,
     "seconds": number,
     "search": words,
+    "reason": line,
 }
 
 

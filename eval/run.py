@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
@@ -19,18 +19,31 @@ from robustra_tf.pair import Pair
 from robustra_tf.storage import fingerprint
 from robustra_tf.storage.files import hold
 
-from . import cascade, evidence, folder, inputs, page, results, stages, sweep
+from . import (
+    cascade,
+    clustered,
+    evidence,
+    folder,
+    inputs,
+    page,
+    pools,
+    results,
+    shared,
+    stages,
+    sweep,
+)
 from .config import Config
 from .ledger import Kept, Ledger, check
 from .progress import Progress
 from .rows import Row
 from .witnesses import Witnesses
+from .workers import Pool
 
 # What changes nothing that a ledger records: where things lie, whether a run is continued, in how
 # many processes, and the radii of a sweep, which have ledgers of their own.
 _PLACES = (
     *("saved_model", "model_file", "weights", "pair", "data", "data_dir", "out"),
-    *("resume", "overwrite", "workers", "eps_sweep", "properties"),
+    *("resume", "overwrite", "workers", "eps_sweep", "properties", *clustered.NAMES),
 )
 
 
@@ -84,16 +97,32 @@ def opened(config: Config, kind: type[Kept]) -> Evaluation[Kept]:
 
 
 @full_precision()
-def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
+def evaluate(
+    evaluation: Evaluation, stop: Stop = NEVER, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Runs the stages, writes the results and prints them; returns the content of results.json.
+
+    Args:
+      evaluation: as `prepare` gives it.
+      stop: asks for an end between two batches.
+      say: is told of what happens to workers.
 
     Raises:
       Stopped: `stop` asked for it; everything that was decided is recorded.
+      StageError: a worker failed, or a cluster is not there; as before.
     """
-    config, model, examples, identity, ledger = evaluation
+    config, examples = evaluation.config, evaluation.examples
     stop.keeps(f"what is decided stays in {config.out}, --resume goes on from it")
+    with pools.opened(config, say) as pool:
+        figures = _decided(evaluation, pool, stop)
+    print(page.write(config.out, examples=examples), flush=True)
+    return figures
+
+
+def _decided(evaluation: Evaluation, pool: Pool | None, stop: Stop) -> dict[str, Any]:
+    config, model, examples, identity, ledger = evaluation
     kept = Witnesses(config.out, identity, model, config.resume)
-    made = stages.make(config, model)
+    made = shared.out(stages.make(config, model), pool, config, model)
     progress = Progress(ledger.rows.values())
     try:
         cascade.run(made, examples, ledger, until(stop, progress), kept.keep)
@@ -106,8 +135,7 @@ def evaluate(evaluation: Evaluation, stop: Stop = NEVER) -> dict[str, Any]:
     figures["sha256"] = evidence.hashes(model, examples, identity)
     path = results.write(figures, config.out)
     print(f"{results.table(figures)}\nresults in {path}", flush=True)
-    _sweep(evaluation, made, stop)
-    print(page.write(config.out, examples=examples), flush=True)
+    _sweep(evaluation, made, pool, stop)
     return figures
 
 
@@ -123,7 +151,9 @@ def until(stop: Stop, progress: Progress) -> cascade.Watch:
     return watch
 
 
-def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> None:
+def _sweep(
+    evaluation: Evaluation, made: Sequence[stages.Stage], pool: Pool | None, stop: Stop
+) -> None:
     """Runs PGD and the LP bound at the further radii, with what the stages have compiled."""
     config, model, examples, identity, ledger = evaluation
     if not config.eps_sweep:
@@ -131,7 +161,8 @@ def _sweep(evaluation: Evaluation, made: Sequence[stages.Stage], stop: Stop) -> 
     known = {stage.name for stage in made}
     wanted = tuple(name for name in sweep.STAGES if name not in known)
     more = stages.make(dataclasses.replace(config, stages=wanted), model)
-    have = {s.name: s for s in (*made, *more) if isinstance(s, stages.Batched)}
+    more = shared.out(more, pool, config, model)
+    have = {s.name: s for s in (*made, *more) if isinstance(s, stages.Batched | shared.Shared)}
     bars: list[Progress] = []
 
     def watch(eps: float, ledger: Ledger) -> cascade.Watch:

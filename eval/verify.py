@@ -34,8 +34,9 @@ from robustra_tf.storage.files import write_atomically
 from robustra_tf.vnncomp import instances, tables
 from robustra_tf.vnncomp.answers import Answer
 
-from . import benchmark, dialect, page, standing
+from . import benchmark, clustered, dialect, page, pools, standing
 from .benchmark import Benchmark
+from .clustered import Clustered
 from .standing import Standing
 from .workers import StageError
 
@@ -79,11 +80,17 @@ class Verify:
         "table of agreed verdicts: columns onnx, vnnlib, verdict", None, topic=_BENCHMARKS
     )
     workers: int = command.setting("processes that answer", 1, range=Range(1), topic=_BENCHMARKS)
+    cluster: str | None = command.same(Clustered, "cluster")
+    tls_ca_file: Path | None = command.same(Clustered, "tls_ca_file")
+    tls_cert: Path | None = command.same(Clustered, "tls_cert")
+    tls_key: Path | None = command.same(Clustered, "tls_key")
+    insecure: bool = command.same(Clustered, "insecure")
     resume: bool = command.setting("go on with the run in --out", False, topic=_BENCHMARKS)
     overwrite: bool = command.setting("replace the verdicts in --out", False, topic=_BENCHMARKS)
 
     def __post_init__(self):
         command.check(self)
+        clustered.check(self)
         if self.instances:
             self._check_run()
         else:
@@ -100,7 +107,7 @@ class Verify:
             raise SettingError("overwrite", "one of --resume and --overwrite", True)
 
     def _check_question(self) -> None:
-        for name in ("out", "expected", "resume", "overwrite"):
+        for name in ("out", "expected", "cluster", "resume", "overwrite"):
             if getattr(self, name):
                 raise SettingError(name, "--instances with it", getattr(self, name))
         wanted = 2 if self.network is None else 1
@@ -188,13 +195,14 @@ def _run(given: Verify, stop: Stop) -> Exit:
     stop.keeps(f"what is answered stays in {out}, --resume goes on from it")
     standings = []
     try:
-        for run, ledger in zip(runs, ledgers, strict=True):
-            rows = benchmark.run(run, ledger, given.workers, stop)
-            done = Standing.of(run.name, rows, agreed)
-            standings.append(done)
-            for line in standing.contradictions([done], agreed):
-                PROGRAM.say(line)
-            print(page.written(functools.partial(_page, run.out, done, agreed), "--resume"))
+        with pools.opened(given, PROGRAM.say) as pool:
+            for run, ledger in zip(runs, ledgers, strict=True):
+                rows = benchmark.run(run, ledger, pool, stop)
+                done = Standing.of(run.name, rows, agreed)
+                standings.append(done)
+                for line in standing.contradictions([done], agreed):
+                    PROGRAM.say(line)
+                print(page.written(functools.partial(_page, run.out, done, agreed), "--resume"))
     except (Stopped, StageError) as error:
         if stop.requested:
             PROGRAM.say("stopped; --resume goes on from here")

@@ -72,9 +72,9 @@ def run(directory, resume=False, stop_after=None, identity=IDENTITY):
 
 
 def without_seconds(directory):
-    """The ledger's cells without the last two columns, seconds and searches."""
+    """The ledger's cells without the last three columns: seconds, searches and reasons."""
     lines = (directory / "ledger.csv").read_text().splitlines()
-    return [line.rsplit(",", 2)[0] for line in lines]
+    return [line.rsplit(",", 3)[0] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +200,14 @@ def test_a_finished_evaluation_is_begun_anew_without_resume(tmp_path, uninterrup
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("1,2,3,verified", "line 3: expected 9 fields, got 4"),
-        ("1,2,3,proven,lp,,,0.1,", "line 3: status: expected one of misclassified.* got 'proven'"),
-        ("one,2,3,verified,lp,,,0.1,", "line 3: index: expected an integer.* got 'one'"),
-        ("-1,2,3,verified,lp,,,0.1,", "line 3: index: expected an integer of at least 0, got '-1'"),
-        ("1,2,3,verified,lp,,,nan,", "line 3: seconds: expected a number, got 'nan'"),
+        ("1,2,3,verified", "line 3: expected 10 fields, got 4"),
+        ("1,2,3,proven,lp,,,0.1,,", "line 3: status: expected one of misclassified.* got 'proven'"),
+        ("one,2,3,verified,lp,,,0.1,,", "line 3: index: expected an integer.* got 'one'"),
+        (
+            "-1,2,3,verified,lp,,,0.1,,",
+            "line 3: index: expected an integer of at least 0, got '-1'",
+        ),
+        ("1,2,3,verified,lp,,,nan,,", "line 3: seconds: expected a number, got 'nan'"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path, line, message):
@@ -237,6 +240,6 @@ def test_rows_read_as_they_were_written():
     rows = [
         Row(3, 2, 2, Status.VERIFIED, "lp", 1.25e-7, 9, 0.5),
         Row(5, 1, 1, Status.FALSIFIED, "milp", None, 2, 0.5, "branch batched"),
-        Row(4, 0, 0, Status.UNKNOWN, "clean", None, None, 0.0),
+        Row(4, 0, 0, Status.UNKNOWN, "clean", None, None, 0.0, reason="died, thrice"),
     ]
     assert [Row.parse(row.cells()) for row in rows] == rows

@@ -7,9 +7,20 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint
 from scipy.optimize import milp as scipy_milp
 
-from eval import config, inputs, milp, results, run, workers
+from eval import (
+    cluster_tasks,
+    config,
+    inputs,
+    milp,
+    results,
+    run,
+    shared,
+    stages,
+    subject,
+    workers,
+)
 from eval.cascade import Examples
-from eval.ledger import LedgerError
+from eval.ledger import Ledger, LedgerError
 from eval.rows import Row, Status
 from robustra_tf import data
 from robustra_tf.cli.settings import SettingError
@@ -157,7 +168,7 @@ def test_no_time_leaves_examples_undecided(finished, saved, tmp_path):
 def stage(saved, tmp_path, **given):
     options = {"stages": ["clean", "milp"], "eps": EPS} | given
     settings = evaluations.resolve(saved, tmp_path / "out", **options)
-    return milp.Milp(settings, inputs.load_network(settings))
+    return settings, inputs.load_network(settings)
 
 
 def batches():
@@ -170,36 +181,106 @@ def batches():
         yield Examples(np.arange(2)[at], images[at], labels[at])
 
 
-# Two more processes import TensorFlow: some ten seconds.
-@pytest.mark.slow
+class Pool:
+    """Workers in this process, which are what a pool's are told to be."""
+
+    def __init__(self, becomes=lambda batch: None):
+        self.becomes, self.asked = becomes, []
+
+    def share_out(self, jobs, orders, work, arguments):
+        function, given = orders.begin
+        function(*given)
+        for job in jobs:
+            self.asked.append(job.indices.tolist())
+            yield job, self.becomes(job) or cluster_tasks.outcome(work, arguments(job))
+
+
+def shared_out(saved, tmp_path, pool, **given):
+    settings, model = stage(saved, tmp_path, **given)
+    return shared.out(stages.make(settings, model), pool, settings, model)
+
+
 def test_a_worker_that_raises_is_told(saved, tmp_path):
-    decided = stage(saved, tmp_path, workers=2).run(batches())
+    decided = shared_out(saved, tmp_path, Pool())[-1].run(batches())
     told = "milp: example 1: ValueError: x must be finite, got NaN or infinity"
     with pytest.raises(workers.StageError, match=told):
         list(decided)
 
 
-def test_a_worker_that_dies_is_told(saved, tmp_path, monkeypatch):
-    def dead(jobs, team, work, arguments):
-        assert team.workers == 2
-        for job in jobs:
-            yield job, workers._Result(None, workers.StageError, "its worker died")
-
-    monkeypatch.setattr(milp, "share_out", dead)
+def test_a_worker_that_dies_is_told(saved, tmp_path):
+    pool = Pool(lambda batch: workers.Result(None, workers.StageError, "its worker died"))
     with pytest.raises(workers.StageError, match="milp: example 0: its worker died"):
-        list(stage(saved, tmp_path, workers=2).run(batches()))
+        list(shared_out(saved, tmp_path, pool)[-1].run(batches()))
 
 
-def test_nothing_to_do_starts_no_worker(saved, tmp_path, monkeypatch):
+def test_what_workers_are_lost_on_is_taken_apart_and_left_unknown(saved, tmp_path):
+    lost = workers.Result(None, workers.LostError, "its workers died,\none after the other")
+    pool = Pool(lambda batch: lost if 5 in batch.indices else None)
+    options = {"stages": ["clean", "ibp"], "eps": 0.001, "cluster": "local:2"}
+    images, labels = data.load("digits", "test", 12)
+    examples = Examples(np.arange(12), images, labels)
+    made = shared_out(saved, tmp_path, pool, **options)
+    assert [type(one) for one in made] == [stages.Clean, shared.Shared]
+    made[1].batch_size = 4
+    parts = (examples.take(np.arange(at, at + 4)) for at in (0, 4, 8))
+    found = list(made[1].run(parts))
+    assert pool.asked == [[*range(4)], [*range(4, 8)], [*range(8, 12)], [4], [5], [6], [7]]
+    kept = Ledger(tmp_path, {}, False)
+    for i, label in enumerate(labels.tolist()):
+        kept.rows[i] = Row(i, label, label, Status.UNKNOWN, "clean", None, None, 0.0)
+    rows = {row.index: row for decided in found for row in decided.rows("ibp", kept)}
+    assert sorted(rows) == [*range(12)]
+    assert rows[5].status is Status.UNKNOWN
+    assert rows[5].cells()[-1] == "its workers died, one after the other"
+    # The others are what they are in one process.
+    (plain,) = [one for one in stages.make(*stage(saved, tmp_path, **options)) if one.name == "ibp"]
+    for decided in plain.run([examples]):
+        for row in decided.rows("ibp", kept):
+            if row.index != 5:
+                assert rows[row.index].status is row.status
+                assert rows[row.index].margin_lower == pytest.approx(row.margin_lower, rel=1e-5)
+
+
+def test_which_stages_a_pool_takes(saved, tmp_path):
+    every = {"stages": [*config.STAGES], "eps": EPS}
+    made = shared_out(saved, tmp_path, Pool(), **every)
+    assert [one.name for one in made if isinstance(one, shared.Shared)] == ["milp"]
+    made = shared_out(saved, tmp_path, Pool(), cluster="local:2", **every)
+    assert [one.name for one in made if not isinstance(one, shared.Shared)] == ["clean"]
+    assert [one.name for one in made] == [*config.STAGES]
+    made = shared_out(saved, tmp_path, None, **every)
+    assert not any(isinstance(one, shared.Shared) for one in made)
+
+
+def test_nothing_to_do_starts_no_worker(monkeypatch):
     monkeypatch.setattr(workers, "_Worker", None)
-    assert list(stage(saved, tmp_path, workers=2).run(iter(()))) == []
+    nothing = workers.Processes(2).share_out(iter(()), workers.Orders(), print, tuple)
+    assert list(nothing) == []
 
 
-def test_a_network_that_changed_meanwhile_is_refused(saved, tmp_path, monkeypatch):
-    settings = stage(saved, tmp_path)._config
-    monkeypatch.setattr(milp, "_worker", milp._Worker(settings, "0" * 64))
-    with pytest.raises(ValueError, match="the network's file has changed"):
-        milp._verify(np.zeros((8, 8, 1), np.float32), 0)
+def test_a_network_that_changed_meanwhile_is_refused(saved, tmp_path):
+    settings, _ = stage(saved, tmp_path)
+    shared._begin(settings, shared.Packed.of(settings), "0" * 64)
+    with pytest.raises(
+        ValueError, match=r"the network's file has changed.*sha256 000000000000, go"
+    ):
+        shared._decide("milp", EPS, next(batches()))
+
+
+def test_a_network_is_sent_as_it_lies(saved, tmp_path):
+    copy = shared.Packed.of(subject.Source(saved_model=saved)).unpack(tmp_path)
+    names = sorted(file.relative_to(saved) for file in saved.rglob("*") if file.is_file())
+    assert names == sorted(file.relative_to(copy) for file in copy.rglob("*") if file.is_file())
+    assert all((copy / name).read_bytes() == (saved / name).read_bytes() for name in names)
+    (tmp_path / "a.keras").write_bytes(b"whole")
+    home = tmp_path / "home"
+    packed = shared.Packed.of(subject.Source(model_file=tmp_path / "a.keras"))
+    assert packed.unpack(home).read_bytes() == b"whole"
+    for name in ("f/a", "g/b", "checkpoints/c"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True)
+        (tmp_path / "run" / name).touch()
+    packed = shared.Packed.of(subject.PairSource(pair=tmp_path / "run"))
+    assert [name for name, _ in packed.files] == ["f/a", "g/b"]
 
 
 def test_falsified_examples_come_with_witnesses(finished, saved, tmp_path, network):
@@ -211,7 +292,7 @@ def test_falsified_examples_come_with_witnesses(finished, saved, tmp_path, netwo
         if row["stage"] == "milp" and row["status"] == "falsified"
     ]
     ones = (Examples(np.array([i]), images[i : i + 1], labels[i : i + 1]) for i in wanted)
-    for decided in stage(saved, tmp_path).run(ones):
+    for decided in milp.Milp(*stage(saved, tmp_path)).run(ones):
         index = decided.examples.indices[0]
         assert decided.status == [Status.FALSIFIED]
         distance = np.abs(decided.witnesses[0].astype(np.float64) - images[index]).max()

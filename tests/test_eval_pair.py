@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import robustra_tf as rt
-from eval import config, coverage, milp, pair_page, pair_run, report, results
+from eval import config, coverage, pair_page, pair_run, report, results, shared
+from eval.cascade import Examples
 from eval.pair_rows import NAMES, PairRow
 from eval.rows import Status
 from robustra_tf.cli.stopping import Stopped
@@ -180,12 +181,14 @@ def test_a_stopped_evaluation_goes_on_to_the_same_rows(trained, done, tmp_path, 
 def test_a_worker_decides_as_the_program_does(trained, asked, tmp_path, monkeypatch):
     """What a process of its own is sent and does, within this one."""
     pair, x, y = asked
-    monkeypatch.setattr(milp, "_worker", milp._Worker())
-    given = pickle.loads(pickle.dumps(resolve(trained, tmp_path / "out", workers=2)))
-    milp._begin(given, fingerprint.weights_sha256(pair))
+    monkeypatch.setattr(shared, "_worker", shared._Worker())
+    settings = resolve(trained, tmp_path / "out", workers=2)
+    begin = (settings, shared.Packed.of(settings), fingerprint.weights_sha256(pair))
+    shared._begin(*pickle.loads(pickle.dumps(begin)))
     for k in range(4):
         expected = rt.Verifier(pair, EPS).verify(x[k], int(y[k]))
-        assert milp._verify(x[k], int(y[k])).status is expected.status
+        found = shared._decide("milp", EPS, Examples(np.array([k]), x[k : k + 1], y[k : k + 1]))
+        assert [status.value for status in found.status] == [expected.status.value]
 
 
 @pytest.mark.parametrize(

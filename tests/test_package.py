@@ -99,7 +99,9 @@ def test_a_command_says_which_extra_it_needs(capsys, monkeypatch):
 def test_what_is_imported_is_declared():
     """Whatever the package imports, an installation of it alone or of one of its extras brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [project["optional-dependencies"][name] for name in ("data", "report", "gurobi")]
+    extras = [
+        project["optional-dependencies"][name] for name in ("data", "report", "cluster", "gurobi")
+    ]
     declared = {
         re.match(r"[\w-]+", text)[0].replace("-", "_")
         for text in [*project["dependencies"], *(one for extra in extras for one in extra)]

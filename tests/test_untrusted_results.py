@@ -133,22 +133,26 @@ def write_ledger(folder, *lines, finished=False, about=None):
     (folder / ledger.IDENTITY_NAME).write_text(content)
 
 
-GOOD = "1,3,3,verified,lp,0.5,4,0.1,"
+GOOD = "1,3,3,verified,lp,0.5,4,0.1,,"
 LINES = {
-    "not UTF-8": ("1,3,3,verified,l\xffp,0.5,4,0.1,", "not text"),
+    "not UTF-8": ("1,3,3,verified,l\xffp,0.5,4,0.1,,", "not text"),
     "NUL bytes": ("\0" * 40, "line 3"),
     "a field without end": ('1,2,3,verified,"' + "x" * 200_000, "line 3"),
     "negative index": (GOOD.replace("1", "-1", 1), "line 3: index"),
-    "negative label": ("1,-2,3,verified,lp,0.5,4,0.1,", "line 3: label"),
+    "negative label": ("1,-2,3,verified,lp,0.5,4,0.1,,", "line 3: label"),
     "a number of 10,000 digits": ("9" * 10_000 + GOOD[1:], "line 3: index"),
     "underscores": ("1_0" + GOOD[1:], "line 3: index"),
-    "NaN margin": ("1,3,3,verified,lp,nan,4,0.1,", "line 3: margin_lower"),
-    "infinite seconds": ("1,3,3,verified,lp,0.5,4,inf,", "line 3: row: expected"),
-    "unknown status": ("1,3,3,proven,lp,0.5,4,0.1,", "line 3: status"),
-    "too many fields": (GOOD + ",", "line 3: expected 9 fields"),
-    "a search that is none": (GOOD + "=1+1", "line 3: search: expected words"),
-    "verified, misclassified": ("1,2,3,verified,lp,0.5,4,0.1,", "line 3: row: expected of what is"),
-    "verified, no margin": ("1,3,3,verified,lp,-0.5,4,0.1,", "line 3: row: expected of what is"),
+    "NaN margin": ("1,3,3,verified,lp,nan,4,0.1,,", "line 3: margin_lower"),
+    "infinite seconds": ("1,3,3,verified,lp,0.5,4,inf,,", "line 3: row: expected"),
+    "unknown status": ("1,3,3,proven,lp,0.5,4,0.1,,", "line 3: status"),
+    "too many fields": (GOOD + ",", "line 3: expected 10 fields"),
+    "a search that is none": (GOOD[:-1] + "=1+1,", "line 3: search: expected words"),
+    "a reason of several lines": (GOOD + "\x1b[2J", "line 3: reason: expected a line"),
+    "verified, misclassified": (
+        "1,2,3,verified,lp,0.5,4,0.1,,",
+        "line 3: row: expected of what is",
+    ),
+    "verified, no margin": ("1,3,3,verified,lp,-0.5,4,0.1,,", "line 3: row: expected of what is"),
 }
 
 

@@ -1,11 +1,12 @@
 """The commands about networks in ONNX: one question, benchmarks, other tools' words and tables."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
 
-from eval import cross_check, export_benchmark, ledger, supports, verify, workers
+from eval import cross_check, export_benchmark, ledger, pools, supports, verify, workers
 from eval.answered import Answered
 from eval.standing import Standing
 from robustra_tf.cli.stopping import Exit
@@ -225,40 +226,59 @@ def test_folders_of_benchmarks_have_a_table_together(
 
 def test_workers_answer_in_the_same_way(listed, tmp_path, monkeypatch):
     """The pool itself is tested with evaluations; here it is what it is asked for."""
-    handed = []
+    handed, asked = [], []
 
-    def at_once(jobs, team, work, arguments):
-        assert team.workers == 2
-        assert team.begin == (verify.benchmark.imported, ())
-        for job in jobs:
-            assert team.limit(job) > job.seconds
-            handed.append(job.index)
-            yield job, lambda name, job=job: work(*arguments(job))
+    class AtOnce:
+        def __init__(self, workers):
+            asked.append(workers)
 
-    monkeypatch.setattr(verify.benchmark, "share_out", at_once)
+        def share_out(self, jobs, orders, work, arguments):
+            assert orders.begin == (verify.benchmark.imported, ())
+            for job in jobs:
+                assert orders.limit(job) > job.seconds
+                handed.append(job.index)
+                yield job, workers.Result(work(*arguments(job)))
+
+    monkeypatch.setattr(pools, "Processes", AtOnce)
     assert run(listed, tmp_path / "out", "--workers=2") == Exit.DONE
     assert handed == [0, 1, 2, 3]
+    assert asked == [2]
 
-    def late(jobs, team, work, arguments):
-        for job in jobs:
-            result = workers._Result(None, workers.OverrunError, "ended")
-            yield job, result if job.index == 1 else lambda name, job=job: work(*arguments(job))
+    class Late(AtOnce):
+        def share_out(self, *given):
+            errors = {1: workers.OverrunError, 3: workers.LostError}
+            for job, result in super().share_out(*given):
+                error = errors.get(job.index)
+                yield job, result if error is None else workers.Result(None, error, "ended")
 
-    monkeypatch.setattr(verify.benchmark, "share_out", late)
+    monkeypatch.setattr(pools, "Processes", Late)
     assert run(listed, tmp_path / "late", "--workers=2") == Exit.DONE
     assert verdicts(tmp_path / "late") == {
         "unsat": "unsat",
         "sat": "timeout",
         "joint": "unsat",
-        "one of two": "sat",
+        "one of two": "unknown",
     }
 
-    def dies(*args):
-        raise workers.StageError("a worker died")
-        yield
+    class Dies(AtOnce):
+        def share_out(self, *given):
+            raise workers.StageError("a worker died")
+            yield
 
-    monkeypatch.setattr(verify.benchmark, "share_out", dies)
+    monkeypatch.setattr(pools, "Processes", Dies)
     assert run(listed, tmp_path / "two", "--workers=2") == Exit.FAILED
+
+
+def test_a_worker_with_other_files_refuses_them_by_name(listed, tmp_path):
+    place = verify.benchmark.prepare(listed, tmp_path).questions[0]
+    network, known, query, asked, seconds = verify.benchmark._asked(place)
+    for files, words in (
+        ((network, "0" * 64, query, asked), f"{network}: expected the sha256 0000"),
+        ((network, known, query, "0" * 64), f"{query}: expected the sha256 0000"),
+        ((network.with_name("no.onnx"), known, query, asked), "no.onnx: cannot be read"),
+    ):
+        with pytest.raises(workers.RefusedError, match=re.escape(words)):
+            verify.benchmark._checked(*files, seconds)
 
 
 def test_the_standards_form_has_its_own_words(listed, tmp_path, capsys):

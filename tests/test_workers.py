@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from eval.workers import OverrunError, StageError, Team, share_out
+from eval.workers import Orders, OverrunError, Processes, StageError
 
 # Two processes import TensorFlow: some seconds.
 pytestmark = pytest.mark.slow
@@ -29,7 +29,9 @@ def limit(job):
 def outcomes(jobs, workers):
     """By job, what came of it."""
     found = {}
-    for job, result in share_out(jobs, Team(workers, None, limit), work, lambda job: job):
+    for job, result in Processes(workers).share_out(
+        jobs, Orders(None, limit), work, lambda job: job
+    ):
         try:
             found[job] = result("it")
         except StageError as error:
@@ -51,8 +53,9 @@ def test_one_that_is_late_dies_or_fails_takes_no_other_with_it():
 
 def test_who_does_not_wait_for_the_rest_leaves_no_process():
     before = {*multiprocessing.active_children()}
-    team = Team(2, None, lambda job: 600.0)
-    shared = share_out([("sleep", 600), ("give", 1)], team, work, lambda job: job)
+    orders = Orders(None, lambda job: 600.0)
+    jobs = [("sleep", 600), ("give", 1)]
+    shared = Processes(2).share_out(jobs, orders, work, lambda job: job)
     job, result = next(shared)
     assert (job, result("it")) == (("give", 1), 1)
     assert len({*multiprocessing.active_children()} - before) == 2

@@ -1,0 +1,161 @@
+"""What a worker of Dask's runs: the jobs of a task, one after the other, in its one thread."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import platform
+import signal
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import robustra_tf
+
+from .workers import LostError, RefusedError, Result, StageError, one_thread
+
+#: Packages whose versions verdicts and their last digits depend on.
+_PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
+
+
+class Handed(NamedTuple):
+    """What each worker is given before its first task of a run.
+
+    Attributes:
+      key: of the run.
+      begin: a function and its arguments, or None.
+      versions: what the worker must have.
+    """
+
+    key: str
+    begin: tuple[Callable[..., None], tuple] | None
+    versions: dict[str, str]
+
+
+class Task(NamedTuple):
+    """Jobs that are sent together.
+
+    Attributes:
+      number: of the task.
+      work: called with the arguments of each job.
+      arguments: of each job.
+      topic: where the beginning of each job is told, for there are limits; empty: nowhere.
+    """
+
+    number: int
+    work: Callable[..., Any]
+    arguments: Sequence[tuple]
+    topic: str
+
+
+class Reply(NamedTuple):
+    """What a worker says of a task.
+
+    Attributes:
+      worker: its address.
+      results: of each job.
+      seconds: that all took.
+      refused: why it does no such task; empty where it has.
+    """
+
+    worker: str
+    results: Sequence[Result]
+    seconds: float
+    refused: str = ""
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What has to be the same wherever one evaluation is computed, by name."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    found |= {name: metadata.version(name) for name in _PACKAGES}
+    return found | {"robustra_tf": robustra_tf.__version__, "code": _code_sha256()}
+
+
+def _code_sha256() -> str:
+    """Hash of the library's and this program's own code: 12 hexadecimal digits."""
+    digest = hashlib.sha256()
+    library, program = Path(robustra_tf.__file__).parent, Path(__file__).parent
+    for home in (library, program):
+        for file in sorted(home.rglob("*.py")):
+            name = file.relative_to(home)
+            # A wheel has the programs inside of the library.
+            if home is program or name.parts[0] != "programs":
+                digest.update(f"{name}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def hand(handed: Handed) -> Handed:
+    """A task that others need: made anew wherever the worker that held it is lost."""
+    return handed
+
+
+#: The run that this process has begun.
+_begun: str | None = None
+
+
+def do(handed: Handed, task: Task) -> Reply:
+    """Does the jobs of a task."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    refused = refusal(handed.versions, worker.state.nthreads) or _begin(handed)
+    if refused:
+        return Reply(worker.address, (), 0.0, refused)
+    start, results = time.perf_counter(), []
+    for position, arguments in enumerate(task.arguments):
+        if task.topic:
+            worker.log_event(task.topic, [task.number, position, worker.address])
+        results.append(outcome(task.work, arguments))
+    return Reply(worker.address, results, time.perf_counter() - start)
+
+
+def refusal(wanted: dict[str, str], threads: int) -> str:
+    """What keeps a worker out of a run; empty where nothing does."""
+    found = versions()
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            return f"{name}: expected {wanted.get(name)}, got {found.get(name)}"
+    if threads != 1:
+        return f"threads: expected 1 (dask worker --nthreads=1), got {threads}"
+    return ""
+
+
+def _begin(handed: Handed) -> str:
+    """Begins a run in this process, once; why that failed."""
+    global _begun
+    if _begun != handed.key and handed.begin is not None:
+        _begun = None
+        function, arguments = handed.begin
+        try:
+            one_thread()
+            function(*arguments)
+        except Exception as error:
+            return _line(error)
+    _begun = handed.key
+    return ""
+
+
+def outcome(work: Callable[..., Any], arguments: tuple) -> Result:
+    """What comes of a job; where memory was short, another worker may have more."""
+    try:
+        return Result(work(*arguments))
+    except RefusedError as error:
+        return Result(None, RefusedError, str(error))
+    except MemoryError as error:
+        return Result(None, LostError, f"out of memory: {_line(error)}")
+    except Exception as error:
+        short = type(error).__name__ == "ResourceExhaustedError"  # of TensorFlow's
+        return Result(None, LostError if short else StageError, _line(error))
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask where this module is a preload: Ctrl-C is the program's to answer."""
+    del worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
