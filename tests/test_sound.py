@@ -224,7 +224,7 @@ def test_the_served_model_agrees(tmp_path):
         ({"method": "crown"}, "method must be dual or interval where sound is true, got 'crown'"),
         ({"dtype": "float32"}, "dtype must be float64 where sound is true, got 'float32'"),
         ({"inner": "mixed"}, "inner must be dual where sound is true, got 'mixed'"),
-        ({"save": "c.npz", "method": "interval"}, "method must be dual where save is given"),
+        ({"save": "c.npz", "method": "interval"}, "method must be one of dual, crown, alpha"),
         ({"save": "c.npz", "inner": "mixed", "sound": False}, "inner must be dual where save"),
         ({"save": "nowhere/c.npz"}, "save: expected a file in an existing directory, got 'nowhere"),
         (

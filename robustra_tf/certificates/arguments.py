@@ -11,6 +11,8 @@ from robustra_tf.intake import checks
 from robustra_tf.vocabulary import BOUNDS, INNER
 
 SOUND_BOUNDS = ("dual", "interval")
+#: Bounds of which files are written: certificates of the first, proofs of the others.
+SAVED = ("dual", "crown", "alpha")
 
 
 def default_inner(method: str) -> str:
@@ -59,7 +61,9 @@ def checked_save(path, method: str, inner: str, count: int):
     """The path of a certificate's file, where one can be written of these options."""
     if count == 0:
         raise ValueError("save: expected at least one image to certify, got none")
-    for name, value in (("method", method), ("inner", inner)):
-        if value != "dual":
-            raise ValueError(f"{name} must be dual where save is given, got {value!r}")
+    checks.member("method", method, SAVED)
+    if inner != default_inner(method):
+        raise ValueError(
+            f"inner must be {default_inner(method)} where save is given, got {inner!r}"
+        )
     return proofs.checked_path(path)

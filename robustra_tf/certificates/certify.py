@@ -23,6 +23,7 @@ from robustra_tf.certificates.certificate import Certificate, PropertyCertificat
 from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound_bound
 from robustra_tf.certificates.pair_certificate import PairCertificate
 from robustra_tf.certificates.pairs import How, PairQuestion, certify_pair
+from robustra_tf.certificates.proving import prove
 from robustra_tf.certificates.work import Found, Work, batches
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
@@ -131,9 +132,10 @@ def certify(  # noqa: PLR0913, the door to all certificates
       sound: subtract rounding error: what is certified then holds for the model in real numbers,
         its weights and constants read as they are stored, and for its float32 forward pass, in
         whatever order that sums (`bounds.sound`). For the methods `dual` and `interval`.
-      save: a file to write the certificate to, for `python -m eval.check` to check; of the method
-        `dual` with `inner="dual"`, of a `Pair` of `interval` too. It holds every row's bounds,
-        whatever `rows` says, and of a pair the best mixes.
+      save: a file for `python -m eval.check` to check: of the method `dual`, and of a `Pair` of
+        `interval` too, a certificate with every row's bounds, whatever `rows` says, and of a pair
+        the best mixes; of `crown` and `alpha` proofs of the images that are certified. A warning
+        names those that none was found of.
       progress: shows a bar on the error stream, for long work.
 
     Returns:
@@ -172,15 +174,26 @@ def certify(  # noqa: PLR0913, the door to all certificates
     x, y = arrays(x, y, network.structure.input_shape)
     query = asked(network, x, y, eps, norm, box, dtype)
     if save is not None:
-        save, rows = checked_save(save, method, inner, len(query.x)), "every"
+        save = checked_save(save, method, inner, len(query.x))
+        rows = "every" if method == "dual" else rows
     options = BoundOptions(rows, inner=inner, norm=query.norm)
     bound = sound_bound if sound else margins_bound
     function = bound(network.structure, method, query.numbers, options)
-    found = Work(network, query, function, dtype).run(batch_size, progress, save is not None)
+    found = Work(network, query, function, dtype).run(
+        batch_size, progress, save is not None and method == "dual"
+    )
     certificate = _certificate(query, found, method, "sound" if sound else dtype)
-    if save is not None:
+    if save is not None and method == "dual":
         _write(save, network.graph, certificate, query, found)
+    elif save is not None:
+        prove(save, network.graph, query, _proven(certificate), method)
     return certificate
+
+
+def _proven(certificate: Certificate | PropertyCertificate) -> np.ndarray:
+    if isinstance(certificate, Certificate):
+        return certificate.certified
+    return certificate.verified
 
 
 def _certificate(

@@ -115,6 +115,11 @@ class Layers:
             found = self._ended(relu, *both, lambda part: self.slopes(how))
             self._keep(relu, units, found[::2], -found[1::2])
 
+    @property
+    def largest(self) -> float:
+        """What a logit's absolute value is at most, by intervals."""
+        return float(np.max(np.abs(self._interval(len(self.nodes) - 1)), initial=0.0))
+
     def unstable(self, relu: int) -> np.ndarray:
         """Which units are on either side, boolean."""
         return (self.lower[relu] < 0) & (self.upper[relu] > 0)

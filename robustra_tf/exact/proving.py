@@ -31,6 +31,8 @@ from robustra_tf.property import Query
 # Rules of inner layers, and of margins behind them, from the cheapest on.
 _LEVELS = ((INTERVAL,), (INTERVAL, WK), (INTERVAL, WK, CROWN))
 _MARGINS = (INTERVAL, CROWN, WK)
+# Of the logits' size.
+_ROOM = 1e-9
 
 
 class Prover:
@@ -52,7 +54,10 @@ class Prover:
         self.region = Region.of(query.x[0], *query[1:4])
         self._steps: tuple[Step, ...] = ()
         self._margins: tuple[str, ...] = ()
-        self._trees: dict[int, PhaseTree | BoxTree] = {}
+        #: Of the groups that rules do not close.
+        self.trees: dict[int, PhaseTree | BoxTree] = {}
+        #: [k] what margins have to be above, far beyond what a checker's rounding takes off.
+        self.room = np.full(len(goal.rows), np.inf)
 
     def enclosed(self, enough: Callable[[np.ndarray], bool]) -> Enclosed:
         """Bounds of the pre-activations and of the margins, by rules.
@@ -70,6 +75,7 @@ class Prover:
                 layers.take(step)
             margin[:] = -np.inf
             self._margins = ()
+            self.room = _ROOM * (np.abs(self.goal.rows).sum(1) * layers.largest)
             for rule in _MARGINS:
                 found = layers.margins(rule, self.goal.rows, np.zeros(len(margin)))
                 margin, self._margins = np.maximum(margin, found), (*self._margins, rule)
@@ -124,12 +130,12 @@ class Prover:
           steps: that its bounds rest on, behind those of the root.
           leaves: all of them.
         """
-        self._trees[number] = phase_tree(number, steps, leaves)
+        self.trees[number] = phase_tree(number, steps, leaves)
 
     def boxes(self, tree: BoxTree) -> None:
         """Keeps a tree over boxes."""
         for number in tree.groups:
-            self._trees[number] = tree
+            self.trees[number] = tree
 
     def unsafe(self, point: np.ndarray) -> bool:
         """Whether the outputs at a point [*shape] are unsafe by more than float64 rounds."""
@@ -143,7 +149,7 @@ class Prover:
 
     def example(self, stage: str) -> Example:
         """What is proven, of a case that is verified."""
-        trees = tuple({id(tree): tree for tree in self._trees.values()}.values())
+        trees = tuple({id(tree): tree for tree in self.trees.values()}.values())
         return Example(self.query, files.VERIFIED, stage, self._steps, self._margins, trees)
 
     def counterexample(self, stage: str, point: np.ndarray) -> Example:
