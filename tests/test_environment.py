@@ -20,7 +20,8 @@ def _sums(method):
     options = StepOptions.of(microbatch=2, regulariser=0.5, **shares)
     step = TrainStep(model, reference, keras.optimizers.Adam(0.01), method, options=options)
     x, y = tf.constant(nets.images(model, 5, seed=4), tf.float32), tf.constant([0, 1, 2, 0, 1])
-    traced = step._step.get_concrete_function(x, y, tf.constant(0.05), tf.constant([0, 0]))
+    numbers = tf.constant(0.05), tf.constant([0, 0]), tf.constant(0.5)
+    traced = step._step.get_concrete_function(x, y, *numbers)
     graph = traced.graph.as_graph_def()
     nodes = [*graph.node, *(n for function in graph.library.function for n in function.node_def)]
     return [

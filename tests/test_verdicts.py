@@ -242,7 +242,9 @@ def test_no_verdict_is_contradicted(block, data, seed, inputs):
         )
         bound = float(found.worst_margin[0])
         assert bound <= subject.least + FLOAT64 * subject.rounding, method
-        assert not (found.certified[0] and Status.FALSIFIED in statuses), method
+        # Margins that float32 flushes are none of the model's.
+        certified = found.certified[0] and bound > FLUSHED
+        assert not (certified and Status.FALSIFIED in statuses), method
 
 
 class Asked:

@@ -122,11 +122,7 @@ def whole_run(structure: Structure) -> Run:
 
 
 def spelled_out(
-    run: Run,
-    parameters: Parameters,
-    pending: Pending,
-    frame: Frame,
-    visit: Visit = unchanged,
+    run: Run, parameters: Parameters, pending: Pending, frame: Frame, visit: Visit = unchanged
 ) -> tuple[Pending, list[tf.Tensor]]:
     """The rows before the run from those on its nodes, and what each ReLU charges.
 

@@ -10,7 +10,8 @@ from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
 from robustra_tf.certificates import tables
 from robustra_tf.conditions import by_group
-from robustra_tf.property import Property, shown
+from robustra_tf.property import Property
+from robustra_tf.radii import shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

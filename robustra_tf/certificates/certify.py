@@ -33,7 +33,8 @@ from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
 from robustra_tf.pair import Pair
-from robustra_tf.property import Property, Query, asked, chosen
+from robustra_tf.property import Property, Query, asked
+from robustra_tf.radii import chosen
 from robustra_tf.vocabulary import INNER, NORMS
 
 #: Images, or a data set of images and labels.

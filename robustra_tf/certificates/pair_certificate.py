@@ -9,7 +9,7 @@ import numpy as np
 from robustra_tf import counting
 from robustra_tf.bounds.balls import Box
 from robustra_tf.certificates import tables
-from robustra_tf.property import shown
+from robustra_tf.radii import shown
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -267,14 +267,13 @@ def _flag(name: str, hint: Any, declaration: Declaration) -> str:
     if base is bool:
         return f"--[no]{name}"
     one = "NAME" if declaration.choices else _PLACEHOLDERS[base]
-    return f"--{name}={one},..." if several else f"--{name}={one}"
+    return f"--{name}={one}" + ",..." * several
 
 
 def _told(field: dataclasses.Field, declaration: Declaration) -> str:
     """A setting in words: text: choices; range; default."""
     parts = [": ".join([declaration.text, *filter(None, [", ".join(declaration.choices)])])]
-    if declaration.range is not None:
-        parts.append(str(declaration.range))
+    parts += [] if declaration.range is None else [str(declaration.range)]
     if declaration.otherwise is not None:
         parts.append(f"default: {declaration.otherwise}")
     elif field.default is dataclasses.MISSING:
@@ -293,9 +292,8 @@ def _written(value: Any) -> str:
 
 
 def _entry(left: str, text: str) -> str:
-    lines = textwrap.wrap(text, _WIDTH - _MARGIN, break_on_hyphens=False)
-    if len(left) > _MARGIN - 4:
-        lines.insert(0, "")
+    own = [""] if len(left) > _MARGIN - 4 else []
+    lines = own + textwrap.wrap(text, _WIDTH - _MARGIN, break_on_hyphens=False)
     return "\n".join(
         f"{'' if number else '  ' + left:<{_MARGIN}}{line}".rstrip()
         for number, line in enumerate(lines)

@@ -23,7 +23,8 @@ from robustra_tf.exact.verdict import Status, Verdict
 from robustra_tf.exact.verifier import Verifier
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
-from robustra_tf.property import Property, outward
+from robustra_tf.property import Property
+from robustra_tf.radii import outward
 
 #: Whether a point [*input_shape], float32, is taken for a counterexample.
 Accepts = Callable[[np.ndarray], bool]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robustra_tf.storage import description
+from robustra_tf.storage.layers import LAYERS
 from robustra_tf.storage.reading import LARGEST_JSON
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _INSTEAD = {
 }
 #: What Keras's older files leave out of each object: where its class lives.
 _HOMES = {"Sequential": "keras", "Functional": "keras.src.models.functional"}
-_HOMES |= dict.fromkeys(description.LAYERS, "keras.layers")
+_HOMES |= dict.fromkeys(LAYERS, "keras.layers")
 _VALUE_HOMES = {name: f"keras.{name}s" for name in ("initializer", "regularizer", "constraint")}
 
 
