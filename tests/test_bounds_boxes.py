@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.boxes import Boxes, bound_boxes
+from robustra_tf.bounds.forward import Between
 from robustra_tf.bounds.interval import propagate
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Network
@@ -84,6 +85,23 @@ def test_ends_are_within_intervals_and_tighter_behind_two_relus():
         widths = [(high - low).numpy() for low, high in (ends, loose, plain[index])]
         assert (widths[0] <= widths[1] + 1e-9).all()
         assert (widths[1] <= widths[2] + 1e-9).all()
+
+
+def test_ends_are_what_both_functions_and_the_interval_leave():
+    """By the corners of the box; either of them is the tighter one somewhere, at both ends."""
+    rng = np.random.default_rng(3)
+    middle, gap = rng.normal(size=(40, 4, 3)), rng.random((40, 4, 3))
+    gap[:, -1] *= 3
+    corners = np.array([(a, b, 1.0) for a in (-1, 1) for b in (-1, 1)])
+    low, high = (
+        np.einsum("cj,njs->cns", corners, end[:, :3]) for end in (middle - gap, middle + gap)
+    )
+    below, above = middle[:, 3] - gap[:, 3], middle[:, 3] + gap[:, 3]
+    found = Between(tf.constant(middle), tf.constant(gap)).ends
+    np.testing.assert_allclose(found[0], np.maximum(low.min(0), below))
+    np.testing.assert_allclose(found[1], np.minimum(high.max(0), above))
+    assert 0.2 < np.mean(low.min(0) > below) < 0.8
+    assert 0.2 < np.mean(high.max(0) < above) < 0.8
 
 
 def test_a_box_without_width_has_the_value_itself():

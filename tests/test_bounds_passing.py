@@ -6,10 +6,11 @@ import tensorflow as tf
 
 from robustra_tf.bounds.frames import Chosen, Every
 from robustra_tf.bounds.gradients import instead, taken
-from robustra_tf.bounds.passing import absolute_sum_inside, past_relu
+from robustra_tf.bounds.passing import absolute_sum_inside, as_whole, past_relu, through
 from robustra_tf.bounds.relu import relax
 from robustra_tf.bounds.rows import WholeRows, WindowRows
 from robustra_tf.bounds.window import Window
+from robustra_tf.graph.ops import Scale
 from robustra_tf.graph.spread import Tiling, correlated
 
 RNG = np.random.default_rng(3)
@@ -20,6 +21,11 @@ EXAMPLE, POSITION = [0, 0, 1, 1, 1], [0, 4, 2, 2, 8]
 
 def normal(*shape):
     return tf.constant(RNG.normal(size=shape))
+
+
+def nested(values):
+    """An array as nested tuples, as constants are kept."""
+    return tuple(map(nested, values)) if np.ndim(values) else float(values)
 
 
 def gradients(function, *inputs):
@@ -127,6 +133,18 @@ def test_rows_pass_a_relu_as_the_formula_has_it(case):
     given = values, lower, width
     assert_same(ours(*given), plain(*given))
     assert_same(gradients(ours, *given), gradients(plain, *given))
+
+
+@pytest.mark.parametrize("case", ["every", "every in tiles", "chosen in tiles", "every, windows"])
+def test_rows_pass_a_scale_channel_by_channel_and_pixel_by_pixel(case):
+    frame, (make, shape) = CASES[case]
+    rows = make(normal(*shape))
+    rows = rows.with_values(rows.values, clean=True)
+    channels = np.array([2.0, -3.0])
+    for scale in (channels, RNG.normal(size=(5, 5, 2))):
+        op = Scale((5, 5, 2), constants=(nested(scale), 0.5))
+        found = as_whole(through(op, (), rows, frame), frame).values
+        assert_same(found, as_whole(rows, frame).values * np.broadcast_to(scale, (5, 5, 2)))
 
 
 @pytest.mark.parametrize("case", ["every, windows", "chosen, windows", "shared, windows"])

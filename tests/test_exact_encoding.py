@@ -10,13 +10,16 @@ import scipy.sparse as sp
 import tensorflow as tf
 from keras import layers
 
+from robustra_tf.exact.ascent import forward
+from robustra_tf.exact.dense import Columns, dense
 from robustra_tf.exact.encoding import certified_bound, encode
 from robustra_tf.exact.highs import LinearProgrammes
-from robustra_tf.exact.matrices import affine_map, affine_maps
+from robustra_tf.exact.matrices import _compare, affine_map, affine_maps
 from robustra_tf.exact.substitution import needed_rows, restrict
 from robustra_tf.exact.tighten import enclosed, tightened
 from robustra_tf.graph import build
-from robustra_tf.graph.ops import Add, Input, Scale
+from robustra_tf.graph.graph import Node
+from robustra_tf.graph.ops import Add, Dense, Input, Scale
 from tests import nets, oracle_nets, oracles
 from tests.test_graph_ops import OPS, oracle
 
@@ -51,6 +54,20 @@ def test_weights_that_are_not_numbers_are_refused():
     model.layers[0].kernel.assign(model.layers[0].kernel.numpy() * np.nan)
     with pytest.raises(ValueError, match="model: expected finite weights, got NaN or infinity"):
         affine_maps(build(model))
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_maps_are_compared_with_their_operations_by_the_size_of_their_numbers(size):
+    op, rng = Dense(5, 3), np.random.default_rng(0)
+    weights = [size * rng.normal(size=shape) for shape in op.weight_shapes]
+    node, right = Node(op, (0,), (0, 1)), affine_map(op, weights)
+    _compare(right, node, weights)
+    for wrong in (
+        right._replace(offset=right.offset * (1 + 1e-9)),
+        right._replace(matrix=right.matrix * (1 + 1e-9)),
+    ):
+        with pytest.raises(ValueError, match="matrices: expected what layer"):
+            _compare(wrong, node, weights)
 
 
 def bottleneck():
@@ -144,6 +161,33 @@ def test_only_unstable_relus_are_left(case):
     assert ((r.lower < 0) & (r.upper > 0))[r.relu].sum() >= least * r.relu.sum()
     mixed = case.encoding.mixed()
     assert mixed.integer.sum() == len(case.encoding.unstable) <= unstable
+
+
+def test_a_binary_is_for_a_relu_that_crosses_zero_and_for_no_other_unit():
+    """Ends that are exactly 0 decide a ReLU; a unit that is none has nothing to decide."""
+    r, rng = Case("dense").restriction, np.random.default_rng(2)
+    ends = np.array([[-1, -0.5], [-1, 0], [-1, 1], [0, 1], [0.5, 1], [0, 0]])
+    for _ in range(10):
+        lower, upper = ends[rng.integers(len(ends), size=r.units)].T
+        relu = rng.random(r.units) < 0.6
+        given = dataclasses.replace(r, relu=relu, lower=lower, upper=upper)
+        found = encode(given, np.full(r.pixels, 0.5))
+        units = range(r.units)
+        expected = [k for k in units if relu[k] and lower[k] == -1 and upper[k] == 1]
+        np.testing.assert_array_equal(found.unstable, expected)
+        assert found.relaxed.matrix.shape[0] == r.units + len(expected)
+        assert found.mixed().integer.sum() == len(expected)
+
+
+def test_the_dense_form_computes_the_restriction(case):
+    """Half of the units taken for none that are ReLUs."""
+    relu = np.random.default_rng(0).random(case.restriction.units) < 0.5
+    r, points = dataclasses.replace(case.restriction, relu=relu), case.samples(20)
+    columns = Columns.of(r)
+    network = dense(columns, case.flat, None, tf.float64)
+    found = forward(network, tf.constant(points[:, columns.moving])).numpy()
+    u, _ = r.values(points)
+    np.testing.assert_allclose(found[:, len(columns.moving) :], u[:, r.pixels :], atol=1e-9)
 
 
 def test_groups_read_only_what_comes_before(case):

@@ -87,6 +87,11 @@ def test_want_of_time_proves_nothing(decider, monkeypatch):
         assert decider.decide(given, 30).status is Status.VERIFIED
 
 
+def test_one_call_decides_as_the_decider_does(model):
+    asked = rt.Property(*boxes((0, 1)), rt.below(0, 1.5))
+    assert exact.decide_property(model, asked, 30).status is Status.FALSIFIED
+
+
 def test_nothing_is_never_proven(model, decider):
     low, high = boxes((0, 1))
     none = rt.Property(low[:0], high[:0], rt.below(0, 9))

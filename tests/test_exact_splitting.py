@@ -225,8 +225,9 @@ def test_balls_that_are_no_boxes_are_refused_by_name(wedge):
     assert Verifier(wedge, solver="auto").verify(asked).status is Status.VERIFIED
 
 
-@pytest.mark.parametrize("off", [1e-3, 10.0])
-def test_bounds_that_are_none_are_a_fault_of_the_verifier(wedge, monkeypatch, off):
+@pytest.mark.parametrize(("off", "root"), [(1e-3, True), (10.0, True), (1e-6, True), (1e-6, False)])
+def test_bounds_that_are_none_are_a_fault_of_the_verifier(wedge, monkeypatch, off, root):
+    """Of the whole box, and by a hair too; and of every other box."""
     work = boxwork.box_work(*key(wedge))
 
     def wrong(*arguments):
@@ -234,6 +235,8 @@ def test_bounds_that_are_none_are_a_fault_of_the_verifier(wedge, monkeypatch, of
         return found._replace(constant=found.constant - off)
 
     monkeypatch.setattr(splitting, "box_work", lambda *_: work._replace(bound=wrong))
+    if not root:
+        monkeypatch.setattr(splitting._Split, "_check_root", lambda *_: None)
     with pytest.raises(ValueError, match="a fault of the verifier, not a verdict"):
         Verifier(wedge, solver="split").verify(unit(rt.below(0, 2.005)))
 
