@@ -65,6 +65,14 @@ class Map:
                     found.append(name)
         return found
 
+    def beside(self, path: str) -> list[str]:
+        """The tests that run any line of any file in the folder of a file."""
+        folder, found = Path(path).parent, {}
+        for other in self._targets:
+            if Path(other).parent == folder:
+                found |= dict.fromkeys(self.covering(other, 1, sys.maxsize))
+        return list(found)
+
     def _digest(self, paths: list[str]) -> str:
         found = hashlib.sha256()
         for path in paths:

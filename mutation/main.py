@@ -187,6 +187,8 @@ class Run:
         """The tests of both rounds, cheapest first, and how many more there would be."""
         covering = self._map.covering
         names = covering(mutant.path, *mutant.lines) or covering(mutant.path, *mutant.scope)
+        if not names and mutant.scope[0] == 1:  # nothing but constants, for the files beside it
+            names = self._map.beside(mutant.path)
         names.sort(key=lambda name: (self._seconds[name], name))
         first: dict[str, str] = {}
         for name in names:

@@ -10,10 +10,12 @@ import ast
 import copy
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 
 #: Keywords whose value changes no result, or only what a wrong program raises.
 NEUTRAL = {
     "autograph",
+    "batch_size",
     "maxsize",
     "maximum_iterations",
     "name",
@@ -22,8 +24,31 @@ NEUTRAL = {
     "stacklevel",
     "strict",
 }
-#: Constants of modules that say how fast, or in how much memory; the results are the same.
-SPEED = {"COPIES", "DEFAULT_BUDGET", "LANES", "MOVING", "SHORT", "UNKNOWN", "WORTH_CHOOSING"}
+#: Constants of modules, by module and name, that say how fast, in how much memory, by which of two
+#: ways to the same numbers, or in which order of a search; results and verdicts are the same.
+SPEED = {
+    # Bytes and counts that bound what is held at once, and where one way begins to pay.
+    "dense": "_BLOCKS _SMALL",
+    "derive": "BUDGET",
+    "gradients": "SHORT",
+    "inner": "_ROWS",
+    "layer_rows": "UNKNOWN WORTH_CHOOSING",
+    "median": "_MOST_COMPARED",
+    "options": "DEFAULT_BUDGET",
+    "projection": "_KEPT",
+    "runs": "SHALLOW SPELLED",
+    "slopes": "HELD",
+    "steps": "BUDGET",
+    "substitution": "_DENSER",
+    "tiled": "LANES MOVING",
+    # How long a search tries something before something else, on what first, on how many at once.
+    "batched": "_BETTER_HALF _CANDIDATES _CHEAPER _COPIES _CUTS _CUT_RATE _CUT_STEPS _CUT_UNITS "
+    "_FEW _GAIN _LONG _TINY _UNMEASURED",
+    "boxwork": "_BYTES",
+    "properties": "_BATCH _RESTARTS _STEPS",
+    "searches": "_FIRST_NODES _FIRST_SECONDS",
+    "splitting": "FEW_INPUTS FEW_RELUS _LOOSENESS _MOST _MOVED _REPLAYED",
+}
 
 _ARITHMETIC = {
     ast.Add: ast.Sub,
@@ -106,6 +131,7 @@ class _Finder(ast.NodeVisitor):
             self._offsets.append(self._offsets[-1] + len(line))
         whole = (1, len(self._offsets) - 1)
         self._statement, self._scope = whole, whole
+        self._speed = set(SPEED.get(Path(path).stem, "").split())
 
     def visit(self, node: ast.AST) -> None:
         """Changes of this node, then of what stands in it."""
@@ -120,7 +146,7 @@ class _Finder(ast.NodeVisitor):
 
     def _children(self, node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from (d for d in (*node.args.defaults, *node.args.kw_defaults) if d is not None)
+            yield from _defaults(node.args)
             self._scope = (node.body[0].lineno, node.end_lineno)
             yield from node.body
         elif isinstance(node, ast.ClassDef):
@@ -128,8 +154,9 @@ class _Finder(ast.NodeVisitor):
         elif isinstance(node, ast.Raise | ast.JoinedStr | ast.Import | ast.ImportFrom):
             return
         elif isinstance(node, ast.AnnAssign):
-            yield from [node.value] * (node.value is not None)
-        elif isinstance(node, ast.Assign) and _named(node) & SPEED:
+            named = isinstance(node.target, ast.Name) and node.target.id in NEUTRAL
+            yield from [node.value] * (node.value is not None and not named)
+        elif isinstance(node, ast.Assign) and _named(node) <= self._speed:
             return
         elif isinstance(node, ast.Call):
             yield node.func
@@ -208,7 +235,17 @@ def _header_end(node: ast.stmt) -> int:
 
 
 def _named(node: ast.Assign) -> set[str]:
-    return {target.id for target in node.targets if isinstance(target, ast.Name)}
+    """What is assigned to, names of tuples among it; something else as its text."""
+    parts = [part for t in node.targets for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    return {ast.unparse(part) for part in parts}
+
+
+def _defaults(given: ast.arguments) -> Iterator[ast.AST]:
+    """The defaults of arguments that a result may depend on."""
+    positional = [*given.posonlyargs, *given.args]
+    pairs = [*zip(reversed(positional), reversed(given.defaults), strict=False)]
+    pairs += zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    yield from (d for name, d in pairs if d is not None and name.arg not in NEUTRAL)
 
 
 def _is_text(node: ast.AST) -> bool:

@@ -1,25 +1,27 @@
 """The tool that changes operators: what it changes, what it leaves, what it finds."""
 
 import textwrap
+from pathlib import Path
 
 import coverage
 import pytest
 
 from mutation.journal import Journal, Trial
 from mutation.main import Project, Run
-from mutation.mutants import mutants
+from mutation.mutants import SPEED, mutants
 
 SOURCE = textwrap.dedent(
     '''
     """Doc 1."""
     import functools
 
-    LANES = 16
+    _KEPT = 16
     SIZE: int = 3
+    batch_size: int = 500
 
 
     @functools.lru_cache(maxsize=8)
-    def chosen(a: int | None, b, flag=True):
+    def chosen(a: int | None, b, flag=True, *, batch_size=50):
         """Not 1 > 2."""
         if isinstance(a, int | float) and not a < 0:
             return max(a, b)[: b - 1]
@@ -33,7 +35,7 @@ SOURCE = textwrap.dedent(
 
 
 def changes(source):
-    return {(m.before, m.after) for m in mutants("some.py", source)}
+    return {(m.before, m.after) for m in mutants("bounds/projection.py", source)}
 
 
 def test_operators_constants_comparisons_and_extremes_are_changed():
@@ -65,6 +67,23 @@ def test_operators_constants_comparisons_and_extremes_are_changed():
     }
 
 
+def test_constants_of_speed_are_told_by_module_and_name():
+    for path, line, count in (
+        ("exact/batched.py", "_FEW = 16", 0),
+        ("bounds/sound.py", "_FEW = 16", 2),
+        ("exact/splitting.py", "_MOST, _MOVED = 4096, 64", 0),
+        ("exact/splitting.py", "_MOST, _ROUNDING = 4096, 1e-9", 3),
+    ):
+        assert len(mutants(path, line)) == count, line
+    # Each of them is there.
+    root = Path(__file__).resolve().parents[1]
+    sources = Project(root).sources()
+    for module, names in SPEED.items():
+        texts = [(root / source).read_text() for source in sources if Path(source).stem == module]
+        for name in names.split():
+            assert any(f"\n{name}" in text or f", {name}" in text for text in texts), name
+
+
 def test_a_mutant_is_the_file_with_one_place_changed():
     source = "é = 'ü' if 2 < 3 else 1\n"
     found = {m.applied(source) for m in mutants("some.py", source)}
@@ -78,8 +97,6 @@ def test_a_mutant_is_the_file_with_one_place_changed():
 
 
 def test_python_reads_every_mutant_of_the_library():
-    from pathlib import Path
-
     root = Path(__file__).resolve().parents[1]
     for path in ("robustra_tf/bounds/rounding.py", "robustra_tf/exact/encoding.py"):
         source = (root / path).read_text(encoding="utf-8")
@@ -105,6 +122,7 @@ def project(tmp_path):
             def unused(a):
                 return a + a
             """,
+        "limits.py": "MOST = 2",
         "test_small.py": """
             import pytest
             import small
@@ -124,7 +142,7 @@ def project(tmp_path):
     }
     for name, text in files.items():
         (tmp_path / name).write_text(textwrap.dedent(text))
-    return Project(tmp_path, ["small.py"], ["test_small.py"], modules=(), left_out=())
+    return Project(tmp_path, ["small.py", "limits.py"], ["test_small.py"], modules=(), left_out=())
 
 
 def test_a_known_mutant_is_caught_and_an_equivalent_one_survives(project):
@@ -173,7 +191,11 @@ def test_what_is_written_down_counts_while_the_source_is_the_same(tmp_path):
 
 
 def test_what_processes_write_late_is_added_to_the_map(project):
-    found = Run(project, processes=1)._map
+    run = Run(project, processes=1)
+    # No test runs a line of what holds constants alone: those of the files beside it judge it.
+    (constant,) = [mutant for mutant in run.mutants if mutant.before == "2" and mutant.after == "3"]
+    assert [len(part) for part in run.rounds(constant)[:2]] == [1, 1]
+    found = run._map
     lines = found._read({"test_small.py"})
     assert lines["test_small.py"]["lines"]
     late = coverage.CoverageData(str(project.root / ".coverage/mutation/data.late"))
