@@ -29,6 +29,7 @@ from .checker import (
     proof,
     rejection,
     runs,
+    stored,
 )
 
 ACCEPTED, REJECTED, BAD_USAGE = 0, 1, 2
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--proofs is about --run")
     options = files.Options(given.float32, given.exact, given.network_sha256)
     try:
+        if given.weights is not None:
+            print(_bound(given))
         if given.run is not None:
             return _run(Path(given.run), given.proofs, options, given.processes)
         if proof.is_proof(given.certificate):
@@ -91,6 +94,11 @@ def _parser(called: str) -> argparse.ArgumentParser:
         action="store_true",
         help="derive a small proof in fractions, which round nothing",
     )
+    parser.add_argument(
+        "--weights",
+        metavar="NET",
+        help="a .keras, .h5 or .onnx file or a SavedModel in which a proof's weights must be",
+    )
     parser.add_argument("--run", metavar="EVAL_DIR", help="check all verdicts of an evaluation")
     parser.add_argument(
         "--proofs",
@@ -112,6 +120,24 @@ def _processes(text: str) -> int:
     if count < 1:
         raise ValueError
     return count
+
+
+def _bound(given: argparse.Namespace) -> str:
+    """Compares the weights of a proof with those of another file."""
+    if given.run is not None:
+        read = proof.network(_folder(Path(given.run), given.proofs) / proof.SHARED)
+    else:
+        read = proof.read(given.certificate)
+    count, there = stored.bind(read.nodes, read.weights, given.weights)
+    return f"weights: all {count} are among the {there} arrays of {given.weights}, bit by bit"
+
+
+def _folder(out: Path, proofs: str | None) -> Path:
+    """Where an evaluation's proofs are."""
+    folder = Path(proofs) if proofs else out / (evaluation.read(out).folder or evaluation.FOLDER)
+    if not folder.is_dir():
+        raise claim.UnreadableError(f"{folder}: there are no proofs")
+    return folder
 
 
 def _proof(path: str, options: files.Options) -> str:
@@ -170,9 +196,7 @@ def _certificate(given: argparse.Namespace) -> str:
 def _run(out: Path, proofs: str | None, options: files.Options, processes: int) -> int:
     """Checks an evaluation, prints what was found and leaves it for the page."""
     claims = evaluation.read(out)
-    folder = Path(proofs) if proofs else out / (claims.folder or evaluation.FOLDER)
-    if not folder.is_dir():
-        raise claim.UnreadableError(f"{folder}: there are no proofs")
+    folder = _folder(out, proofs)
     begun, watch = time.monotonic(), _bar(len(claims.lines))
     found = runs.check(claims, folder, options, processes, watch)
     seconds = time.monotonic() - begun
