@@ -10,8 +10,12 @@ from keras import layers
 
 from robustra_tf.bounds import cost, runs
 from robustra_tf.bounds.balls import ball
+from robustra_tf.bounds.dual import trace
+from robustra_tf.bounds.enclosure import enclose
+from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.rows import WholeRows
 from robustra_tf.certificates.compiled import Inputs, margins_bound
 from robustra_tf.graph import Network, build
 from tests import nets
@@ -122,3 +126,25 @@ def test_what_stands_alone_in_a_part_reads_a_node_of_the_part():
         assert whole.part(low, high).alone == expected
         kinds.add(len(expected))
     assert len(kinds) > 2
+
+
+def test_whoever_visits_sees_every_relu_of_a_deep_network_too():
+    """Calls would hide them."""
+    network = build(stack(12)).network(tf.float64)
+    around = ball(tf.fill((2, 4), tf.constant(0.5, tf.float64)), tf.constant(0.1, tf.float64))
+    relaxations = enclose(network, around, BoundOptions("every")).relaxations
+    rows = WholeRows(tf.eye(nets.CLASSES, dtype=tf.float64)[None], (nets.CLASSES,))
+    seen = []
+
+    def visit(at, rows):
+        seen.append(at)
+        return rows.with_values(2.0 * rows.values)
+
+    last = len(network.structure.nodes) - 1
+    plain = trace(network, relaxations, last, rows, Every())
+    found = trace(network, relaxations, last, rows, Every(), visit)
+    relus = network.structure.relus
+    assert runs.pays_as_calls(network.structure)
+    assert seen == [*reversed(relus), 0]
+    # What a visit returns is gone on with.
+    np.testing.assert_allclose(found.rows.values, 2.0 ** len(seen) * plain.rows.values)

@@ -85,6 +85,25 @@ def test_terms_are_those_of_the_dense_matrix(kind):
         assert (found.terms, found.rows) == (forward, backward)
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        convolutions.Conv2D((3, 3, 3), 2, (2, 2)),
+        convolutions.DepthwiseConv2D((3, 3, 3), 2, (2, 2)),
+        convolutions.TurnedConv2D((3, 3, 2), 3, (2, 2)),
+    ],
+    ids=lambda op: type(op).__name__,
+)
+def test_terms_of_several_channels_are_counted(op):
+    weights = [w.astype(np.float32) for w in weights_of(op)]
+    there = op.as_matrix(*map(tf.constant, weights)).numpy() != 0
+    text = described(op) | {"inputs": [0], "weights": list(range(len(weights)))}
+    first = {"op": "input", "shape": list(op.in_shape)}
+    other = checked.Network([first, text], weights).nodes[-1].op
+    for found in (rounding.counts(op), other.counts):
+        assert (found.terms, found.rows) == (there.sum(1).max(), there.sum(0).max())
+
+
 def test_the_numbers_of_float32_are_what_numpy_says():
     for unit, dtype in ((counted.UNIT32, np.float32), (counted.UNIT64, np.float64)):
         assert unit == np.finfo(dtype).eps / 2
