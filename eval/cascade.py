@@ -42,6 +42,9 @@ class Decisions(NamedTuple):
         for the others), or None.
       search: of each example which searches it took, or None.
       reason: of each example why nothing was decided, where that is not the stage's own doing.
+      proofs: of each example the content of the file that proves its verdict, or None; None where
+        none were asked for.
+      proof_seconds: of `seconds` those that proofs took beside the verdicts.
     """
 
     examples: Examples
@@ -53,6 +56,8 @@ class Decisions(NamedTuple):
     witnesses: np.ndarray | None = None
     search: Sequence[str] | None = None
     reason: Sequence[str] | None = None
+    proofs: Sequence[bytes | None] | None = None
+    proof_seconds: float = 0.0
 
     def rows(self, stage: str, ledger: Ledger[Row]) -> Iterator[Row]:
         """The rows of the examples, with what the ledger knows where the stage did not look."""

@@ -102,6 +102,11 @@ class Config(Examined, PairSource):
     out: Path = command.setting(
         "folder of results.json, report.html and ledger.csv", topic=_RESULTS
     )
+    proofs: Path | None = command.setting(
+        "folder for proofs of all verdicts, which robustra check --run=OUT checks",
+        None,
+        topic=_RESULTS,
+    )
     resume: bool = _results("go on with the evaluation in --out", False)
     overwrite: bool = _results("replace the results that are in --out", False)
 
@@ -130,7 +135,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
       FileNotFoundError, ValueError: a saved model that is not there or cannot be read back.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    paths = (*PATHS, *clustered.PATHS)
+    paths = (*PATHS, *clustered.PATHS, "proofs")
     given |= {name: Path(given[name]).expanduser() for name in paths if name in given}
     names = command.names(PairSource)
     source = PairSource(**{name: given[name] for name in names if name in given})
@@ -248,5 +253,16 @@ def _check(config: Config) -> None:
         raise SettingError(
             "solver", "auto, batched, branch or highs where gurobipy is not installed", "gurobi"
         )
+    if config.proofs is not None:
+        _check_proofs(config, config.proofs)
     if "milp" in config.stages and config.norm == "l2":
         raise SettingError("stages", "no milp with --norm=l2, whose balls are not linear", "milp")
+
+
+def _check_proofs(config: Config, folder: Path) -> None:
+    if config.pair is not None:
+        raise SettingError("proofs", "none with --pair", str(folder))
+    if "milp" in config.stages and config.solver in ("highs", "gurobi"):
+        raise SettingError("solver", "auto, batched or branch with --proofs", config.solver)
+    if folder.is_file():
+        raise SettingError("proofs", "a folder", str(folder))

@@ -11,6 +11,7 @@ from . import answered, check, ledger, page, results, sweep, witnesses
 _FILES = (
     *(results.NAME, ledger.NAME, ledger.IDENTITY_NAME),
     *(witnesses.NAME, sweep.NAME, page.NAME, answered.NAME, check.CHECKED),
+    results.SECONDS_OF_PROOFS,
 )
 _FOLDERS = (sweep.FOLDER, page.FOLDER, answered.WITNESSES)
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from robustra_tf.exact import Status as VerdictStatus
 from robustra_tf.exact import Verdict, Verifier
+from robustra_tf.exact.proofs import Proofs
 
 from .cascade import Decisions, Examples
 from .config import Config
@@ -31,7 +32,11 @@ class Milp:
         for batch in batches:
             # Only now: nothing is built for a stage that has nothing to do.
             self._verifier = self._verifier or make_verifier(self._config, self._model)
-            yield decisions(batch, self._verifier.verify(batch.images[0], int(batch.labels[0])))
+            proof = None
+            if self._config.proofs is not None:
+                proof = Proofs(whole=False, position=int(batch.indices[0]))
+            image, label = batch.images[0], int(batch.labels[0])
+            yield decisions(batch, self._verifier.verify(image, label, proof=proof))
 
 
 def make_verifier(config: Config, model: keras.Model) -> Verifier:
@@ -61,4 +66,5 @@ def decisions(batch: Examples, verdict: Verdict) -> Decisions:
         verdict.seconds,
         None if verdict.witness is None else verdict.witness[None],
         [verdict.search],
+        proofs=[verdict.proof],
     )

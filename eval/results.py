@@ -19,6 +19,8 @@ from .rows import Row, Status
 
 SCHEMA = 1
 NAME = "results.json"
+#: What making proofs has taken so far, by stage.
+SECONDS_OF_PROOFS = "proving.json"
 _PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
 _REQUIRED = {"schema", "model", "source", "n", "undecided", "seconds", "date", "weights_sha256"}
 SETTINGS = ("dataset", "split", "eps", "norm", "box", "lp_box", "dtype", "sound")

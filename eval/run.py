@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
@@ -27,6 +28,7 @@ from . import (
     inputs,
     page,
     pools,
+    proofs,
     results,
     shared,
     stages,
@@ -43,7 +45,7 @@ from .workers import Pool
 # many processes, and the radii of a sweep, which have ledgers of their own.
 _PLACES = (
     *("saved_model", "model_file", "weights", "pair", "data", "data_dir", "out"),
-    *("resume", "overwrite", "workers", "eps_sweep", "properties", *clustered.NAMES),
+    *("resume", "overwrite", "workers", "eps_sweep", "properties", "proofs", *clustered.NAMES),
 )
 
 
@@ -122,10 +124,12 @@ def evaluate(
 def _decided(evaluation: Evaluation, pool: Pool | None, stop: Stop) -> dict[str, Any]:
     config, model, examples, identity, ledger = evaluation
     kept = Witnesses(config.out, identity, model, config.resume)
+    proven = None if config.proofs is None else proofs.Folder(config, model)
     made = shared.out(stages.make(config, model), pool, config, model)
     progress = Progress(ledger.rows.values())
     try:
-        cascade.run(made, examples, ledger, until(stop, progress), kept.keep)
+        keep = kept.keep if proven is None else _both(kept.keep, proven.keep)
+        cascade.run(made, examples, ledger, until(stop, progress), keep)
     finally:
         progress.close()
         ledger.close()
@@ -133,10 +137,22 @@ def _decided(evaluation: Evaluation, pool: Pool | None, stop: Stop) -> dict[str,
     source = str(config.place.resolve())
     figures = results.results(identity, model.name, source, ledger.rows.values(), ledger.seconds)
     figures["sha256"] = evidence.hashes(model, examples, identity)
+    if proven is not None:
+        figures["proven"] = proven.finish(examples, ledger.rows.values())
+        figures["proofs"] = os.path.relpath(proven.path, config.out)
+        figures["sha256"]["proofs"] = evidence.folder_sha256(proven.path)
     path = results.write(figures, config.out)
     print(f"{results.table(figures)}\nresults in {path}", flush=True)
     _sweep(evaluation, made, pool, stop)
     return figures
+
+
+def _both(first: cascade.Keep, second: cascade.Keep) -> cascade.Keep:
+    def keep(stage: str, decisions: Any) -> None:
+        first(stage, decisions)
+        second(stage, decisions)
+
+    return keep
 
 
 def until(stop: Stop, progress: Progress) -> cascade.Watch:
@@ -191,6 +207,9 @@ def _identity(
 ) -> dict[str, Any]:
     """What a ledger's rows depend on."""
     options = {name: value for name, value in vars(config).items() if name not in _PLACES}
+    if config.proofs is not None:
+        # What is searched is another search, and what has no proof is undecided.
+        options["proven"] = True
     return {
         "network_sha256": network_sha256(model),
         "weights_sha256": fingerprint.weights_sha256(model),

@@ -143,10 +143,12 @@ def out(
     """Stages as they are run: those that are worth it by a pool's workers.
 
     A cluster takes all but `clean`, for what the others take outweighs the way; processes of this
-    machine take `milp`, for the others use all of its cores as it is.
+    machine take `milp`, for the others use all of its cores as it is, unless they have to prove.
     """
     made = list(made)
     wanted = ("milp",) if config.cluster is None else ("pgd", *stages.BOUNDS, "milp")
+    if config.proofs is not None:  # to prove takes longer than to bound
+        wanted = (*stages.BOUNDS, *wanted)
     if pool is None or not any(stage.name in wanted for stage in made):
         return made
     workers = Workers.of(pool, config, model)

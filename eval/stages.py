@@ -20,6 +20,7 @@ from robustra_tf.certificates.certify import certify
 from .cascade import Decisions, Examples, Stage
 from .config import Config
 from .milp import Milp
+from .proofs import Prover
 from .rows import Status
 
 #: The stages that are bounds, and the methods of `certify` that they are.
@@ -46,12 +47,14 @@ class Batched:
 
     def __init__(self, config: Config, model: keras.Model):
         self._config, self._model = config, model
+        self._prover = None if config.proofs is None else Prover(config, model)
         self.batch_size = self.factor * config.batch_size
 
     def at(self, eps: float) -> Self:
         """The same stage for another radius; the two share what is compiled."""
         other = copy.copy(self)
-        other._config = dataclasses.replace(self._config, eps=eps)
+        other._config = dataclasses.replace(self._config, eps=eps, proofs=None)
+        other._prover = None
         return other
 
     def run(self, batches: Iterable[Examples]) -> Iterator[Decisions]:
@@ -59,6 +62,8 @@ class Batched:
         for batch in batches:
             start = time.perf_counter()
             decisions = self._decide(batch)
+            if self._prover is not None:
+                decisions = self._prover.added(self.name, decisions)
             yield decisions._replace(seconds=time.perf_counter() - start)
 
     def _decide(self, batch: Examples) -> Decisions:

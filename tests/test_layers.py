@@ -49,6 +49,7 @@ IMPORTS = {
         "pair",
         "property",
         "radii",
+        "storage",
         "vocabulary",
     },
     "export": {"intake", "pair", "servable", "storage"},

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from robustra_tf.evidence import network
 from robustra_tf.evidence.steps import BoxTree, PhaseTree, RowSet, Step
 from robustra_tf.graph.graph import Graph
 from robustra_tf.property import Query
-from robustra_tf.storage.files import write_atomically
 
 FORMAT, VERSION = "robustra_tf proof", 1
 #: The file of the network that proofs of a folder are of.
@@ -60,18 +58,17 @@ class Example:
     position: int | None = None
 
 
-def write(path: Path, graph: Graph, examples: Sequence[Example], *, alone: bool = True) -> int:
-    """Writes proofs, whole or not at all; returns the bytes of the file.
+def packed(graph: Graph, examples: Sequence[Example], *, alone: bool = True) -> bytes:
+    """The content of a file of proofs.
 
     Args:
-      path: of the file.
       graph: the network.
       examples: what is proven.
-      alone: whether the file holds the network; else `write_network` has put it beside it.
+      alone: whether the file holds the network; else a file of that name is beside it: `NETWORK`,
+        whose content is that of no examples.
 
     Raises:
       TooLargeError: the arrays are more than a file may hold.
-      OSError: nothing could be written.
     """
     weights = [variable.numpy() for variable in graph.variables]
     operations = network.describe(graph)
@@ -96,14 +93,7 @@ def write(path: Path, graph: Graph, examples: Sequence[Example], *, alone: bool 
     file = io.BytesIO()
     members["header"] = np.frombuffer(text, np.uint8)
     np.savez_compressed(file, allow_pickle=False, **members)
-    content = file.getvalue()
-    write_atomically(path, content)
-    return len(content)
-
-
-def write_network(folder: Path, graph: Graph) -> int:
-    """Writes the network that the proofs of a folder are of; returns the bytes."""
-    return write(folder / NETWORK, graph, [])
+    return file.getvalue()
 
 
 def _laid_out(example: Example, outputs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Where the proofs of a verifier's verdicts go."""
+"""The proofs of a verifier's verdicts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from robustra_tf.exact.leaves import RecordError
 from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.verdict import Status, Verdict
 from robustra_tf.graph.graph import Graph
+from robustra_tf.storage.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
 class Proofs:
-    """A file of its own for one proof, or one of a folder that has the network once.
+    """How the proof of a verdict is written.
 
     Attributes:
-      path: of the file.
-      whole: whether it holds the network.
+      path: of the file; None where the verdict alone is to have its content.
+      whole: whether it holds the network; else one file of a folder does.
       position: of the example among the data, for people.
     """
 
-    path: Path
+    path: Path | None = None
     whole: bool = True
     position: int | None = None
 
@@ -41,13 +42,8 @@ class Proofs:
             raise ValueError(f"proof: expected a file in an existing directory, got {str(path)!r}")
         return cls(path)
 
-    @classmethod
-    def of_folder(cls, folder: Path, position: int) -> Proofs:
-        """That of an example of a folder in which `files.write_network` has put the network."""
-        return cls(folder / files.name(position), False, position)
-
     def written(self, verdict: Verdict, prover: Prover, graph: Graph) -> Verdict:
-        """Writes the proof of a verdict, unless that is unknown.
+        """The verdict with its proof, unless it is unknown.
 
         A verdict that no proof can be written of becomes unknown, and says why.
         """
@@ -64,7 +60,9 @@ class Proofs:
             return verdict
         example = dataclasses.replace(example, position=self.position)
         try:
-            size = files.write(self.path, graph, [example], alone=self.whole)
+            content = files.packed(graph, [example], alone=self.whole)
         except (files.TooLargeError, RecordError) as error:
             return dataclasses.replace(verdict, status=Status.UNKNOWN, reason=f"no proof: {error}")
-        return dataclasses.replace(verdict, proof_bytes=size)
+        if self.path is not None:
+            write_atomically(self.path, content)
+        return dataclasses.replace(verdict, proof=content)

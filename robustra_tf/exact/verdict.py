@@ -38,7 +38,7 @@ class Verdict:
       search: which searches took it, in order, such as "branch batched"; empty where bounds or the
         model's own values decided.
       reason: why it is unknown; empty otherwise.
-      proof_bytes: of the file that proves it; 0 where there is none.
+      proof: the content of the file that proves it, or None.
     """
 
     status: Status
@@ -52,4 +52,4 @@ class Verdict:
     solves: int = 0
     search: str = ""
     reason: str = ""
-    proof_bytes: int = 0
+    proof: bytes | None = dataclasses.field(default=None, repr=False)

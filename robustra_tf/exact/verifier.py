@@ -159,7 +159,7 @@ class Verifier:
           time_limit: other seconds than the verifier's.
           proof: a file to write a proof of the verdict to, for `python -m eval.check`; none is
             written where the verdict is unknown. What is proven holds for the network in real
-            numbers: a margin that rounding may be all of stays unknown. Or a folder of proofs.
+            numbers: a margin that rounding may be all of stays unknown. Or how it is written.
 
         Raises:
           ValueError: an image of another shape, outside the box or not finite, a label that is no
