@@ -14,12 +14,13 @@ MUTATION_SEED ?= 0
 FUZZ_VERDICTS ?= 3000
 FUZZ_FILES ?= 1000
 FUZZ_TEXTS ?= 300
+SOAK_MINUTES ?= 120
 VNNCOMP ?= $(or $(ROBUSTRA_SHARED),../shared)/vnncomp
 VNNCOMP_OUT ?= runs/vnncomp
 VNNCOMP_SECONDS ?=
 VNNCOMP_FLAGS ?=
 
-.PHONY: train test fuzz vnncomp mutate bench docs wheel lint format clean
+.PHONY: train test fuzz vnncomp mutate soak bench docs wheel lint format clean
 
 train: $(VENV)/.train
 	mkdir -p $(dir $(RUN_DIR))
@@ -47,6 +48,9 @@ vnncomp: $(VENV)/.dev
 
 mutate: $(VENV)/.dev
 	$(BIN)/python -m mutation.main --count=$(MUTANTS) --seed=$(MUTATION_SEED)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak --minutes=$(SOAK_MINUTES)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

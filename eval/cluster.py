@@ -15,6 +15,7 @@ import itertools
 import logging
 import math
 import multiprocessing
+import pickle
 import queue
 import tempfile
 import time
@@ -243,7 +244,8 @@ class _Run:
             self._topic = self._key
             self._client.subscribe_topic(self._topic, self._told)
         asked = [self._asked(job) for job in jobs]
-        task = Task(number, asked[0][0], [one for _, one in asked], self._topic if timed else "")
+        content = pickle.dumps((asked[0][0], [one for _, one in asked]))
+        task = Task(number, content, self._topic if timed else "")
         future = self._client.submit(
             cluster_tasks.do, self._handed, task, key=f"{self._key}-{number}", pure=False
         )
@@ -251,7 +253,8 @@ class _Run:
         future.add_done_callback(lambda _: self._news.put(number))
 
     def _hand(self) -> None:
-        handed = Handed(self._key, self._orders.begin, cluster_tasks.versions())
+        begin = pickle.dumps(self._orders.begin)
+        handed = Handed(self._key, begin, cluster_tasks.versions())
         self._handed = self._client.submit(
             cluster_tasks.hand, handed, key=f"{self._key}-orders", pure=False
         )

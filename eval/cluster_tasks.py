@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import pickle
 import platform
 import signal
 import time
@@ -25,12 +26,13 @@ class Handed(NamedTuple):
 
     Attributes:
       key: of the run.
-      begin: a function and its arguments, or None.
+      begin: a function and its arguments, or None: pickled, for the scheduler reads what it passes
+        on, and need not import TensorFlow for it.
       versions: what the worker must have.
     """
 
     key: str
-    begin: tuple[Callable[..., None], tuple] | None
+    begin: bytes
     versions: dict[str, str]
 
 
@@ -39,14 +41,12 @@ class Task(NamedTuple):
 
     Attributes:
       number: of the task.
-      work: called with the arguments of each job.
-      arguments: of each job.
+      asked: a function and its arguments for each job, pickled as above.
       topic: where the beginning of each job is told, for there are limits; empty: nowhere.
     """
 
     number: int
-    work: Callable[..., Any]
-    arguments: Sequence[tuple]
+    asked: bytes
     topic: str
 
 
@@ -105,10 +105,11 @@ def do(handed: Handed, task: Task) -> Reply:
     if refused:
         return Reply(worker.address, (), 0.0, refused)
     start, results = time.perf_counter(), []
-    for position, arguments in enumerate(task.arguments):
+    work, asked = pickle.loads(task.asked)
+    for position, arguments in enumerate(asked):
         if task.topic:
             worker.log_event(task.topic, [task.number, position, worker.address])
-        results.append(outcome(task.work, arguments))
+        results.append(outcome(work, arguments))
     return Reply(worker.address, results, time.perf_counter() - start)
 
 
@@ -126,15 +127,16 @@ def refusal(wanted: dict[str, str], threads: int) -> str:
 def _begin(handed: Handed) -> str:
     """Begins a run in this process, once; why that failed."""
     global _begun
-    if _begun != handed.key and handed.begin is not None:
+    if _begun != handed.key:
         _begun = None
-        function, arguments = handed.begin
         try:
-            one_thread()
-            function(*arguments)
+            if (begin := pickle.loads(handed.begin)) is not None:
+                one_thread()
+                function, arguments = begin
+                function(*arguments)
         except Exception as error:
             return _line(error)
-    _begun = handed.key
+        _begun = handed.key
     return ""
 
 

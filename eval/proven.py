@@ -43,7 +43,7 @@ def build(path: Path, certificate: Certificate, images: np.ndarray, named: tuple
     if not count:
         raise ValueError("report: expected a certificate of at least one image, got none")
     rows = list(_rows(certificate))
-    shown = [row | {"uri": _uri(images[row["index"]])} for row in rows[:SHOWN]]
+    shown = [row | {"uri": image_uri(images[row["index"]])} for row in rows[:SHOWN]]
     drawn = []
     for dark in (False, True):
         with figures.on_page(dark):
@@ -85,7 +85,7 @@ def _records(columns: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         yield dict(zip(columns, values, strict=True))
 
 
-def _uri(pixels: np.ndarray) -> str:
+def image_uri(pixels: np.ndarray) -> str:
     """An image [h, w, c] as a data URI."""
     png = io.BytesIO()
     grey = pixels.shape[-1] == 1

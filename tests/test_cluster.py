@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -39,6 +40,11 @@ class Future:
         self.status = "released"
 
 
+def asked(task):
+    """The arguments of a task's jobs."""
+    return pickle.loads(task.asked)[1]
+
+
 class Client:
     """A scheduler whose workers do tasks at once; `fate` may say what becomes of one instead."""
 
@@ -56,7 +62,7 @@ class Client:
         if function is cluster_tasks.hand:
             return Future(key, "finished", function(*given))
         handed, task = given
-        self.sizes.append(len(task.arguments))
+        self.sizes.append(len(asked(task)))
         made = self.fate(task) or Future(key, "finished", function(handed.value, task))
         made.key = key
         if made.status == "pending":
@@ -171,7 +177,7 @@ def test_no_more_jobs_are_taken_than_there_is_room_for():
 def test_a_job_is_blamed_for_what_it_does_alone():
     """A task that several workers died of is set aside; alone, only the one at fault is lost."""
     bad = ("give", 37)
-    client = Client(lambda task: killed(task) if bad in task.arguments else None)
+    client = Client(lambda task: killed(task) if bad in asked(task) else None)
     jobs = [("give", i) for i in range(60)]
     expected = {job: job[1] for job in jobs}
     expected[bad] = LostError, "it: its workers died, one after the other"
@@ -200,8 +206,8 @@ def test_what_fails_is_told_and_want_of_memory_is_tried_again():
 @pytest.mark.usefixtures("worker")
 def test_a_worker_that_is_late_is_ended_and_its_job_tried_once_more():
     def fate(task):
-        if ("sleep", 9) in task.arguments:
-            position = task.arguments.index(("sleep", 9))
+        if ("sleep", 9) in asked(task):
+            position = asked(task).index(("sleep", 9))
             client.hears((0.0, [task.number, position, WORKER]))
             return Future("", "pending")
         return None

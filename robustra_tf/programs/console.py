@@ -43,6 +43,7 @@ COMMANDS = {
     "hash": Command("eval.network:main", "a network's hash, as certificates name it"),
     "merge": Command("eval.merge:main", "one evaluation of parts of a test set"),
     "report": Command("eval.report:main", "write the page of an evaluation anew"),
+    "watch": Command("eval.watch:main", "a page of how far a run has come"),
     "curves": Command("eval.curves:main", "draw the curves of training runs"),
     "motivation": Command(
         "train.motivation.__main__:start", "train away from another network's gradients"

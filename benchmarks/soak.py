@@ -1,0 +1,313 @@
+"""Evaluation and training in turn, killed at random: `python -m benchmarks.soak --minutes=120`.
+
+A cluster of Dask's stands beside it for as long as it lives. In every round one of its workers, its
+scheduler or the program itself is killed (SIGKILL) at a random moment of an evaluation, which is
+gone on with by `--resume` until it is done; every fourth round a training run is. What is left is
+compared with what an undisturbed process leaves: the ledger but for times, the weights bit by bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness
+from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range
+
+#: What is killed, in turn.
+VICTIMS = ("worker", "scheduler", "program")
+_TRAINING_EVERY = 4
+_PATIENCE = 600.0
+#: Columns of a ledger that follow from times.
+_TIMED = ("seconds", "search")
+_TRAIN = (
+    "--epochs=2",
+    "--eps_warmup_epochs=1",
+    "--limit_train=200",
+    "--limit_test=0",
+    "--deterministic",
+    "--seed=3",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How long, and over how much."""
+
+    minutes: float = command.setting("to go on for", 120.0, range=Range(0, open_low=True))
+    rounds: int = command.setting("at most", 10_000, range=Range(1))
+    images: int = command.setting("of the digits, of each evaluation", 200, range=Range(1))
+    eps: float = command.setting("radius in pixels", 0.1)
+    stages: str = command.setting("of the evaluation", "clean,pgd,lp,milp")
+    workers: int = command.setting("of the cluster", 2, range=Range(1))
+    seed: int = command.setting("of what is killed when", 0)
+
+    def __post_init__(self):
+        command.check(self)
+
+
+class Cluster:
+    """A scheduler and its workers, as processes."""
+
+    def __init__(self, home: Path, workers: int):
+        self.file, self._log = home / "scheduler.json", home / "cluster.log"
+        self._workers, self.scheduler, self.nanny = workers, None, None
+        self.start()
+
+    def start(self) -> None:
+        """Begins what is not there."""
+        self.close()
+        self.file.unlink(missing_ok=True)
+        quiet = ("--scheduler-file", str(self.file), "--no-dashboard")
+        own = ("--host", "127.0.0.1", "--port", "0")
+        threads = ("--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1")
+        several = ("--nworkers", str(self._workers), *threads)
+        self.scheduler = self._begun("distributed.cli.dask_scheduler", *quiet, *own)
+        wait(self.file.exists, "a scheduler")
+        self.nanny = self._begun("distributed.cli.dask_worker", *quiet, *several)
+
+    def _begun(self, module: str, *flags: str) -> subprocess.Popen:
+        with self._log.open("a") as log:
+            return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=log, stderr=log)
+
+    def pids(self) -> list[int]:
+        """The processes of its workers."""
+        assert self.nanny is not None
+        return [pid for pid in children(self.nanny.pid) if b"spawn_main" in cmdline(pid)]
+
+    def close(self) -> None:
+        """Ends it."""
+        for process in (self.nanny, self.scheduler):
+            if process is not None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """The processes that another one has begun, in whichever of its threads."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def cmdline(pid: int) -> bytes:
+    """The command of a process; nothing of one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def wait(condition: Any, what: str) -> None:
+    """Waits for a condition to hold."""
+    end = time.monotonic() + _PATIENCE
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not come")
+        time.sleep(0.05)
+
+
+def usage(process: subprocess.Popen | None) -> dict[str, float]:
+    """MiB that a process holds, and files that it has open."""
+    assert process is not None
+    home = Path(f"/proc/{process.pid}")
+    pages = int((home / "statm").read_text().split()[1])
+    mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return {"mib": round(mib, 1), "files": len(list((home / "fd").iterdir()))}
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """The lines of a ledger but for times; none where there is no ledger."""
+    path = out / "ledger.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    return [{name: cell for name, cell in line.items() if name not in _TIMED} for line in lines]
+
+
+def run(module: str, *flags: str, log: Path) -> subprocess.Popen:
+    """Begins a program."""
+    with log.open("a") as file:
+        return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=file, stderr=file)
+
+
+def finished(process: subprocess.Popen, log: Path) -> None:
+    """Waits for a program that has to end well."""
+    if code := process.wait(_PATIENCE):
+        raise RuntimeError(f"exit code {code}: {log.read_text()[-2000:]}")
+
+
+class Soak:
+    """Rounds of evaluation and of training."""
+
+    def __init__(self, config: Config, home: Path):
+        self._config, self._home, self._draw = config, home, random.Random(config.seed)
+        self._log = home / "programs.log"
+        self._evaluated = self._trained = 0.0
+        self._weights = ""
+
+    def prepare(self) -> None:
+        """What undisturbed processes leave."""
+        start = time.monotonic()
+        finished(self._train("whole"), self._log)
+        self._trained = time.monotonic() - start
+        self._weights = self._sha256("whole")
+        self._whole = self._evaluate("one")
+        finished(self._whole, self._log)
+        self.expected = rows(self._home / "one")
+        start = time.monotonic()
+        self.cluster = Cluster(self._home, self._config.workers)
+        for _ in range(2):  # the second time workers have imported TensorFlow
+            start = time.monotonic()
+            finished(self._evaluate("warm", "--overwrite", cluster=True), self._log)
+        self._evaluated = time.monotonic() - start
+
+    def _train(self, name: str, *flags: str) -> subprocess.Popen:
+        workdir = f"--workdir={self._home / name}"
+        return run("train.main", workdir, *_TRAIN, *flags, log=self._log)
+
+    def _sha256(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for network in ("f", "g"):
+            folder = self._home / name / network / "variables"
+            for file in sorted(folder.glob("*.data-*")):
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def _evaluate(self, name: str, *flags: str, cluster: bool = False) -> subprocess.Popen:
+        config = self._config
+        given = [f"--saved_model={self._home / 'whole' / 'f'}", f"--out={self._home / name}"]
+        given += [f"--limit={config.images}", f"--eps={config.eps}", f"--stages={config.stages}"]
+        given += ["--solver=branch", "--attack_steps=10", "--batch_size=10", *flags]
+        given += [f"--cluster={self.cluster.file}"] if cluster else []
+        return run("eval.main", *given, log=self._log)
+
+    def evaluation(self, number: int) -> dict[str, Any]:
+        """One round: killed once, gone on with until it is done, compared."""
+        name, victim = f"round{number}", VICTIMS[number % len(VICTIMS)]
+        program = self._evaluate(name, cluster=True)
+        # From before it has read the network until it is done.
+        moment = self._draw.uniform(0.0, 1.1 * self._evaluated)
+        end = time.monotonic() + moment
+        while time.monotonic() < end and program.poll() is None:
+            time.sleep(0.02)
+        recorded = len(rows(self._home / name))
+        killed = self._kill(victim, program)
+        code, times = program.wait(_PATIENCE), 0
+        while code:
+            times += 1
+            if times > 5:
+                raise RuntimeError(f"{victim}: exit code {code}: {self._log.read_text()[-2000:]}")
+            if self.cluster.scheduler is None or self.cluster.scheduler.poll() is not None:
+                self.cluster.start()
+            code = self._evaluate(name, "--resume", cluster=True).wait(_PATIENCE)
+        found = rows(self._home / name)
+        return {
+            "victim": victim,
+            "moment": round(moment, 2),
+            "recorded": recorded,
+            "killed": killed,
+            "resumed": times,
+            "same": found == self.expected,
+            "lost": len(self.expected) - len({row["index"] for row in found}),
+            "double": len(found) - len({row["index"] for row in found}),
+            "scheduler": usage(self.cluster.scheduler),
+            "nanny": usage(self.cluster.nanny),
+        }
+
+    def _kill(self, victim: str, program: subprocess.Popen) -> bool:
+        """Kills one of them; whether there was one to kill."""
+        if victim == "program":
+            there = program.poll() is None
+            program.kill()
+            return there
+        if victim == "scheduler":
+            assert self.cluster.scheduler is not None
+            self.cluster.scheduler.kill()
+            self.cluster.scheduler.wait()
+            if program.poll() == 0:  # it had ended before
+                self.cluster.start()
+            return True
+        wait(self.cluster.pids, "a worker")
+        os.kill(self._draw.choice(self.cluster.pids()), signal.SIGKILL)
+        return True
+
+    def training(self, number: int) -> dict[str, Any]:
+        """One round of training, killed once."""
+        name = f"train{number}"
+        program = self._train(name)
+        moment = self._draw.uniform(0.3, 1.0) * self._trained
+        try:
+            program.wait(moment)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait()
+        finished(self._train(name, "--resume"), self._log)
+        same = self._sha256(name) == self._weights
+        return {"victim": "training", "moment": round(moment, 2), "same": same}
+
+
+def measure(config: Config, home: Path) -> dict[str, Any]:
+    """Rounds until the time is over."""
+    soak, found = Soak(config, home), []
+    soak.prepare()
+    end = time.monotonic() + 60.0 * config.minutes
+    try:
+        while time.monotonic() < end and len(found) < config.rounds:
+            number = len(found)
+            one = soak.training if number % _TRAINING_EVERY == 3 else soak.evaluation
+            found.append(one(number))
+            print(f"{number}: {found[-1]}", file=sys.stderr, flush=True)
+    finally:
+        soak.cluster.close()
+    return {"examples": len(soak.expected), **summary(found)}
+
+
+def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What rounds came to, and what the cluster held at the first and at the last."""
+    evaluations = [one for one in found if one["victim"] != "training"]
+    held = {
+        f"{name}_{what}": [one[name][what] for one in (evaluations[0], evaluations[-1])]
+        for name in ("scheduler", "nanny")
+        for what in ("mib", "files")
+        if evaluations
+    }
+    return {
+        "rounds": len(found),
+        "of_training": len(found) - len(evaluations),
+        "killed": {v: sum(o["victim"] == v and o["killed"] for o in evaluations) for v in VICTIMS},
+        "same": sum(one["same"] for one in found),
+        "lost": sum(one["lost"] for one in evaluations),
+        "double": sum(one["double"] for one in evaluations),
+        **held,
+    }
+
+
+def main(config: Config) -> int:
+    """Measures and prints; 1 where a round left something else."""
+    with tempfile.TemporaryDirectory() as home:
+        found = measure(config, Path(home))
+    harness.show(found)
+    return int(found["same"] != found["rounds"] or found["lost"] + found["double"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(command.read(Config, "benchmarks.soak", __doc__)))
