@@ -74,13 +74,14 @@ def region(x, eps):
 def test_verdicts_are_those_of_brute_force():
     """At radii about the one where the pair first answers wrongly."""
     seen, rng = [], np.random.default_rng(0)
-    for seed in range(4):
+    for seed in range(3):
         pair = alike(seed)
+        verifier = rt.Verifier(pair)
         x = rng.uniform(size=3).astype(np.float32)
         label = max(int(pair.predict_classes(x[None])[0]), 0)
         for eps in (0.15, 0.5):
             truth = most_wrong(pair, label, *region(x.astype(np.float64), eps))
-            verdict = rt.Verifier(pair, eps).verify(x, label)
+            verdict = verifier.verify(x, label, eps=eps)
             seen.append(verdict.status)
             if truth < -OPEN:
                 assert verdict.status is Status.VERIFIED
@@ -144,12 +145,12 @@ def test_what_attacks_find_is_there_and_contradicts_no_certificate(norm, goal):
 def test_attacks_find_what_brute_force_finds():
     """Of silent errors: wherever there is one by a margin, on small balls."""
     found, rng = 0, np.random.default_rng(3)
-    for seed in range(4):
+    for seed in range(2):
         pair = alike(seed + 50)
         x = rng.uniform(size=(1, 3)).astype(np.float32)
         label = max(int(pair.predict_classes(x)[0]), 0)
         truth = most_wrong(pair, label, *region(x[0].astype(np.float64), 0.5))
-        success = rt.attack(pair, x, [label], 0.5, steps=15).success[0]
+        success = rt.attack(pair, x, [label], 0.5, steps=8).success[0]
         assert not success or truth > -OPEN
         if truth > 0.1:
             assert success

@@ -15,7 +15,7 @@ from robustra_tf.bounds.mix import Affine
 from robustra_tf.bounds.passing import as_whole
 from robustra_tf.bounds.rows import WholeRows
 from robustra_tf.bounds.runs import Passage, Visit
-from robustra_tf.bounds.slopes import Descent, Reach, free, lowest
+from robustra_tf.bounds.slopes import Descent, Free, Lowest, Reach, free, lowest, lowest_at
 from robustra_tf.graph.graph import Network
 
 
@@ -83,11 +83,28 @@ def optimised_margins(
       network, ball, y, bounds: as `crown_margins` takes them.
       descent: how.
     """
-    at = network.inputs_of_relus(ball.centre)
-    relus = {k: free(ends, at[k]) for k, ends in bounds.items()}
     value, reach = _last_pass(network, ball, y)
-    found = value + lowest(reach, relus, descent)
+    found = value + lowest(reach, free_relus(network, ball, bounds), descent)
     return lesser(found, crown_margins(network, ball, y, bounds, parallel(bounds)))
+
+
+def optimised_slopes(
+    network: Network,
+    ball: Ball,
+    y: tf.Tensor,
+    bounds: Mapping[int, Interval],
+    descent: Descent = Descent(),
+) -> Lowest:
+    """As `optimised_margins` without WK's slopes, and the slopes that the bounds were found at."""
+    value, reach = _last_pass(network, ball, y)
+    found = lowest_at(reach, free_relus(network, ball, bounds), descent)
+    return found._replace(least=value + found.least)
+
+
+def free_relus(network: Network, ball: Ball, bounds: Mapping[int, Interval]) -> dict[int, Free]:
+    """Every ReLU between its bounds, seen from the centre of the ball."""
+    at = network.inputs_of_relus(ball.centre)
+    return {k: free(ends, at[k]) for k, ends in bounds.items()}
 
 
 def _last_pass(network: Network, ball: Ball, y: tf.Tensor) -> tuple[tf.Tensor, Reach]:

@@ -10,15 +10,19 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball
 from robustra_tf.bounds.best import inner_bounds
-from robustra_tf.bounds.crown import affine_margins, optimised_margins, strips
+from robustra_tf.bounds.crown import affine_margins, free_relus, optimised_slopes, strips
 from robustra_tf.bounds.interval import Interval, interval_margins, lesser
 from robustra_tf.bounds.lines import adaptive, parallel
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.mix import Affine, best_share, known_lesser, least_mixed
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.refine import REFINED
 from robustra_tf.bounds.runs import Passage, Visit
-from robustra_tf.bounds.slopes import Descent, Free, free, lowest
+from robustra_tf.bounds.slopes import Begin, Descent, Free, lowest
 from robustra_tf.graph.graph import Network
+
+#: How slopes are optimised for a mix, from those that are best for either network.
+_TOGETHER = Descent(steps=4, rate=0.1)
 
 
 class JointMargins(NamedTuple):
@@ -71,11 +75,14 @@ class _Bounds(NamedTuple):
       affine: upper bounds of the margins, affine in the input, in an order of kinds.
       upper: the least of all that bound the margins, [n, classes].
       inner: of every ReLU, the best bounds of its input.
+      slopes: of the lower lines that are best for each margin, as `Lowest` has them; empty where
+        none were optimised.
     """
 
     affine: list[Affine]
     upper: tf.Tensor
     inner: Mapping[int, Interval]
+    slopes: Mapping[int, Begin]
 
 
 def joint_margins(
@@ -102,16 +109,23 @@ def joint_margins(
         return _dual((f, g), ball, y, options)
     found = [_bounds(network, ball, y, method, options) for network in (f, g)]
     alone = [each.upper for each in found]
-    mixes = [
-        least_mixed(*pair, ball) for pair in zip(found[0].affine, found[1].affine, strict=True)
-    ]
+    mixed = _best_mix(found[0].affine, found[1].affine, ball)
     if method == "alpha":
-        mixes.append(_optimised((f, g), ball, y, [each.inner for each in found]))
+        mixed = lesser(mixed, _optimised((f, g), ball, y, (found[0], found[1])))
     # Of a network of which nothing is known no mix says anything.
     known = tf.logical_and(*map(tf.math.is_finite, alone))
-    mixed = functools.reduce(lesser, mixes)
     mixed = tf.where(known, mixed, tf.constant(float("inf"), mixed.dtype))
     return JointMargins(known_lesser(known_lesser(*alone), mixed), *alone)
+
+
+def _best_mix(f: Sequence[Affine], g: Sequence[Affine], ball: Ball) -> tf.Tensor:
+    """The least mix of bounds of one kind, over all kinds: one search for all of them."""
+    first, second = (
+        Affine(tf.concat([each.base for each in kinds], 1), tf.concat([e.rows for e in kinds], 1))
+        for kinds in (f, g)
+    )
+    found = tf.split(least_mixed(first, second, ball), len(f), axis=1)
+    return functools.reduce(lesser, found)
 
 
 def _dual(
@@ -138,7 +152,8 @@ def _bounds(
     first, inner = inner_bounds(network, ball, y, options)
     affine = [Affine(first.base, first.rows)]
     slopes = [adaptive(bounds) for bounds in inner]
-    if method == "alpha":
+    if method == "alpha" and options.inner in REFINED:
+        # On the dual's own bounds WK's slopes are the first kind.
         inner, slopes = [*inner, inner[-1]], [*slopes, parallel(inner[-1])]
     crown = affine_margins(network, ball, y)
     for bounds, slope in zip(inner, slopes, strict=True):
@@ -146,29 +161,32 @@ def _bounds(
     upper = interval_margins(network, ball, y).upper
     for each in affine:
         upper = lesser(upper, each.upper(ball))
-    if method == "alpha":
-        upper = lesser(upper, optimised_margins(network, ball, y, inner[-1]))
-    return _Bounds(affine, upper, inner[-1])
+    if method != "alpha":
+        return _Bounds(affine, upper, inner[-1], {})
+    least, slopes = optimised_slopes(network, ball, y, inner[-1])
+    return _Bounds(affine, lesser(upper, least), inner[-1], slopes)
 
 
 def _optimised(
     networks: tuple[Network, Network],
     ball: Ball,
     y: tf.Tensor,
-    inner: list[Mapping[int, Interval]],
-    descent: Descent = Descent(),
+    found: tuple[_Bounds, _Bounds],
+    descent: Descent = _TOGETHER,
 ) -> tf.Tensor:
     """The least mix with the lower slopes of both networks optimised for it, [n, classes].
 
-    The best mix of the rows is found anew at every step, so that a step follows the gradient of
-    the minimum.
+    From the slopes that are best for either network alone, a few steps away from which those lie
+    that are best for both. The best mix of the rows is found anew at every step, so that a step
+    follows the gradient of the minimum.
     """
     # ReLUs of g are counted on behind the nodes of f.
     split = len(networks[0].structure.nodes)
     relus: dict[int, Free] = {}
-    for network, bounds, at in zip(networks, inner, (0, split), strict=True):
-        points = network.inputs_of_relus(ball.centre)
-        relus |= {at + k: free(ends, points[k]) for k, ends in bounds.items()}
+    start: dict[int, Begin] = {}
+    for network, known, at in zip(networks, found, (0, split), strict=True):
+        relus |= {at + k: e for k, e in free_relus(network, ball, known.inner).items()}
+        start |= {at + k: slope for k, slope in known.slopes.items()}
     f, g = (affine_margins(network, ball, y) for network in networks)
 
     def mixed(given: Mapping[int, Passage], visit: Visit | None = None) -> tf.Tensor:
@@ -176,4 +194,4 @@ def _optimised(
         of_g = {k - split: each for k, each in given.items() if k >= split}
         return least_mixed(f(of_f, visit), g(of_g, visit), ball)
 
-    return lowest(mixed, relus, descent)
+    return lowest(mixed, relus, descent, start)

@@ -115,10 +115,35 @@ class Recorder:
         return self.laid.past(rows, frame)
 
 
+class Begin(NamedTuple):
+    """Where the descent of a ReLU's slopes goes on, laid out as the rows are.
+
+    Attributes:
+      slope: the slopes.
+      square: Adam's mean of the squares of their gradients, by which it scales its steps.
+    """
+
+    slope: tf.Tensor
+    square: tf.Tensor
+
+
+class Lowest(NamedTuple):
+    """What a descent has found.
+
+    Attributes:
+      least: the least reach of every row.
+      slopes: of every ReLU that the rows meet, those that it was found at.
+    """
+
+    least: tf.Tensor
+    slopes: dict[int, Begin]
+
+
 def lowest(
     reach: Reach,
     relus: Mapping[int, Free],
     descent: Descent,
+    begin: Mapping[int, Begin] | None = None,
 ) -> tf.Tensor:
     """The least `reach` that is found over the lower slopes of every row.
 
@@ -126,22 +151,48 @@ def lowest(
       reach: how far rows reach that pass ReLUs in the given way, one number per row.
       relus: those that the rows may meet.
       descent: how.
+      begin: of every ReLU, what another descent of such rows has found; without one, CROWN's
+        slopes.
     """
+    return _descended(reach, relus, descent, begin or {}, keep=False).least
+
+
+def lowest_at(reach: Reach, relus: Mapping[int, Free], descent: Descent) -> Lowest:
+    """As `lowest`, with the slopes that it was found at."""
+    return _descended(reach, relus, descent, {}, keep=True)
+
+
+def _descended(
+    reach: Reach,
+    relus: Mapping[int, Free],
+    descent: Descent,
+    begin: Mapping[int, Begin],
+    *,
+    keep: bool,
+) -> Lowest:
+    """The descent; slopes are kept where they are wanted, which takes memory and time."""
     recorders = {at: Recorder(relu) for at, relu in relus.items()}
     # Of what this pass computes only the layout is used.
     first = reach(recorders, unchanged)
     laid = {at: each.laid for at, each in recorders.items() if each.laid is not None}
     if not laid:
-        return first
+        return Lowest(first, {})
     order = sorted(laid)
-    start = [laid[at].slope for at in order]
+    start = [begin[at].slope if begin else laid[at].slope for at in order]
     nothing = [tf.zeros_like(slope) for slope in start]
+    squares = [begin[at].square for at in order] if begin else nothing
+    kept = start if keep else []
 
     def reached(slopes: list[tf.Tensor]) -> tf.Tensor:
         pairs = zip(order, slopes, strict=True)
         return reach({at: laid[at]._replace(slope=slope) for at, slope in pairs}, None)
 
-    def descend(k, best, slopes, mean, square):
+    def unbiased(k: tf.Tensor) -> tf.Tensor:
+        """What makes up for squares that begin with 0."""
+        count = tf.cast(k, first.dtype)
+        return tf.ones_like(count) if begin else 1 / (1 - 0.99 ** (count + 1))
+
+    def descend(k, best, kept, slopes, mean, square):
         with tf.GradientTape() as tape:
             tape.watch(slopes)
             found = reached(slopes)
@@ -150,18 +201,34 @@ def lowest(
         scale = descent.rate * 0.1 ** (count / tf.cast(descent.steps, found.dtype))
         mean = [0.9 * m + 0.1 * g for m, g in zip(mean, slant, strict=True)]
         square = [0.99 * s + 0.01 * tf.square(g) for s, g in zip(square, slant, strict=True)]
-        slow, fast = scale / (1 - 0.9 ** (count + 1)), 1 / (1 - 0.99 ** (count + 1))
+        slow, fast = scale / (1 - 0.9 ** (count + 1)), unbiased(k)
         moved = [
             tf.clip_by_value(slope - slow * m / (tf.sqrt(fast * s) + 1e-12), 0.0, 1.0)
             for slope, m, s in zip(slopes, mean, square, strict=True)
         ]
-        return k + 1, lesser(best, found), moved, mean, square
+        better = found < best
+        kept = [
+            tf.where(_beside(better, slope), slope, old)
+            for slope, old in zip(slopes, kept, strict=False)
+        ]
+        return k + 1, lesser(best, found), kept, moved, mean, square
 
     unknown = tf.fill(tf.shape(first), tf.constant(float("inf"), first.dtype))
-    best = tf.while_loop(
+    k, best, kept, _, _, square = tf.while_loop(
         lambda k, *_: k <= descent.steps,
         descend,
-        (tf.constant(0), unknown, start, nothing, nothing),
+        (tf.constant(0), unknown, kept, start, nothing, squares),
         parallel_iterations=1,
-    )[1]
-    return tf.stop_gradient(tf.ensure_shape(best, first.shape))
+    )
+    least = tf.stop_gradient(tf.ensure_shape(best, first.shape))
+    found = (
+        Begin(tf.stop_gradient(slope), tf.stop_gradient(unbiased(k - 1) * s))
+        for slope, s in zip(kept, square, strict=False)
+    )
+    return Lowest(least, dict(zip(order, found, strict=False)))
+
+
+def _beside(chosen: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """A number for each row as it stands beside what rows have, [*lead, ...]."""
+    further = values.shape.rank - chosen.shape.rank
+    return tf.reshape(chosen, tf.concat([tf.shape(chosen), [1] * further], 0))
