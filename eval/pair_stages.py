@@ -139,7 +139,7 @@ class Clean(_Batched):
         with np.errstate(over="ignore", invalid="ignore"):
             for name, logits in (("f", f), ("g", g), ("average", 0.5 * f + 0.5 * g)):
                 answers[name] = counting.predicted(logits)
-                leads[f"{name}_lead"] = _lead(logits)
+                leads[f"{name}_lead"] = lead(logits)
         none = answers["pair"] == counting.NO_CLASS
         right = answers["pair"] == batch.labels
         clean = {name: values.tolist() for name, values in (answers | leads).items()}
@@ -258,7 +258,7 @@ class PairMilp:
         yield from map(Judged, closed)
 
 
-def _lead(logits: np.ndarray) -> np.ndarray:
+def lead(logits: np.ndarray) -> np.ndarray:
     """By how much the greatest logit [n, classes] is above all others, [n]; minus infinity."""
     ordered = np.sort(np.where(np.isfinite(logits), logits, -np.inf), axis=1)
     finite = np.isfinite(logits).all(1)
