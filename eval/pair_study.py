@@ -1,7 +1,8 @@
 """Compares pairs with their parts, from trained runs: one table.
 
-`python -m eval.pair_study NAME=RUN ... --eps=0.1 --out=DIR`. Each pair is `NAME=RUN`, the folder of
-a run that trained f and g, or `NAME=F,G`, two SavedModels. Its rows are the pair; f and g alone;
+`python -m eval.pair_study NAME=RUN ... --eps=0.1 --out=DIR`, or `robustra pair-study`. Each pair is
+`NAME=RUN`, the folder of a run that trained f and g, or `NAME=F,G`, two SavedModels. Its rows are
+the pair; f and g alone;
 their averaged logits; and each of these with a threshold: it answers only where its greatest logit
 leads all others by at least so much as leaves, on training images that the runs did not see
 (`--held` from `--held_first` on), no larger share without an answer than the pair leaves there.

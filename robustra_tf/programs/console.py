@@ -40,6 +40,7 @@ COMMANDS = {
     ),
     "cross-check": Command("eval.cross_check:main", "where two verifiers' results differ"),
     "check": Command("eval.check:main", "derive a certificate's file anew, by NumPy alone"),
+    "pair-study": Command("eval.pair_study:main", "pairs from trained runs beside their parts"),
     "hash": Command("eval.network:main", "a network's hash, as certificates name it"),
     "merge": Command("eval.merge:main", "one evaluation of parts of a test set"),
     "report": Command("eval.report:main", "write the page of an evaluation anew"),
