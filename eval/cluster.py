@@ -151,6 +151,7 @@ class _Sent:
     Attributes:
       jobs: its jobs.
       future: Dask's.
+      worker: that it was meant for; empty where none was there.
       alone: whether nothing else is under way.
       late: whether its one job was ended before.
       at: position of the job that its worker is at, the worker's address, and when it has to be
@@ -159,6 +160,7 @@ class _Sent:
 
     jobs: Sequence[Any]
     future: Any
+    worker: str
     alone: bool
     late: bool
     at: tuple[int, str, float] | None = None
@@ -182,7 +184,8 @@ class _Run:
         self._aside = collections.deque[tuple[Any, bool]]()
         self._numbers = itertools.count()
         self._size, self._cost = 1, math.inf
-        self._workers, self._looked = 1, -math.inf
+        self._workers: list[str] = []
+        self._looked = -math.inf
         self._done = self._lost = 0
         self._refused: dict[str, str] = {}
         self._handed: Any = None
@@ -210,23 +213,27 @@ class _Run:
     def _fill(self, jobs: Iterator[Any]) -> None:
         if time.monotonic() >= self._looked + _LOOK:
             self._look()
-        while len(self._sent) < max(self._workers, 1):
+        busy = {sent.worker for sent in self._sent.values()}
+        free = collections.deque(worker for worker in self._workers if worker not in busy)
+        # Without workers a task waits for the first one.
+        while len(self._sent) < max(len(self._workers), 1):
+            worker = free.popleft() if free else ""
             if self._again:
-                self._send([self._again.popleft()])
+                self._send([self._again.popleft()], worker)
             elif chosen := list(itertools.islice(jobs, self._size)):
-                self._send(chosen)
+                self._send(chosen, worker)
             else:
                 break
         if not self._sent and self._aside:
             job, late = self._aside.popleft()
-            self._send([job], alone=True, late=late)
+            self._send([job], "", alone=True, late=late)
 
     def _look(self) -> None:
         """Counts the workers."""
         if self._client.status != "running":
             raise self._gone()
         try:
-            self._workers = sum(self._client.nthreads().values())
+            self._workers = list(self._client.nthreads())
         except Exception as error:
             raise self._gone() from error
         self._looked = time.monotonic()
@@ -235,7 +242,9 @@ class _Run:
         scheduler = self._client.scheduler
         return StageError(_GONE.format(getattr(scheduler, "address", "its address")))
 
-    def _send(self, jobs: Sequence[Any], alone: bool = False, late: bool = False) -> None:
+    def _send(
+        self, jobs: Sequence[Any], worker: str, alone: bool = False, late: bool = False
+    ) -> None:
         if self._handed is None:
             self._hand()
         number = next(self._numbers)
@@ -246,10 +255,13 @@ class _Run:
         asked = [self._asked(job) for job in jobs]
         content = pickle.dumps((asked[0][0], [one for _, one in asked]))
         task = Task(number, content, self._topic if timed else "")
+        # Dask's own choice goes by what tasks took before, and lets some wait for others.
+        place = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        key = f"{self._key}-{number}"
         future = self._client.submit(
-            cluster_tasks.do, self._handed, task, key=f"{self._key}-{number}", pure=False
+            cluster_tasks.do, self._handed, task, key=key, pure=False, **place
         )
-        self._sent[number] = _Sent(jobs, future, alone, late)
+        self._sent[number] = _Sent(jobs, future, worker, alone, late)
         future.add_done_callback(lambda _: self._news.put(number))
 
     def _hand(self) -> None:

@@ -52,16 +52,17 @@ class Client:
         self.fate, self.there = fate, {f"tcp://127.0.0.1:{i}": 1 for i in range(1, workers + 1)}
         self.status, self.scheduler = "running", SimpleNamespace(address="tcp://127.0.0.1:9")
         self.sizes, self.cancelled, self.ended, self.retired = [], [], [], []
-        self.pending, self.most, self.hears = {}, 0, None
+        self.pending, self.most, self.hears, self.asked = {}, 0, None, []
 
     def nthreads(self):
         return self.there
 
-    def submit(self, function, *given, key, pure):
+    def submit(self, function, *given, key, pure, workers=(), allow_other_workers=True):
         assert not pure
         if function is cluster_tasks.hand:
             return Future(key, "finished", function(*given))
         handed, task = given
+        self.asked += workers
         self.sizes.append(len(asked(task)))
         made = self.fate(task) or Future(key, "finished", function(handed.value, task))
         made.key = key
@@ -171,6 +172,9 @@ def test_no_more_jobs_are_taken_than_there_is_room_for():
         under_way = sum(client.sizes[-2 * client.most - 2 :])
         assert len(taken) - done <= max(under_way, 2)
     assert (done, client.most) == (400, 2)
+    # Each worker has one task at a time.
+    pairs = zip(client.asked[::2], client.asked[1::2], strict=False)
+    assert all(one != other for one, other in pairs)
 
 
 @pytest.mark.usefixtures("worker")

@@ -95,7 +95,7 @@ IMPORTS = {
 }
 
 # What each program may import beside the library: benchmarks measure the training step.
-MAY_USE = {"train": {"train"}, "eval": {"eval"}, "benchmarks": {"benchmarks", "train"}}
+MAY_USE = {"train": {"train"}, "eval": {"eval"}, "benchmarks": {"benchmarks", "eval", "train"}}
 
 
 def files(*folders):
