@@ -240,7 +240,7 @@ def check_together(given: Shared) -> None:
 
 def _check(config: Config) -> None:
     if config.pair is not None:
-        for name, usual in (("eps_sweep", ()), ("attack_loss", "margin")):
+        for name, usual in (("eps_sweep", ()), ("attack_loss", "margin"), ("proofs", None)):
             if (value := getattr(config, name)) != usual:
                 raise SettingError(name, "none with --pair", value)
     if config.lp_box and config.box is None:

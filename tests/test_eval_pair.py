@@ -196,6 +196,7 @@ def test_a_worker_decides_as_the_program_does(trained, asked, tmp_path, monkeypa
     [
         ({"saved_model": "x"}, "expected one of .*--pair"),
         ({"eps_sweep": ["0.1"]}, "--eps_sweep: expected none with --pair"),
+        ({"proofs": "p"}, "--proofs: expected none with --pair"),
         ({"attack_loss": "cross_entropy"}, "--attack_loss: expected none with --pair"),
         ({"pair": "nowhere"}, "--pair: "),
     ],
