@@ -59,6 +59,14 @@ def eager():
 
 
 @pytest.fixture
+def eagerly(request):
+    """As `eager`, test by test, but for those that are marked `traced`."""
+    tf.config.run_functions_eagerly(not request.node.get_closest_marker("traced"))
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     """A NumPy generator with the fixed seed."""
     return np.random.default_rng(SEED)

@@ -8,6 +8,8 @@ import tensorflow as tf
 import robustra_tf as rt
 from tests import nets
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 COUNT, EPS = 6, 0.05
 Y = np.array([0, 1, 2, 0, 1, 1])
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0, 3.0, 0.25], "float32")
@@ -142,6 +144,7 @@ def test_what_was_saved_whole_evaluates_the_same_and_trains_on(tmp_path):
         alone.load_weights(tmp_path / "these.weights.h5")
 
 
+@pytest.mark.traced
 def test_what_xla_compiles_is_the_same_step():
     """Of `mtl_ibp`, which attacks within a loop and bounds by intervals."""
     x, logs, models = nets.images(nets.dense(2), COUNT, seed=4), [], []
@@ -190,6 +193,7 @@ BAD = {
 }
 
 
+@pytest.mark.traced
 def test_labels_of_every_form_are_the_same_labels(learner):
     """One after another: Keras traces a step for shapes that are not known."""
     certified, x = learner

@@ -25,6 +25,8 @@ from robustra_tf.training.pure_step import PureStep
 from robustra_tf.training.step import TrainStep
 from tests import nets
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 COUNT, EPS, LR = 6, 0.05, 0.1
 Y = tf.constant([0, 1, 2, 0, 1, 2])
 
@@ -157,6 +159,7 @@ def test_a_loss_that_is_not_finite_moves_no_statistics(model):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.traced
 def test_the_pure_step_and_keras_fit_do_the_same_as_the_step():
     x, y = data.load("digits", "train", 20)
 

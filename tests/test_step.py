@@ -17,6 +17,8 @@ from robustra_tf.training.step import TrainStep
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
 
+pytestmark = pytest.mark.usefixtures("eagerly")
+
 COUNT, EPS, LR = 5, 0.05, 0.1
 Y = np.array([0, 1, 2, 0, 1])
 TINY = 1e-3  # MiB: less than one example needs
@@ -183,6 +185,7 @@ def test_a_microbatch_is_a_limit_beside_the_memorys():
     assert make("natural", nets.dense, microbatch=2)[0]._gradient.together == 2
 
 
+@pytest.mark.traced
 def test_one_trace_serves_a_schedule_and_lowers_the_loss():
     """Radius and learning rate change from step to step, the weights of both networks too."""
     step, model, reference = make("robustra", nets.dense)
@@ -218,6 +221,7 @@ def test_clipping_and_decay():
 
 
 @pytest.mark.parametrize("where", ["image", "radius"])
+@pytest.mark.traced
 def test_what_is_not_finite_changes_neither_weights_nor_optimizer(where):
     """Whether the loss or only the gradient is poisoned; the next good step is as if without."""
     model, _ = networks(nets.dense)
