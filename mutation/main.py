@@ -43,6 +43,7 @@ TARGETS = (
     "robustra_tf/certificates/certify.py",
     "robustra_tf/certificates/compiled.py",
     "robustra_tf/certificates/proofs.py",
+    "robustra_tf/certificates/saving.py",
     "robustra_tf/evidence",
     "eval/checker",
 )

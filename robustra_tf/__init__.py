@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf.conditions import Output
     from robustra_tf.exact import Verifier
     from robustra_tf.objective.batch import LossOptions
-    from robustra_tf.objective.robustra import DualObjective
+    from robustra_tf.objective.layer import DualObjective
     from robustra_tf.outputs import above, below, binary, classified, targeted, unreachable
     from robustra_tf.pair import Pair
     from robustra_tf.property import Property
@@ -47,7 +47,7 @@ _HOMES = {
     "BoundOptions": "robustra_tf.bounds.options",
     "Certificate": "robustra_tf.certificates.certificate",
     "CertifiedModel": "robustra_tf.training.keras_fit",
-    "DualObjective": "robustra_tf.objective.robustra",
+    "DualObjective": "robustra_tf.objective.layer",
     "EpsilonSchedule": "robustra_tf.training.epsilon_schedule",
     "LossOptions": "robustra_tf.objective.batch",
     "Output": "robustra_tf.conditions",

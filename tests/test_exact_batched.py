@@ -13,10 +13,11 @@ from keras import layers
 import robustra_tf as rt
 from robustra_tf.exact import Status, Verifier, batched, searches
 from robustra_tf.exact.ascent import Pace, engine
-from robustra_tf.exact.batched import BatchedSearch, SearchOptions
+from robustra_tf.exact.batched import BatchedSearch
 from robustra_tf.exact.bounding import Bounding, Target
 from robustra_tf.exact.domains import Domains, Pool, joined
 from robustra_tf.exact.multipliers import Kind
+from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.solver import Outcome
 from tests import nets
 from tests.test_exact_multipliers import Case

@@ -25,7 +25,8 @@ from robustra_tf.bounds.slopes import Descent
 from robustra_tf.graph import Network, build
 from robustra_tf.objective.batch import LossOptions
 from robustra_tf.objective.interval_losses import regulariser, spread
-from robustra_tf.objective.robustra import DualObjective, ball_margins, objective
+from robustra_tf.objective.layer import DualObjective
+from robustra_tf.objective.robustra import ball_margins, objective
 from robustra_tf.training.methods import METHODS
 from robustra_tf.training.microbatches import gradients
 from robustra_tf.training.options import StepOptions

@@ -8,8 +8,9 @@ from keras import layers
 
 from robustra_tf.graph import Network, build
 from robustra_tf.objective.breakpoints import choose, tightness
+from robustra_tf.objective.layer import DualObjective
 from robustra_tf.objective.losses import clean_error, robust_cross_entropy, robust_error
-from robustra_tf.objective.robustra import DualObjective, ball_margins, literal, objective
+from robustra_tf.objective.robustra import ball_margins, literal, objective
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close
 

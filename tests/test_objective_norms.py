@@ -10,8 +10,9 @@ import tensorflow as tf
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.graph import Network, build
 from robustra_tf.objective.breakpoints import choose, combined_norm, tightness
+from robustra_tf.objective.layer import DualObjective
 from robustra_tf.objective.losses import robust_cross_entropy
-from robustra_tf.objective.robustra import DualObjective, ball_margins, literal, objective
+from robustra_tf.objective.robustra import ball_margins, literal, objective
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.step import TrainStep
 from tests import nets, oracle_nets, oracles

@@ -19,14 +19,12 @@ from .conditions import NO_GROUP
 from .inputs import half_widths
 from .maxima import Maximum, cut, maximum
 from .operations import Add, Affine, Dense
+from .plain import check_classes, check_plain
 from .rejection import RejectedError
-from .rounding import FEW, LARGEST, ROUNDED, SMALLEST, TINY, UNIT32, UNIT64
+from .rounding import FEW, LARGEST, ROUNDED, SMALLEST, TINY, TOLERANCES, UNIT32, UNIT64
 from .state import State, bounded, weighed
 from .windows import Windows
 
-#: Differences from what follows that are no objection, as a share of the numbers summed up: for
-#: plain modes in either direction, for `sound` only where the claim is the weaker one.
-TOLERANCES = {"float32": 1e-4, "float64": 1e-9, "sound": 1e-5}
 #: Bytes that the rows of one pass may take.
 BUDGET = 2**27
 
@@ -58,25 +56,9 @@ def checked(check: Check, network_sha256: str | None = None) -> Derived:
         raise RejectedError("network", "network_sha256", f"the network's hash is {claim.sha256}")
     if network_sha256 is not None and network_sha256.lower() != claim.sha256:
         raise RejectedError("network", "network_sha256", f"{claim.sha256} is another network's")
-    _check_plain(claim)
+    check_plain(claim)
     with np.errstate(all="ignore"):
         return check.run()
-
-
-def _check_plain(claim: Claim) -> None:
-    """What needs no derivation."""
-    if not np.isfinite(claim.x).all():
-        raise RejectedError("input", "x", "holds numbers that are not finite")
-    if (
-        claim.walls is not None
-        and not ((claim.walls[0] <= claim.x) & (claim.x <= claim.walls[1])).all()
-    ):
-        raise RejectedError("input", "x", "leaves its box")
-    classes = claim.nodes[-1].shape[0]
-    for name in ("labels", "predicted") if claim.labels is not None else ():
-        values = getattr(claim, name)
-        if not ((values >= 0) & (values < classes)).all():
-            raise RejectedError("logits", name, f"holds a number outside 0..{classes - 1}")
 
 
 class Check:
@@ -312,20 +294,7 @@ class Check:
         sizes = self.tolerance * (sizes + np.abs(asked.offset))
         self.compare("logits", "margin_lower", claim.margin_lower, follows, sizes)
         if claim.predicted is not None:
-            self._check_classes()
+            check_classes(claim, claim.predicted)
         # What is certified is what both say, the claim and the derivation.
         both = np.minimum(follows, claim.margin_lower)
         return Derived(follows, asked.kept_out(both) & claim.safe)
-
-    def _check_classes(self) -> None:
-        """The predicted classes are those of the greatest logits at the images."""
-        values = [self.claim.x]
-        for node in self.nodes[1:]:
-            inputs = [values[i] for i in node.inputs]
-            relu = node.op == "relu"
-            values.append(np.maximum(inputs[0], 0.0) if relu else node.affine.forward(*inputs))
-        logits = values[-1]
-        found = logits[np.arange(len(logits)), self.claim.predicted]
-        room = 1e-4 * (1 + np.abs(logits).max(1))
-        if not (found >= logits.max(1) - room).all():
-            raise RejectedError("logits", "predicted", "another class has the greatest logit")

@@ -15,11 +15,11 @@ import numpy as np
 
 from .claim import Claim
 from .conditions import NO_GROUP
-from .derive import TOLERANCES, Check, Derived, checked
+from .derive import Check, Derived, checked
 from .intervals import Intervals
 from .pair_claim import PairClaim
 from .rejection import RejectedError
-from .rounding import FEW, TINY
+from .rounding import FEW, TINY, TOLERANCES
 from .state import State
 
 

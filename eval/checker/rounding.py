@@ -53,3 +53,8 @@ def fractions(values: np.ndarray) -> np.ndarray:
     found = np.empty(values.shape, object)
     found.reshape(-1)[:] = [Fraction(value) for value in values.reshape(-1).tolist()]
     return found
+
+
+#: Differences from what follows that are no objection, as a share of the numbers summed up: for
+#: plain modes in either direction, for `sound` only where the claim is the weaker one.
+TOLERANCES = {"float32": 1e-4, "float64": 1e-9, "sound": 1e-5}

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from robustra_tf.bounds.balls import Box
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.certificates import proofs
 from robustra_tf.certificates.arguments import (
     check_bound,
     check_sound,
@@ -24,6 +23,7 @@ from robustra_tf.certificates.compiled import layers_bound, margins_bound, sound
 from robustra_tf.certificates.pair_certificate import PairCertificate
 from robustra_tf.certificates.pairs import How, PairQuestion, certify_pair
 from robustra_tf.certificates.proving import prove
+from robustra_tf.certificates.saving import write
 from robustra_tf.certificates.work import Found, Work, batches
 from robustra_tf.conditions import Output
 from robustra_tf.graph.graph import Graph
@@ -185,7 +185,7 @@ def certify(  # noqa: PLR0913, the door to all certificates
     )
     certificate = _certificate(query, found, method, "sound" if sound else dtype)
     if save is not None and method == "dual":
-        _write(save, network.graph, certificate, query, found)
+        write(save, network.graph, certificate, query, found)
     elif save is not None:
         prove(save, network.graph, query, _proven(certificate), method)
     return certificate
@@ -204,35 +204,6 @@ def _certificate(
         return PropertyCertificate(found.margin, found.group, found.safe, query.given, method, mode)
     ball = (query.eps, query.norm, query.numbers)
     return Certificate(found.margin, query.classes, found.predicted, *ball, method, mode)
-
-
-def _write(
-    path, graph: Graph, certificate: Certificate | PropertyCertificate, query: Query, found: Found
-) -> None:
-    """Writes a certificate and what it rests on, the bands of each batch."""
-    x = query.x
-    bands = [
-        [np.concatenate(ends)[: len(x)] for ends in zip(*relu, strict=True)]
-        for relu in zip(*found.bands, strict=True)
-    ]
-    for values in (certificate.margin_lower, *(ends for relu in bands for ends in relu)):
-        lost = ~np.isfinite(values.reshape(len(x), -1)).all(1)
-        if lost.any():
-            raise ValueError(f"save: nothing is proven of image {lost.argmax()}: leave it out")
-    claim: dict[str, Any] = {
-        "norm": query.norm,
-        "method": certificate.method,
-        "mode": certificate.mode,
-    }
-    arrays = {"x": x, "margin_lower": certificate.margin_lower}
-    if isinstance(certificate, Certificate) and not np.ndim(query.eps):
-        claim |= {"version": proofs.LABELS, "eps": certificate.eps, "box": certificate.box}
-        arrays |= {"labels": certificate.labels, "predicted": certificate.predicted}
-    else:
-        claim["version"] = proofs.PROPERTY
-        safe = found.safe.astype(np.int32)
-        arrays |= proofs.asked(query, *graph.structure.output_shape) | {"safe": safe}
-    proofs.write(path, graph, claim, arrays, bands)
 
 
 def margin_bounds(

@@ -14,9 +14,9 @@ import tensorflow as tf
 from robustra_tf.exact.ascent import Pace
 from robustra_tf.exact.bounding import Bounding, Target
 from robustra_tf.exact.domains import Domains, Pool, joined
+from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.solver import Answer, Outcome, undecided
-from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 
 # ReLUs that are tried before one is branched on.
 _CANDIDATES = 8
@@ -36,30 +36,6 @@ _CUT_UNITS, _CUTS, _CUT_STEPS, _CUT_RATE, _GAIN = 32, 4, 40, 0.3, 0.05
 _TINY = 1e-9
 # Float32 numbers for each column that a domain holds while it is bounded, or a little more.
 _COPIES = 24
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchOptions:
-    """How a search over many domains at a time goes.
-
-    Attributes:
-      short: whether a search of a few linear programmes comes first, and those take over where
-        they are measured to be cheaper.
-      memory_mb: MiB of the domains that wait, and of a batch.
-      batch: domains that are bounded at a time, at most.
-      root_steps: of the ascent before anything is split.
-      steps: of the ascent of every domain, in as many parts as `parts`.
-      parts: after each of them what is proven leaves the batch.
-      rate: Adam's for slopes and multipliers.
-    """
-
-    short: bool = True
-    memory_mb: float = DEFAULT_MEMORY_MB
-    batch: int = 512
-    root_steps: int = 60
-    steps: int = 10
-    parts: int = 2
-    rate: float = 0.15
 
 
 class BatchedSearch:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from robustra_tf.evidence.files import Example
-from robustra_tf.evidence.layers import Flat
+from robustra_tf.evidence.flat import Flat
 from robustra_tf.evidence.steps import Step
 from robustra_tf.exact.ascent import Pace
 from robustra_tf.exact.bounding import Bounding, Target

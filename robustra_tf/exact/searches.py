@@ -11,16 +11,17 @@ from typing import NamedTuple
 import numpy as np
 
 from robustra_tf.evidence.steps import Leaf
-from robustra_tf.exact.batched import BatchedSearch, SearchOptions
+from robustra_tf.exact.batched import BatchedSearch
 from robustra_tf.exact.bounding import Target
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.descent import descend
 from robustra_tf.exact.ground import Ground, better, compared, phases_on, restricted
 from robustra_tf.exact.leaves import Margins
+from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.probe import Probe, Scale
 from robustra_tf.exact.proving import Batch
-from robustra_tf.exact.solver import Answer, Outcome, Question, Solver, undecided
+from robustra_tf.exact.solver import Answer, Outcome, Question, Solver, both, undecided
 from robustra_tf.exact.substitution import Bounds
 from robustra_tf.exact.tighten import Enclosed, Kept, tightened
 from robustra_tf.exact.verdict import Status, Verdict
@@ -140,7 +141,7 @@ class Searches:
         if not ground.tight:
             ground, solves = self._tightened(ground)
         again = self._asked(task.solver, self._question(number, ground))
-        return _both(answer, again._replace(solves=again.solves + solves)), ground
+        return both(answer, again._replace(solves=again.solves + solves)), ground
 
     def _tightened(self, ground: Ground) -> tuple[Ground, int]:
         """The ground with better bounds, and how many programmes these took."""
@@ -220,8 +221,8 @@ class Searches:
                 if question.keeper is not None:
                     self._leaves[number] = closed + question.keeper.leaves
                 least = min(search.proven(number), rest.bound)
-                answer = _both(answer, rest._replace(bound=least))
-            yield Found(number, _both(before, answer), ground)
+                answer = both(answer, rest._replace(bound=least))
+            yield Found(number, both(before, answer), ground)
 
     def _replays(self, point: np.ndarray) -> bool:
         return self.case.replayed([point]) is not None
@@ -292,13 +293,3 @@ class Searches:
             if self._descends:
                 margins = self._margins(number, ground)
                 yield descend(ground.restriction, *margins, answer.point)
-
-
-def _both(first: Answer, second: Answer) -> Answer:
-    """The later answer, with the work of both and the better bound."""
-    return second._replace(
-        point=first.point if second.point is None else second.point,
-        bound=max(first.bound, second.bound),
-        nodes=first.nodes + second.nodes,
-        solves=first.solves + second.solves,
-    )

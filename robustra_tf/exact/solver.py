@@ -114,3 +114,13 @@ def judge(question: Question, bound: float, point, nodes: int, solves: int, reas
     if point is not None and question.margin(point) <= 0:
         return Answer(Outcome.FOUND, bound, point, nodes, solves)
     return undecided(reason, bound, point, nodes, solves)
+
+
+def both(first: Answer, second: Answer) -> Answer:
+    """The later answer, with the work of both and the better bound."""
+    return second._replace(
+        point=first.point if second.point is None else second.point,
+        bound=max(first.bound, second.bound),
+        nodes=first.nodes + second.nodes,
+        solves=first.solves + second.solves,
+    )

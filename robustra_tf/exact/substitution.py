@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from robustra_tf.evidence.layers import AffineMap
+from robustra_tf.evidence.flat import AffineMap
 from robustra_tf.exact.restriction import Restriction, normalised, with_intervals
 from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Input, Relu

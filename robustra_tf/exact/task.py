@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.exact.batched import SearchOptions
 from robustra_tf.exact.matrices import AffineMap
+from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.solver import Solver
 from robustra_tf.graph.graph import Structure
 from robustra_tf.property import Interval

@@ -17,9 +17,8 @@ from robustra_tf.attacks.replay import settle, within
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
 from robustra_tf.counting import NO_CLASS
-from robustra_tf.evidence.layers import Flat
+from robustra_tf.evidence.flat import Flat
 from robustra_tf.exact.agreement import answered, preferred
-from robustra_tf.exact.batched import SearchOptions
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.decision import decide, unknown
@@ -27,6 +26,7 @@ from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.gurobi import Gurobi
 from robustra_tf.exact.highs import Highs
 from robustra_tf.exact.matrices import affine_maps
+from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.proofs import Proofs
 from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.solver import Solver

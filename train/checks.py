@@ -1,0 +1,76 @@
+"""What the settings of a run must be, beside their own ranges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from robustra_tf.cli import settings
+from robustra_tf.cli.settings import Range, SettingError
+from robustra_tf.training.methods import METHODS
+from robustra_tf.vocabulary import PROJECTED_NORMS
+
+from . import devices
+from .material import check_material, parts
+
+if TYPE_CHECKING:
+    from .config import Config
+
+SCHEDULES = ("alternating", "parallel")
+
+
+def check(config: Config) -> None:
+    """Refuses (`SettingError`) a setting that does not fit the data or another setting."""
+    info = config.info()
+    check_material(config, info)
+    for name, usual in (("init", type(config).init), ("batch_norm", False)):
+        if config.model_file is not None and (value := getattr(config, name)) != usual:
+            raise SettingError(name, "none with --model_file, whose layers say it", value)
+    method = METHODS[config.method]
+    if method.needs_reference and not config.pair:
+        expected = f"true with --method={config.method}, each other's reference"
+        raise SettingError("pair", expected, False)
+    settings.one_of("inner", config.inner, method.inner)
+    for name, usual in (("threshold", "t0"), ("agreement_weight", 0.0)):
+        if not method.needs_reference and (value := getattr(config, name)) != usual:
+            raise SettingError(name, f"{usual} with --method={config.method}", value)
+    _check_schedule(config)
+    settings.one_of("norm", config.norm, method.norms)
+    _check_projection(config)
+    settings.radius("eps", config.eps, config.norm, info.shape)
+    settings.within("eps_start", config.eps_start, Range(0, config.eps, "(eps)"))
+    warmup = Range(config.eps_warmup_epochs, unit="(or lower --eps_warmup_epochs)")
+    settings.within("epochs", config.epochs, warmup)
+    settings.radius("eps_train_ratio", config.eps_end, config.norm, info.shape)
+    for name in ("interval_share", "attack_share"):
+        if (value := getattr(config, name)) and config.norm != "linf":
+            raise SettingError(name, f"0 with --norm={config.norm}", value)
+    settings.within("shift", config.shift, Range(0, info.shape[0] - 1, "pixels"))
+    trained, tested = parts(info)
+    settings.within("limit_train", config.limit_train, Range(1, info.splits[trained]))
+    most = 0 if tested is None else info.splits[tested]
+    settings.within("limit_test", config.limit_test, Range(0, most))
+
+
+def _check_projection(config: Config) -> None:
+    if not config.projection:
+        return
+    if config.norm not in PROJECTED_NORMS:
+        expected = f"0 with --norm={config.norm}, whose dual norm no projection estimates"
+    elif not METHODS[config.method].mixes:
+        expected = f"0 with --method={config.method}"
+    elif config.inner != "dual":
+        expected = f"0 with --inner={config.inner}"
+    else:
+        return
+    raise SettingError("projection", expected, config.projection)
+
+
+def _check_schedule(config: Config) -> None:
+    paired = len(config.networks) > 1
+    settings.one_of("schedule", config.schedule, SCHEDULES if paired else SCHEDULES[:1])
+    if config.schedule == "parallel":
+        devices.names(config.devices)
+        return
+    for name in ("devices", "split_gpu_mb"):
+        if value := getattr(config, name):
+            raise SettingError(name, f"none with --schedule={config.schedule}", value)
