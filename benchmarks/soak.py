@@ -219,6 +219,8 @@ class Soak:
             if self.cluster.scheduler is None or self.cluster.scheduler.poll() is not None:
                 self.cluster.start()
             code = self._evaluate(name, "--resume", cluster=True).wait(_PATIENCE)
+        if self.cluster.scheduler is None or self.cluster.scheduler.poll() is not None:
+            self.cluster.start()  # it was killed when nothing was left to ask it
         found = rows(self._home / name)
         return {
             "victim": victim,
@@ -243,8 +245,6 @@ class Soak:
             assert self.cluster.scheduler is not None
             self.cluster.scheduler.kill()
             self.cluster.scheduler.wait()
-            if program.poll() == 0:  # it had ended before
-                self.cluster.start()
             return True
         wait(self.cluster.pids, "a worker")
         os.kill(self._draw.choice(self.cluster.pids()), signal.SIGKILL)
