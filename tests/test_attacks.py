@@ -10,7 +10,7 @@ from keras import layers
 
 import robustra_tf as rt
 from robustra_tf import attacks
-from robustra_tf.attacks import steps
+from robustra_tf.attacks import pgd, steps
 from robustra_tf.attacks.ascent import leaking
 from robustra_tf.attacks.replay import settle
 from robustra_tf.certificates.certify import certify
@@ -137,6 +137,15 @@ def test_what_is_found_does_not_depend_on_the_batch(rng):
         np.concatenate([part.adversarial for part in again]), whole.adversarial, atol=1e-6
     )
     np.testing.assert_array_equal(np.concatenate([part.success for part in again]), whole.success)
+
+
+def test_no_batch_is_begun_at_the_deadline(monkeypatch):
+    attack = attacks.Attack(nets.dense(), restarts=2, batch_size=2)
+    margin = np.array([-1.0, 1.0, -2.0, 0.0])
+    monkeypatch.setattr(pgd.time, "monotonic", lambda: 5.0)
+    assert list(attack._rounds(margin, 5.0)) == []
+    found = [(k, part.tolist()) for k, part in attack._rounds(margin, 5.1)]
+    assert found == [(0, [0, 2]), (0, [3]), (1, [0, 2]), (1, [3])]
 
 
 def test_radius_zero_succeeds_exactly_on_what_is_misclassified(rng):

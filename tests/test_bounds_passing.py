@@ -7,7 +7,7 @@ import tensorflow as tf
 from robustra_tf.bounds.frames import Chosen, Every
 from robustra_tf.bounds.gradients import instead, taken
 from robustra_tf.bounds.passing import absolute_sum_inside, as_whole, past_relu, through
-from robustra_tf.bounds.relu import relax
+from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.bounds.rows import WholeRows, WindowRows
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Scale
@@ -108,6 +108,15 @@ CASES = {
     "shared": (Every(), whole((1, 3))),
     "shared, windows": (Every(), windows((1, 1, 4))),
 }
+
+
+def test_a_lean_relaxation_leaves_out_what_follows_and_no_more():
+    made = relax(normal(2, 5), tf.abs(normal(2, 5)) + 0.1)
+    assert made.lean.error is None
+    assert_same(made.lean.full, made)
+    other = Relaxation(made.slope, made.error)  # of a sound band: nothing else has the error
+    assert other.lean is other.full is other
+    assert made.full is made
 
 
 @pytest.mark.parametrize("case", CASES)

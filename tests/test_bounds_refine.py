@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf.bounds import refine, runs
+from robustra_tf.bounds import cost, layer_rows, refine, runs
 from robustra_tf.bounds.balls import Ball, ball
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.refine import behind_relus, refined
+from robustra_tf.bounds.relu import unstable
 from robustra_tf.bounds.rows import WholeRows
-from robustra_tf.bounds.slopes import Descent, Recorder, free, lowest
+from robustra_tf.bounds.slopes import HELD, Descent, Recorder, free, lowest
 from robustra_tf.graph import Network, build
 from tests import nets, oracle_nets, oracles
 from tests.oracle_lp import Programme
@@ -209,6 +210,77 @@ def test_slices_and_calls_leave_bounds_as_they_are(descent, monkeypatch):
         for k in dual:
             for ours, theirs in zip(other[k], expected[k], strict=True):
                 assert_close(ours, theirs, 1e-10)
+
+
+@pytest.mark.parametrize("descent", [None, Descent(1)], ids=["crown", "alpha"])
+@pytest.mark.parametrize("neurons", [1, 2, 3, 100])
+def test_slices_of_rows_take_no_more_than_the_budget(descent, neurons, monkeypatch):
+    """Room for so many neurons, both ends of each: as many as fit, and at least one."""
+    network = build(nets.dense()).network(tf.float64)
+    region = ball(tf.fill((2, 5), tf.constant(0.5, tf.float64)), tf.constant(0.3, tf.float64))
+    dual = enclose(network, region).bounds
+    seen = []
+
+    def counted(function, count, arguments):
+        seen.append(int(count))
+        return tf.concat([function(tf.constant(i), arguments) for i in range(int(count))], 0)
+
+    for module in (refine, layer_rows):
+        monkeypatch.setattr(module, "map_recomputed", counted)
+    relu = network.structure.relus[-1]
+    paid = cost.row_cost(network.structure, network.structure.nodes[relu].inputs[0])
+    numbers = cost.COPIES * paid.widest if descent is None else HELD * paid.numbers
+
+    def slices(count):
+        """Of what is asked for, and of one that always is."""
+        assert count > 3
+        return [] if neurons > count else [-(-(1 + count) // neurons)]
+
+    bytes_each = 8 * numbers * 1.01
+    refined(network, region, dual, BoundOptions("needed", 2 * neurons * bytes_each), descent)
+    assert seen == slices(int(tf.reduce_sum(tf.cast(unstable(*dual[relu]), tf.int32))))
+    if descent is None:
+        asked, rows_of = [], layer_rows.LayerRows.rows_of
+
+        def kept(self, below, needed, *others):
+            asked.append(len(needed))
+            return rows_of(self, below, needed, *others)
+
+        monkeypatch.setattr(layer_rows.LayerRows, "rows_of", kept)
+        seen.clear()
+        enclose(network, region, BoundOptions("needed", neurons * bytes_each))
+        assert len(asked) == 1
+        assert seen == slices(asked[0])
+
+
+def test_the_descent_is_adams():
+    """On a sum of squares about points within and beyond [0, 1], against NumPy."""
+    relu = free((tf.constant([[-1.0, -2.0]]), tf.constant([[2.0, 1.0]])), tf.zeros((1, 2)))
+    rows = WholeRows(-tf.ones((1, 3, 2)), (2,))
+    goal = np.array([[[0.3, 0.4], [2.0, 0.9], [0.7, -1.0]]], np.float32)
+    seen = []
+
+    def reach(relus, visit=None):
+        if visit is not None:
+            return relus[1].past(rows, Every())[1]
+        seen.append(relus[1].slope.numpy())
+        return tf.reduce_sum(tf.square(relus[1].slope - goal), -1)
+
+    steps, rate = 12, 0.25
+    found = lowest(reach, {1: relu}, Descent(steps, rate))
+    slope = np.broadcast_to([1.0, 0.0], goal.shape)
+    mean = square = np.zeros(goal.shape)
+    values = []
+    for k in range(steps + 1):
+        np.testing.assert_allclose(seen[k], slope, atol=1e-5)
+        values.append(np.square(slope - goal).sum(-1))
+        gradient = 2 * (slope - goal)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.99 * square + 0.01 * gradient**2
+        first, second = mean / (1 - 0.9 ** (k + 1)), square / (1 - 0.99 ** (k + 1))
+        moved = rate * 0.1 ** (k / steps) * first / (np.sqrt(second) + 1e-12)
+        slope = np.clip(slope - moved, 0.0, 1.0)
+    assert len(seen) == steps + 1
+    np.testing.assert_allclose(found, np.min(values, 0), atol=1e-5)
 
 
 def test_gradients_of_the_slopes_are_differences(monkeypatch):

@@ -10,12 +10,12 @@ from keras import layers
 
 from robustra_tf.bounds import cost, runs
 from robustra_tf.bounds.balls import ball
-from robustra_tf.bounds.dual import trace
+from robustra_tf.bounds.dual import fuses, trace, unit_rows
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.frames import Every
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
-from robustra_tf.bounds.rows import WholeRows
+from robustra_tf.bounds.rows import WholeRows, WindowRows
 from robustra_tf.certificates.compiled import Inputs, margins_bound
 from robustra_tf.graph import Network, build
 from tests import nets
@@ -126,6 +126,32 @@ def test_what_stands_alone_in_a_part_reads_a_node_of_the_part():
         assert whole.part(low, high).alone == expected
         kinds.add(len(expected))
     assert len(kinds) > 2
+
+
+def test_rows_of_one_kernel_pass_a_relu_and_a_convolution_by_one_product():
+    """Strips of pixel rows are left; with rows for every image there would be none."""
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(2, 3, activation="relu"),
+            layers.Conv2D(2, 2, strides=2, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(nets.CLASSES),
+        ]
+    )
+    network = build(nets.randomise(model, 2)).network(tf.float64)
+    around = ball(tf.fill((2, 6, 6, 1), tf.constant(0.5, tf.float64)), tf.constant(0.1, tf.float64))
+    relaxations = enclose(network, around, BoundOptions("every")).relaxations
+    last = network.structure.nodes[network.structure.relus[1]].inputs[0]
+    index, rows = unit_rows(network, last, 0, 2)
+    assert fuses(network.structure, last)
+    found = trace(network, relaxations, index, rows, Every())
+    assert len(found.rows.strips) == found.rows.window.size[0]
+    every = WindowRows(tf.repeat(rows.values, 2, 0), rows.window)
+    plain = trace(network, relaxations, index, every, Every())
+    assert not plain.rows.strips
+    np.testing.assert_allclose(found.error, plain.error)
+    np.testing.assert_allclose(found.rows.values, plain.rows.values, atol=1e-12)
 
 
 def test_whoever_visits_sees_every_relu_of_a_deep_network_too():

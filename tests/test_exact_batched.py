@@ -1,5 +1,6 @@
 """The search over many domains: what it hands over, memory, splits, and what it must not close."""
 
+import dataclasses
 import functools
 import itertools
 import time
@@ -160,6 +161,27 @@ def test_cuts_prove_no_more_than_the_tolerance():
             proven += 1
             assert found.proven(3) == np.nextafter(goal.tolerance, np.inf)
     assert proven > 0
+
+
+@pytest.mark.parametrize(
+    ("bounds", "cuts"),
+    [
+        ([-1.0, -1.0], 1),  # the second is no better
+        ([-1.0, -0.96, -0.95], 1),  # by less than a twentieth
+        ([-1.0, -0.9, -0.9], 2),
+        ([-1.0, -0.9, -0.8, -0.7, -0.6], 4),  # as often as it may be
+    ],
+)
+def test_bounds_are_cut_again_while_that_gains(bounds, cuts, monkeypatch):
+    found, left, done = search(Case("dense", 3)), list(bounds), []
+
+    def climbed(domains, pace):
+        return dataclasses.replace(domains, bound=np.array([left.pop(0)]))
+
+    monkeypatch.setattr(found._bounding, "climbed", climbed)
+    monkeypatch.setattr(found._bounding, "cut", lambda *_: done.append(1))
+    found._tighten(0)
+    assert len(done) == cuts
 
 
 @pytest.mark.parametrize("margins", [1, 3])

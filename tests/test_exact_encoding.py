@@ -16,7 +16,7 @@ from robustra_tf.exact.encoding import certified_bound, encode
 from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.matrices import _compare, affine_map, affine_maps
 from robustra_tf.exact.substitution import needed_rows, restrict
-from robustra_tf.exact.tighten import enclosed, tightened
+from robustra_tf.exact.tighten import _widened, enclosed, tightened
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Node
 from robustra_tf.graph.ops import Add, Dense, Input, Scale
@@ -224,6 +224,19 @@ def test_every_input_satisfies_the_encoding_and_its_mixed_form(case):
         np.testing.assert_allclose(case.encoding.image(values), x, atol=1e-12)
 
 
+def test_bounds_are_widened_by_their_own_size():
+    """Of numbers of any size alike: powers of two are taken out of it exactly."""
+    low, high = np.array([-1.0, 0.25, np.nan, -np.inf]), np.array([0.5, 0.75, 1.0, 2.0])
+    found = _widened(low, high)
+    for end, way in zip(found, (-1, 1), strict=True):
+        assert ((end[:2] - (low, high)[way > 0][:2]) * way > 0).all()
+    np.testing.assert_array_equal(found[0][2:], -np.inf)
+    assert found[1][3] > 2
+    for size in (2.0**-90, 2.0**90):
+        for end, other in zip(_widened(size * low, size * high), found, strict=True):
+            np.testing.assert_array_equal(end, size * other)
+
+
 def test_an_encoding_that_the_image_does_not_satisfy_is_refused():
     case = Case("two_conv")
     with pytest.raises(ValueError, match="x: expected a clean image inside the ball and the box"):
@@ -249,6 +262,12 @@ def test_linear_programmes_tighten_bounds_and_stay_sound():
     _, z = after.values(case.samples(500))
     assert (z >= after.lower).all()
     assert (z <= after.upper).all()
+    # Two programmes for each ReLU that crosses zero and reads others, none for what is stable.
+    odd = np.arange(before.units) % 2 > 0
+    stable = dataclasses.replace(before, lower=np.where(odd, 1e-3, before.lower))
+    opened = ~odd & (np.arange(before.units) >= before.groups[0].stop)
+    _, fewer = tightened(stable, case.flat, None, time.monotonic() + 60)
+    assert (solves, fewer) == (2 * (before.units - before.groups[0].stop), 2 * opened.sum())
     same, none = tightened(before, case.flat, None, time.monotonic() - 1)
     assert none == 0
     np.testing.assert_array_equal(same.lower, before.lower)

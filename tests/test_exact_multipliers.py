@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from robustra_tf.exact.ascent import Pace, ascent, engine, explored
+from robustra_tf.exact.ascent import Pace, ascent, climbed, engine, explored
 from robustra_tf.exact.dense import Columns, Lines, _blocks, dense
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import LinearProgrammes
@@ -189,6 +189,31 @@ def test_blocks_are_the_matrix_that_they_were_cut_from():
     parts = np.split(right, ends[1:-1], axis=1)
     applied = [b.applied(tf.constant(part), 5) for b, part in zip(blocks, parts, strict=True)]
     np.testing.assert_allclose(np.sum(applied, 0), right @ matrix.T, atol=1e-12)
+
+
+def test_the_ascent_is_adams(case):
+    """Step by step in NumPy from the derivatives, each multiplier kept where it is valid."""
+    given, problem, steps, rate = case.given(), case.problem, 7, 0.2
+    pace = Pace.of(steps, rate)._replace(rate=tf.constant(rate, tf.float64))
+    best, kept = climbed(case.network, problem, given, case.kind, pace)
+    most = np.where(np.abs(case.phases) > 0, np.inf, 1.0)
+    here, moments, values = [part.numpy() for part in given], [[0.0, 0.0], [0.0, 0.0]], []
+    for k in range(steps + 1):
+        now = Multipliers(*map(tf.constant, here))
+        bound, slopes = ascent(case.network, problem, now, case.kind)
+        values.append((bound.numpy(), now))
+        size = rate * 0.1 ** (k / steps)
+        for part, slope in enumerate(map(np.asarray, slopes)):
+            mean, square = moments[part]
+            mean, square = 0.9 * mean + 0.1 * slope, 0.99 * square + 0.01 * slope**2
+            moments[part] = [mean, square]
+            first, second = mean / (1 - 0.9 ** (k + 1)), square / (1 - 0.99 ** (k + 1))
+            here[part] = here[part] + size * first / np.sqrt(second + 1e-24)
+        here = [np.clip(here[0], 0.0, most), np.maximum(here[1], 0.0) + 1e-12]
+    bounds = np.stack([bound for bound, _ in values])
+    np.testing.assert_allclose(best, bounds.max(0), rtol=1e-5)
+    for row, step in enumerate(bounds.argmax(0)):
+        np.testing.assert_allclose(kept.unit[row], values[step][1].unit[row], atol=1e-5)
 
 
 def test_no_optimised_bound_is_above_the_linear_programme_and_most_reach_it():

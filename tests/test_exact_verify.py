@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 import robustra_tf as rt
 from robustra_tf.attacks import contained
 from robustra_tf.exact import Status, Verifier, searches
-from robustra_tf.exact.branch import BranchAndBound
+from robustra_tf.exact.branch import BranchAndBound, _Node, _Search
 from robustra_tf.exact.encoding import encode
-from robustra_tf.exact.highs import Highs
+from robustra_tf.exact.highs import Highs, Solved
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import TOLERANCE, Answer, Outcome, Question, judge, undecided
 from robustra_tf.exact.substitution import restrict
 from robustra_tf.exact.tighten import enclosed
 from robustra_tf.graph import build
-from tests import nets, oracle_nets, oracles
+from tests import exact_networks, nets, oracle_nets, oracles
 from tests.oracle_exact import TooManyPiecesError, least_margin
 
 NAMES = ("dense", "conv", "residual", "batch_norm")
@@ -264,6 +264,54 @@ def test_a_lying_linear_solver_proves_nothing_wrong(duals, monkeypatch):
         if drawn.exact <= 0:
             assert verdict.status is not Status.VERIFIED
     assert seen == {False, True}
+
+
+def test_the_next_relu_is_the_one_whose_triangle_costs_most():
+    """The dual of its row times what is left of the row where `h` is `max(z, 0)`: by the rows."""
+    case = exact_networks.Case(exact_networks.network("unequal_depth", "as drawn"))
+    rng = np.random.default_rng(0)
+    encoding = encode(case.restriction, case.x)
+    search = _Search(
+        Question(encoding, *case.restriction.margin(np.array([1.0, -1.0, 0.0]))), 1, None, np.inf
+    )
+    programme = encoding.relaxed
+    count, rows = len(search.unstable), programme.matrix.toarray()
+    for taken in (0, 1, count - 1):
+        node = _Node(tuple(range(taken)), (True,) * taken)
+        values, duals = rng.normal(size=rows.shape[1]), rng.normal(size=len(rows))
+        scores = []
+        for k in range(count):
+            on, off, row = search.on[k], search.off[k], len(rows) - count + k
+            z = values[on] - values[off]
+            kept = values.copy()
+            kept[on], kept[off] = max(z, 0.0), max(-z, 0.0)
+            left = programme.row_upper[row] - rows[row] @ kept
+            gap = min(values[on], values[off])
+            scores.append(abs(duals[row]) * left + 1e-6 * gap if k >= taken else -np.inf)
+        best = int(np.argmax(scores))
+        on = values[search.on[best]] > values[search.off[best]]
+        assert search._choose(node, Solved("Optimal", values, duals, None)) == (best, on)
+        for solved in ((values, None), (None, duals), (None, None)):
+            assert search._choose(node, Solved("Unknown", *solved, None)) == (taken, True)
+    everything = _Node(tuple(range(count)), (True,) * count)
+    assert search._choose(everything, Solved("Optimal", values, duals, None)) is None
+
+
+def test_without_time_nobody_is_asked(monkeypatch):
+    """Not for no seconds, and not at the deadline itself."""
+    monkeypatch.setattr(searches.time, "monotonic", lambda: 5.0)
+    case = types.SimpleNamespace(deadline=6.0)
+    stub = types.SimpleNamespace(case=case, _question=lambda *_: types.SimpleNamespace(start=None))
+    first = searches.Searches._first(stub, 0, None, 1, 0.0)
+    assert (first.outcome, first.reason) == (Outcome.UNDECIDED, "node limit")
+    asked = searches.Searches._asked(stub, None, None, 0.0)
+    assert (asked.outcome, asked.reason) == (Outcome.UNDECIDED, "time limit")
+    case.deadline = 5.0
+    for found in (
+        searches.Searches._first(stub, 0, None, 1, 9.0),
+        searches.Searches._asked(stub, None, None, 9.0),
+    ):
+        assert (found.outcome, found.reason) == (Outcome.UNDECIDED, "time limit")
 
 
 @pytest.mark.parametrize(

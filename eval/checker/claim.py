@@ -160,7 +160,7 @@ def _labels(header: dict[str, Any], members: Members, nodes: tuple[Node, ...]) -
 def _property(header: dict[str, Any], members: Members, nodes: tuple[Node, ...]) -> dict[str, Any]:
     """The fields of a certificate of a property."""
     count, outputs = members.count("group", 2), nodes[-1].shape
-    need(len(outputs) == 1 and outputs[0] > 0, "network", "outputs with one axis", outputs)
+    need(len(outputs) == 1, "network", "outputs with one axis", outputs)
     conditions = members.arrays["group"].shape[1]
     need(conditions > 0, "group", "one condition or more", conditions)
     rows = members.take("rows", FLOATS, (count, conditions, *outputs))

@@ -116,9 +116,9 @@ class Run:
 @functools.lru_cache(maxsize=64)
 def whole_run(structure: Structure) -> Run:
     """All nodes but the input."""
-    alone = (i for i in structure.relus if structure.nodes[i].inputs[0] > 0)
-    alone = (i for i in alone if len(structure.consumers[structure.nodes[i].inputs[0]]) == 1)
-    return Run(structure.nodes[1:], frozenset(alone))
+    below = ((i, structure.nodes[i].inputs[0]) for i in structure.relus)
+    alone = frozenset(i for i, source in below if len(structure.consumers[source]) == 1)
+    return Run(structure.nodes[1:], alone).part(0, len(structure.nodes) - 1)
 
 
 def spelled_out(

@@ -195,6 +195,4 @@ class _Search:
         gap = np.minimum(h, s)
         score = np.where(free, score + 1e-6 * gap, -np.inf)
         best = int(score.argmax())
-        if not gap[free].max() > _OPEN and not score[best] > 0:
-            best = int(np.flatnonzero(free)[0])
         return best, bool(z[best] > 0)
