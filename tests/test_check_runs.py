@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from eval import check
+from eval import check, evidence
 from eval.checker import claim, evaluation, runs
 from tests import proof_cases
 
@@ -168,7 +168,6 @@ def test_commands_that_are_wrong(made, capsys):
 
 def test_hashes_of_data_and_folders_are_those_that_an_evaluation_writes(made):
     """Computed twice, by code that is not shared."""
-    evidence = pytest.importorskip("eval.evidence")
     rng = np.random.default_rng(0)
     images, labels = rng.uniform(size=(3, 4, 2)).astype(np.float32), np.array([1, 0, 2])
     own = [runs.image_sha256(x, y) for x, y in zip(images, labels.tolist(), strict=True)]

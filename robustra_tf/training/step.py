@@ -80,8 +80,9 @@ class TrainStep:
         """
         checks.plain("TrainStep", x, y)
         eps, seed = tf.cast(eps, tf.float32), tf.cast(seed, tf.int32)
-        if lowered is not None:
-            lowered = tf.cast(lowered, tf.float32)
+        # Where nothing depends on it, one trace serves calls with it and without.
+        ramps = self._gradient.problem.losses.threshold == "ramp"
+        lowered = tf.cast(lowered, tf.float32) if ramps and lowered is not None else None
         return self._step(x, labels_tensor(y), eps, seed, lowered)
 
     def _run(self, x, y, eps, seed, lowered):
