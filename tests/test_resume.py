@@ -126,6 +126,7 @@ def test_tensorboard_has_every_scalar_of_both_networks_each_epoch(runs):
         "tightness/infeasible",
         "tightness/tight",
         "tightness/loose",
+        "tightness/excluded",
         "errors/test_lp",
         "errors/test_clean",
     }
