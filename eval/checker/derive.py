@@ -70,12 +70,12 @@ class Check:
         self.tolerance = TOLERANCES[claim.mode]
         numbers = 100 + sum(math.prod(node.shape) for node in self.nodes)
         self.share = 1 + FEW * numbers if self.sound else 1.0
-        self.few = FEW if self.sound else 0.0
-        self.tiny = TINY if self.sound else 0.0
+        self.few, self.tiny = (FEW, TINY) if self.sound else (0.0, 0.0)
         self.centre, self.radius = half_widths(claim, self.few)
-        self.consumers = [
-            sum(n.inputs.count(i) for n in self.nodes) for i in range(len(self.nodes))
-        ]
+        # Of how many rows a node's are the sum, and at most those of an input, which may cancel.
+        readers = [sum(n.inputs.count(i) for n in self.nodes) for i in range(len(self.nodes))]
+        inputs = [[readers[i] for i in node.inputs] for node in self.nodes]
+        self.consumers = [own + max(n, default=0) for own, n in zip(readers, inputs, strict=True)]
         self.slopes: dict[int, np.ndarray] = {}
         self.charges: dict[int, np.ndarray] = {}
         self.offs: dict[int, np.ndarray] = {}

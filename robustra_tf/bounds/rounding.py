@@ -88,7 +88,7 @@ def deviation(
     Args:
       node: an affine node.
       weights: all of the graph's, float64.
-      consumers: how many nodes read it.
+      consumers: how many nodes read it, and how many at most one of its inputs.
       magnitudes: for each input, at least its absolute value, [n, *shape], float64.
       before: of an `Add`, the nodes that it reads: where a library computes a convolution and the
         sum in one, what is added may round as often as the convolution's terms.

@@ -155,7 +155,7 @@ def sound_margins(
         found = bands[index] = _outward(state.centre, radius)
         slope, half = found.slope, 0.5 * found.intercept
         lost = slope * (tf.abs(state.centre) + radius) + found.intercept
-        own = half + _FEW * (len(structure.consumers[index]) + 2) * lost
+        own = half + _FEW * (_readers(structure, index) + 2) * lost
         own += tf.where(found.upper > 0, as_scalar(SMALLEST, own.dtype), 0.0)
         charges[index] = Relaxation(slope, own + slope * state.pushed)
         centre = slope * state.centre + half
@@ -209,6 +209,12 @@ def sound_interval_margins(network: Network, region: Ball, y: tf.Tensor) -> Proo
     return Proof(_proven(upper, c, last, safe), bands)
 
 
+def _readers(structure: Structure, index: int) -> int:
+    """Of how many rows a node's are the sum, and at most those of an input, which may cancel."""
+    sources = structure.nodes[index].inputs
+    return len(structure.consumers[index]) + max(len(structure.consumers[i]) for i in sources)
+
+
 def _forward(
     network: Network,
     region: Ball,
@@ -231,7 +237,7 @@ def _forward(
             state = past_relu(index, node.inputs[0], states[node.inputs[0]])
         else:
             below = [states[i] for i in node.inputs]
-            consumers = len(structure.consumers[index])
+            consumers = _readers(structure, index)
             before = [structure.nodes[i] for i in node.inputs]
             off = deviation(node, weights, consumers, *(s.magnitude for s in below), before=before)
             width = half_widths(node, weights, *(s.width for s in below)) + off.each
