@@ -8,7 +8,7 @@ from eval import check
 from eval.checker import claim, stored
 from eval.checker.rejection import RejectedError
 from robustra_tf.evidence import network
-from robustra_tf.evidence.files import write
+from robustra_tf.evidence.files import packed
 from robustra_tf.graph import build
 from tests import evaluations, nets
 
@@ -24,7 +24,7 @@ def kept(tmp_path_factory, eager):
     model.save_weights(folder / "net.weights.h5")
     rt.onnx.save(model, folder / "net.onnx")
     evaluations.save(model, folder / "saved")
-    write(folder / "proof.npz", build(model), [])
+    (folder / "proof.npz").write_bytes(packed(build(model), []))
     return folder
 
 

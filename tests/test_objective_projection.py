@@ -15,13 +15,8 @@ from robustra_tf.bounds.margins import Margins
 from robustra_tf.bounds.projection import Estimate, Projection, estimate, margin_estimates
 from robustra_tf.certificates.certificate import Certificate
 from robustra_tf.graph import build
-from robustra_tf.objective.robustra import (
-    DualObjective,
-    Objective,
-    ObjectiveEstimate,
-    ball_margins,
-    objective,
-)
+from robustra_tf.objective.layer import DualObjective
+from robustra_tf.objective.robustra import Objective, ObjectiveEstimate, ball_margins, objective
 from robustra_tf.training.gradient import StepGradient
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.problem import solve

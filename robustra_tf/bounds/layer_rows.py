@@ -142,7 +142,7 @@ class LayerRows:
         # Convolutions refuse an empty batch: one row is always computed.
         needed = tf.concat([tf.zeros((1, 2), tf.int32), needed], 0)
         row_bytes = COPIES * row_cost(self.structure, self.index).widest * self.itemsize
-        size = max(1, int(self.budget / row_bytes))
+        size = max(1, int(self.budget / max(row_bytes, 1)))
 
         def some(i: tf.Tensor | int, below: Below) -> tf.Tensor:
             example, neuron = tf.unstack(needed[i * size : (i + 1) * size], axis=-1)
