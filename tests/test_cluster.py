@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import distributed
 import pytest
 
-from eval import cluster, cluster_tasks, clustered, pools
+from eval import cluster, cluster_run, cluster_tasks, clustered, pools
 from eval.cluster import Cluster
 from eval.workers import LostError, Orders, OverrunError, Processes, RefusedError, StageError
 from robustra_tf.cli.settings import SettingError
@@ -149,9 +149,9 @@ def test_what_jobs_cost_chooses_how_many_go_together(monkeypatch):
     jobs = [("give", i) for i in range(10_000)]
     assert outcomes(client, jobs) == {job: job[1] for job in jobs}
     assert client.sizes[:2] == [1, 1]
-    assert max(client.sizes) == cluster.MOST
+    assert max(client.sizes) == cluster_run.MOST
     assert len(client.sizes) < 40
-    monkeypatch.setattr(cluster, "SECONDS", 0.02)
+    monkeypatch.setattr(cluster_run, "SECONDS", 0.02)
     client = Client()
     outcomes(client, [("sleep", 0.005 + i * 1e-9) for i in range(40)])
     assert 2 <= max(client.sizes) <= 4
@@ -247,7 +247,7 @@ def test_a_worker_that_was_lost_meanwhile_is_not_ended():
             return {}
 
     client = Elsewhere(fate)
-    run = cluster._Run(client, print, Orders(limit=lambda job: 0.01), lambda job: (work, job))
+    run = cluster_run.Run(client, print, Orders(limit=lambda job: 0.01), lambda job: (work, job))
     assert [(job, result("")) for job, result in run.through(iter([("give", 1)]))]
     assert client.ended == []
 
@@ -393,7 +393,7 @@ def test_without_the_setting_nothing_of_dask_is_imported():
     assert done.stdout == "[]\n", done.stderr
     # Whatever else is imported later: only these name it, and only `pools` names these.
     named = {
-        r"(from|import) (dask|distributed)": {"cluster", "cluster_tasks"},
+        r"(from|import) (dask|distributed)": {"cluster", "cluster_run", "cluster_tasks"},
         r"from \. import cluster$": {"pools"},
     }
     for words, expected in named.items():

@@ -165,7 +165,7 @@ class Ascent:
         _, point, best, best_margin = tf.while_loop(
             unfinished, advance, (tf.constant(0), point, point, floor)
         )
-        margin, _ = evaluate(point)
+        margin, _ = self._judged(network(tf.reshape(point, shape)), batch.aim)
         best, best_margin = keep(point, margin, best, best_margin)
         return tf.reshape(best, shape), best_margin
 
