@@ -3,6 +3,7 @@
 import ast
 import functools
 import graphlib
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,3 +222,28 @@ def test_library_raises_instead_of_asserting_or_printing():
         calls = [node for node in nodes(path, ast.Call) if isinstance(node.func, ast.Name)]
         wrong += [f"{path}:{call.lineno} prints" for call in calls if call.func.id == "print"]
     assert not wrong
+
+
+def _functions(package):
+    """Of every function of a package: its name, and its lines without its docstring."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[0]
+                lines = node.end_lineno - node.lineno + 1
+                if ast.get_docstring(node) is not None:
+                    lines -= first.end_lineno - first.lineno + 1
+                yield f"{path.relative_to(ROOT)}:{node.name}", lines
+
+
+def test_no_source_file_has_more_than_300_lines():
+    packages = ("robustra_tf", "train", "eval", "mutation")
+    files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
+
+
+def test_functions_are_short():
+    lengths = dict(_functions("robustra_tf"))
+    assert {name: lines for name, lines in lengths.items() if lines > 60} == {}
+    assert statistics.median(lengths.values()) <= 8

@@ -187,21 +187,14 @@ def _descended(
         pairs = zip(order, slopes, strict=True)
         return reach({at: laid[at]._replace(slope=slope) for at, slope in pairs}, None)
 
-    def unbiased(k: tf.Tensor) -> tf.Tensor:
-        """What makes up for squares that begin with 0."""
-        count = tf.cast(k, first.dtype)
-        return tf.ones_like(count) if begin else 1 / (1 - 0.99 ** (count + 1))
-
     def descend(k, best, kept, slopes, mean, square):
         with tf.GradientTape() as tape:
             tape.watch(slopes)
             found = reached(slopes)
         slant = tape.gradient(found, slopes, unconnected_gradients="zero")
-        count = tf.cast(k, found.dtype)
-        scale = descent.rate * 0.1 ** (count / tf.cast(descent.steps, found.dtype))
         mean = [0.9 * m + 0.1 * g for m, g in zip(mean, slant, strict=True)]
         square = [0.99 * s + 0.01 * tf.square(g) for s, g in zip(square, slant, strict=True)]
-        slow, fast = scale / (1 - 0.9 ** (count + 1)), unbiased(k)
+        slow, fast = _scale(descent, k, found.dtype), _unbiased(k, found.dtype, bool(begin))
         moved = [
             tf.clip_by_value(slope - slow * m / (tf.sqrt(fast * s) + 1e-12), 0.0, 1.0)
             for slope, m, s in zip(slopes, mean, square, strict=True)
@@ -221,11 +214,25 @@ def _descended(
         parallel_iterations=1,
     )
     least = tf.stop_gradient(tf.ensure_shape(best, first.shape))
+    fast = _unbiased(k - 1, first.dtype, bool(begin))
     found = (
-        Begin(tf.stop_gradient(slope), tf.stop_gradient(unbiased(k - 1) * s))
+        Begin(tf.stop_gradient(slope), tf.stop_gradient(fast * s))
         for slope, s in zip(kept, square, strict=False)
     )
     return Lowest(least, dict(zip(order, found, strict=False)))
+
+
+def _scale(descent: Descent, k: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """The rate of step `k`, over what makes up for means that begin with 0."""
+    count = tf.cast(k, dtype)
+    rate = descent.rate * 0.1 ** (count / tf.cast(descent.steps, dtype))
+    return rate / (1 - 0.9 ** (count + 1))
+
+
+def _unbiased(k: tf.Tensor, dtype: tf.DType, warm: bool) -> tf.Tensor:
+    """What makes up for squares that begin with 0; those of a `warm` start do not."""
+    count = tf.cast(k, dtype)
+    return tf.ones_like(count) if warm else 1 / (1 - 0.99 ** (count + 1))
 
 
 def _beside(chosen: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

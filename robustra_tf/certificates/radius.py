@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from robustra_tf.attacks import Attack
 from robustra_tf.bounds.balls import NORMS, Box
 from robustra_tf.certificates.arguments import check_bound, check_sound, default_inner
 from robustra_tf.certificates.brackets import Search
+from robustra_tf.certificates.certificate import Certificate
 from robustra_tf.certificates.certify import certify
 from robustra_tf.certificates.radii import Radii
 from robustra_tf.certificates.searches import Done, Images
@@ -22,9 +24,10 @@ from robustra_tf.exact.verifier import NORMS as DECIDED
 from robustra_tf.exact.verifier import Verifier
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
+from robustra_tf.intake.agreement import Agreement
 from robustra_tf.intake.examples import arrays
 from robustra_tf.intake.precision import full_precision
-from robustra_tf.intake.subject import take
+from robustra_tf.intake.subject import Subject, take
 from robustra_tf.vocabulary import largest_radius
 
 #: Without a box: how many times its start a search goes up to.
@@ -94,27 +97,20 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
     """
     checks.plain("certified_radius", x, y)
     network = take(model, door="certified_radius")
-    structure = network.structure
-    if inner is None:
-        inner = default_inner(method)
+    inner = default_inner(method) if inner is None else inner
     dtype = checks.dtype(("float64" if sound else "float32") if dtype is None else dtype)
     check_bound(method, inner=inner)
     checks.member("norm", norm, NORMS)
     box, size = checks.box(box), checks.whole("batch_size", batch_size)
     steps = checks.whole("attack_steps", attack_steps, 0)
-    unit = largest_radius(norm, structure.input_shape)
+    unit = largest_radius(norm, network.structure.input_shape)
     search = _search(tolerance, radii, unit, box, dtype)
     if sound:
         check_sound(network.model, network.graph, method, dtype, inner)
     if complete:
         _check_complete(norm, sound)
-    x, y = arrays(x, y, structure.input_shape)
-    x = checks.images(x, structure.input_shape, box, dtype)
-    y = checks.labels(y, len(x), structure.output_shape[0])
-    found = network.compare(x, network.allowed)
-    predicted = counting.predicted(found.logits)
-    images = Images(x, y, norm, box, search)
-    clean = counting.least_margin(_margins(found.logits, y), y)
+    images = Images(*_examples(network, x, y, box, dtype), norm, box, search)
+    start = _Start.of(network.compare(images.x, network.allowed), images.y)
     # The graph was compared with the model on these images just now.
     bound = functools.partial(
         certify,
@@ -127,29 +123,68 @@ def certified_radius(  # noqa: PLR0913, the door to all radii
         inner=inner,
         sound=sound,
     )
-    proven = np.where(found.comparable, clean, -np.inf)
-    with _bar("certify", len(x), progress) as done:
-        low = images.certified(lambda *ball: bound(*ball).worst_margin, proven, size, done)
-    high = np.where(predicted == y, np.inf, 0.0)
+    low = start.certified(images, bound, size, progress)
     subject = network.graph if network.model is None else network.model
+    high = start.high
     if steps:
-        attack = Attack(subject, norm=norm, box=box, steps=steps, restarts=1)
-        with _bar("attack", len(x), progress) as done:
-            high = images.attacked(attack, subject, low, clean, high, done)
+        high = start.attacked(images, subject, low, steps, progress)
     if complete:
         verifier = Verifier(subject, 0.0, norm, box, time_limit)
-        with _bar("complete", len(x), progress) as done:
+        with _bar("complete", len(images.x), progress) as done:
             low, high = images.decided(verifier, low, high, done)
     # A point within a certified ball takes the certificate back: rounding has made it.
     low = np.where(low < high, low, 0.0)
     name, mode = ("complete" if complete else method), ("sound" if sound else dtype)
-    return Radii(low, high, y, predicted, norm, box, name, mode, search.tolerance)
+    return Radii(low, high, images.y, start.predicted, norm, box, name, mode, search.tolerance)
 
 
-def _margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`f_y - f_t` at the images themselves, [n, classes]."""
-    with np.errstate(invalid="ignore"):  # logits that are no finite numbers
-        return np.take_along_axis(logits, y[:, None].astype(int), 1) - logits
+class _Start(NamedTuple):
+    """What is known of n images before any ball about them."""
+
+    predicted: np.ndarray
+    clean: np.ndarray  # the least margin of each image itself
+    comparable: np.ndarray  # where the graph gives the model's logits
+    high: np.ndarray  # 0 where an image is misclassified, else infinite
+
+    @classmethod
+    def of(cls, found: Agreement, y: np.ndarray) -> _Start:
+        """From the logits at the images, and their labels."""
+        with np.errstate(invalid="ignore"):  # logits that are no finite numbers
+            margins = np.take_along_axis(found.logits, y[:, None].astype(int), 1) - found.logits
+        predicted = counting.predicted(found.logits)
+        clean = counting.least_margin(margins, y)
+        return cls(predicted, clean, found.comparable, np.where(predicted == y, np.inf, 0.0))
+
+    def certified(
+        self, images: Images, bound: Callable[..., Certificate], size: int, progress: bool
+    ) -> np.ndarray:
+        """The certified radii [n], `size` images at a time."""
+        proven = np.where(self.comparable, self.clean, -np.inf)
+        with _bar("certify", len(images.x), progress) as done:
+            return images.certified(lambda *ball: bound(*ball).worst_margin, proven, size, done)
+
+    def attacked(
+        self,
+        images: Images,
+        subject: keras.Model | Graph,
+        low: np.ndarray,
+        steps: int,
+        progress: bool,
+    ) -> np.ndarray:
+        """The attacked radii [n], by attacks of so many steps above the certified ones."""
+        attack = Attack(subject, norm=images.norm, box=images.box, steps=steps, restarts=1)
+        with _bar("attack", len(images.x), progress) as done:
+            return images.attacked(attack, subject, low, self.clean, self.high, done)
+
+
+def _examples(
+    network: Subject, x: np.ndarray, y: np.ndarray | None, box: Box | None, dtype: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels as arrays; refuses (`ValueError`) what the network or the box has not."""
+    structure = network.structure
+    x, y = arrays(x, y, structure.input_shape)
+    x = checks.images(x, structure.input_shape, box, dtype)
+    return x, checks.labels(y, len(x), structure.output_shape[0])
 
 
 def _search(
