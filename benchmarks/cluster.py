@@ -1,29 +1,39 @@
-"""What a pool of Dask's workers costs: `python -m benchmarks.cluster --ledger=DIR/ledger.csv`.
+"""What a cluster of many workers costs: `python -m benchmarks.cluster --ledger=DIR/ledger.csv`.
 
 Workers that sleep for as long as examples of a ledger took stand in for machines that there are
-not: so many in this process, by TCP. The efficiency is the sum of what was slept over what the
-workers had; the overhead is what a task takes beyond its sleep, at its sender and at a worker.
-`--memory` sends many tasks without sleep instead and gives the memory that this process holds.
+not; `benchmarks.asleep` has some in each of a few processes, the scheduler is a process too. The
+efficiency is the sum of what was slept over what the workers had; the overhead is what a job takes
+beyond its sleep, of a worker's time and of the processor, in the program and in the scheduler.
+`--memory` sends jobs without a ledger instead, and gives the memory that the program holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import itertools
-import logging
+import json
 import math
 import os
 import random
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import harness, processes
+from benchmarks.clusters import Cluster
 from robustra_tf.cli import command
 from robustra_tf.cli.settings import Range
+
+#: Workers that one process has.
+_TOGETHER = 20
+#: Seconds that a job of `--memory` sleeps.
+_INSTANT = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Config:
     workers: tuple[int, ...] = command.setting("cases", (10, 50, 100, 200), range=Range(1))
     seconds: float = command.setting("of work for each worker", 20.0)
     scale: tuple[float, ...] = command.setting("cases: what durations are multiplied by", (1.0,))
-    memory: tuple[int, ...] = command.setting("cases: jobs without sleep, instead", ())
+    memory: tuple[int, ...] = command.setting("cases: jobs that take no time, instead", ())
     figure: Path | None = command.setting("file for the figure", None)
 
     def __post_init__(self):
@@ -48,104 +58,100 @@ def durations(path: Path, stage: str) -> list[float]:
         return [float(row["seconds"]) for row in csv.DictReader(file) if row["stage"] == stage]
 
 
-def asleep(seconds: float) -> float:
-    """A job."""
-    time.sleep(seconds)
-    return seconds
+@dataclasses.dataclass(frozen=True)
+class Sleepers:
+    """A scheduler, workers that sleep, and the pool of them."""
+
+    pool: Any
+    scheduler: int
+
+    def through(self, jobs: Iterator[tuple[float]]) -> dict[str, Any]:
+        """Jobs done, seconds that they slept and that passed, and those of a processor."""
+        from benchmarks.asleep import asleep
+        from eval.workers import Orders
+
+        pids = {"program": os.getpid(), "scheduler": self.scheduler}
+        used = {name: processes.seconds(pid) for name, pid in pids.items()}
+        start, count, slept = time.perf_counter(), 0, 0.0
+        for _, result in self.pool.share_out(jobs, Orders(), asleep, lambda job: job):
+            count += 1
+            slept += result("a job")
+        passed = time.perf_counter() - start
+        found = {"jobs": count, "slept": slept, "seconds": passed}
+        return found | {name: processes.seconds(pid) - used[name] for name, pid in pids.items()}
 
 
-def through(pool: Any, jobs: Iterator[tuple[float]]) -> tuple[int, float, float]:
-    """Jobs done, seconds that they slept, and seconds that passed."""
-    # By its name in this package, which workers know it by too.
-    from benchmarks.cluster import asleep as work
-    from eval.workers import Orders
-
-    start, count, slept = time.perf_counter(), 0, 0.0
-    for _, result in pool.share_out(jobs, Orders(), work, lambda job: job):
-        count += 1
-        slept += result("a job")
-    return count, slept, time.perf_counter() - start
-
-
-def cluster(workers: int) -> Any:
-    """Workers of one thread each in this process, that are spoken to by TCP."""
-    import dask.config
+@contextlib.contextmanager
+def sleepers(workers: int) -> Iterator[Sleepers]:
+    """So many workers for as long as they are entered."""
     import distributed
 
-    dask.config.set({"distributed.worker.profile.enabled": False})
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address=None,
-        memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )
+    from eval import cluster
+
+    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
+        there = Cluster(Path(home), 0)
+        stack.callback(there.close)
+        address = json.loads(there.file.read_text())["address"]
+        for first in range(0, workers, _TOGETHER):
+            given = [f"--scheduler={address}", f"--workers={min(_TOGETHER, workers - first)}"]
+            begun = processes.run("benchmarks.asleep", *given, log=Path(home) / "log")
+            stack.callback(_end, begun)
+        client = stack.enter_context(distributed.Client(address, set_as_default=False))
+        client.wait_for_workers(workers, timeout=processes.PATIENCE)
+        assert there.scheduler is not None
+        found = Sleepers(cluster.Cluster(client, print), there.scheduler.pid)
+        found.through(iter([(0.0,)] * workers))
+        yield found
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
 
 
 def simulate(config: Config, drawn: Sequence[float], workers: int, scale: float) -> dict[str, Any]:
     """One case: so many workers, each with its share of the same work."""
-    import distributed
-
-    from eval.cluster import Cluster
-
     rng = random.Random(workers)
     mean = scale * sum(drawn) / len(drawn)
     count = math.ceil(workers * config.seconds / mean)
     jobs = [(scale * rng.choice(drawn),) for _ in range(count)]
-    with cluster(workers) as there, distributed.Client(there, set_as_default=False) as client:
-        pool = Cluster(client, print)
-        through(pool, iter([(0.0,)] * workers))
-        done, slept, passed = through(pool, iter(jobs))
-    longest = max(job[0] for job in jobs)
+    with sleepers(workers) as there:
+        found = there.through(iter(jobs))
+    longest, had = max(job[0] for job in jobs), workers * found["seconds"]
     return {
         "workers": workers,
         "scale": scale,
-        "jobs": done,
+        "jobs": found["jobs"],
         "mean_seconds": mean,
         "longest_seconds": longest,
-        "seconds": passed,
-        "efficiency": slept / (workers * passed),
-        # No order of the jobs takes less than this.
-        "bound": slept / (workers * max(longest, slept / workers)),
-        "overhead_ms_a_job": 1e3 * (workers * passed - slept) / done,
-        "jobs_a_second": done / passed,
+        "seconds": found["seconds"],
+        "efficiency": found["slept"] / had,
+        "overhead_ms_a_job": 1e3 * (had - found["slept"]) / found["jobs"],
+        "jobs_a_second": found["jobs"] / found["seconds"],
+        "program_ms_a_job": 1e3 * found["program"] / found["jobs"],
+        "scheduler_ms_a_job": 1e3 * found["scheduler"] / found["jobs"],
+        "load": os.getloadavg()[0],
     }
 
 
 def memory(jobs: int) -> dict[str, Any]:
-    """What this process holds while and after so many jobs that do nothing are done."""
-    import distributed
-
-    from eval.cluster import Cluster
-
+    """What this process holds while and after so many jobs are done."""
     held: list[float] = []
 
     def asked() -> Iterator[tuple[float]]:
         for i in range(jobs):
             if i % max(jobs // 50, 1) == 0:
                 held.append(_mib())
-            yield (0.0,)
+            yield (_INSTANT,)
 
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,
-        ) as there,
-        distributed.Client(there, set_as_default=False) as client,
-    ):
-        pool = Cluster(client, print)
-        through(pool, itertools.repeat((0.0,), 1000))
+    with sleepers(2) as there:
+        # As many as a long run has on its way and remembers at any time.
+        there.through(itertools.repeat((_INSTANT,), 50_000))
         before = _mib()
-        done, _, passed = through(pool, asked())
+        found = there.through(asked())
     return {
-        "jobs": done,
-        "seconds": passed,
+        "jobs": found["jobs"],
+        "seconds": found["seconds"],
         "mib_before": before,
         "mib_most": max(held),
         "mib_after": _mib(),
@@ -153,32 +159,38 @@ def memory(jobs: int) -> dict[str, Any]:
 
 
 def _mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return processes.usage(os.getpid())["mib"]
 
 
 def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """The efficiency against the number of workers, a curve for each scale."""
+    """The efficiency and the overhead against the number of workers, by the jobs' length."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4), dpi=110, layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(8, 3.4), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
     for k, scale in enumerate(sorted({one["scale"] for one in found})):
         rows = [one for one in found if one["scale"] == scale]
         x = [one["workers"] for one in rows]
         label = f"jobs of {rows[0]['mean_seconds']:.2g} s in the mean"
-        axes.plot(x, [100 * one["efficiency"] for one in rows], f"C{k}o-", label=label)
-        axes.plot(x, [100 * one["bound"] for one in rows], f"C{k}:", linewidth=1)
-    axes.set(xlabel="workers", ylabel="efficiency in %", ylim=(0, 102))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=9)
+        left.plot(x, [100 * one["efficiency"] for one in rows], f"C{k}o-", label=label)
+        for name, line in (("scheduler", "s-"), ("program", "^--")):
+            y = [one[f"{name}_ms_a_job"] for one in rows]
+            right.plot(x, y, f"C{k}{line}", label=f"{name}, {rows[0]['mean_seconds']:.2g} s")
+    left.set(xlabel="workers", ylabel="efficiency in %", ylim=(0, 102))
+    right.set(xlabel="workers", ylabel="processor's ms a job", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     figure.savefig(path)
 
 
 def main(config: Config) -> int:
     """Measures and prints."""
+    if len(config.memory) > 1:  # each in a process that holds nothing of another one
+        harness.show([harness.fresh("benchmarks.cluster", {"memory": n}) for n in config.memory])
+        return 0
     if config.memory:
-        harness.show([memory(jobs) for jobs in config.memory])
+        harness.show(memory(*config.memory))
         return 0
     if config.ledger is None:
         sys.stderr.write("benchmarks.cluster: --ledger: expected a ledger, got None\n")

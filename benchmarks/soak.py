@@ -22,14 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness
+from benchmarks import clusters, harness, processes
 from robustra_tf.cli import command
 from robustra_tf.cli.settings import Range
 
 #: What is killed, in turn.
 VICTIMS = ("worker", "scheduler", "program")
 _TRAINING_EVERY = 4
-_PATIENCE = 600.0
 #: Columns of a ledger that follow from times.
 _TIMED = ("seconds", "search")
 _TRAIN = (
@@ -58,81 +57,6 @@ class Config:
         command.check(self)
 
 
-class Cluster:
-    """A scheduler and its workers, as processes."""
-
-    def __init__(self, home: Path, workers: int):
-        self.file, self._log = home / "scheduler.json", home / "cluster.log"
-        self._workers, self.scheduler, self.nanny = workers, None, None
-        self.start()
-
-    def start(self) -> None:
-        """Begins what is not there."""
-        self.close()
-        self.file.unlink(missing_ok=True)
-        quiet = ("--scheduler-file", str(self.file), "--no-dashboard")
-        own = ("--host", "127.0.0.1", "--port", "0")
-        threads = ("--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1")
-        several = ("--nworkers", str(self._workers), *threads)
-        self.scheduler = self._begun("distributed.cli.dask_scheduler", *quiet, *own)
-        wait(self.file.exists, "a scheduler")
-        self.nanny = self._begun("distributed.cli.dask_worker", *quiet, *several)
-
-    def _begun(self, module: str, *flags: str) -> subprocess.Popen:
-        with self._log.open("a") as log:
-            return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=log, stderr=log)
-
-    def pids(self) -> list[int]:
-        """The processes of its workers."""
-        assert self.nanny is not None
-        return [pid for pid in children(self.nanny.pid) if b"spawn_main" in cmdline(pid)]
-
-    def close(self) -> None:
-        """Ends it."""
-        for process in (self.nanny, self.scheduler):
-            if process is not None:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(20)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that another one has begun, in whichever of its threads."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def cmdline(pid: int) -> bytes:
-    """The command of a process; nothing of one that is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def wait(condition: Any, what: str) -> None:
-    """Waits for a condition to hold."""
-    end = time.monotonic() + _PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not come")
-        time.sleep(0.05)
-
-
-def usage(process: subprocess.Popen | None) -> dict[str, float]:
-    """MiB that a process holds, and files that it has open."""
-    assert process is not None
-    home = Path(f"/proc/{process.pid}")
-    pages = int((home / "statm").read_text().split()[1])
-    mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return {"mib": round(mib, 1), "files": len(list((home / "fd").iterdir()))}
-
-
 def rows(out: Path) -> list[dict[str, str]]:
     """The lines of a ledger but for times; none where there is no ledger."""
     path = out / "ledger.csv"
@@ -141,18 +65,6 @@ def rows(out: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
     return [{name: cell for name, cell in line.items() if name not in _TIMED} for line in lines]
-
-
-def run(module: str, *flags: str, log: Path) -> subprocess.Popen:
-    """Begins a program."""
-    with log.open("a") as file:
-        return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=file, stderr=file)
-
-
-def finished(process: subprocess.Popen, log: Path) -> None:
-    """Waits for a program that has to end well."""
-    if code := process.wait(_PATIENCE):
-        raise RuntimeError(f"exit code {code}: {log.read_text()[-2000:]}")
 
 
 class Soak:
@@ -167,22 +79,22 @@ class Soak:
     def prepare(self) -> None:
         """What undisturbed processes leave."""
         start = time.monotonic()
-        finished(self._train("whole"), self._log)
+        processes.finished(self._train("whole"), self._log)
         self._trained = time.monotonic() - start
         self._weights = self._sha256("whole")
         self._whole = self._evaluate("one")
-        finished(self._whole, self._log)
+        processes.finished(self._whole, self._log)
         self.expected = rows(self._home / "one")
         start = time.monotonic()
-        self.cluster = Cluster(self._home, self._config.workers)
+        self.cluster = clusters.Cluster(self._home, self._config.workers)
         for _ in range(2):  # the second time workers have imported TensorFlow
             start = time.monotonic()
-            finished(self._evaluate("warm", "--overwrite", cluster=True), self._log)
+            processes.finished(self._evaluate("warm", "--overwrite", cluster=True), self._log)
         self._evaluated = time.monotonic() - start
 
     def _train(self, name: str, *flags: str) -> subprocess.Popen:
         workdir = f"--workdir={self._home / name}"
-        return run("train.main", workdir, *_TRAIN, *flags, log=self._log)
+        return processes.run("train.main", workdir, *_TRAIN, *flags, log=self._log)
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -198,7 +110,7 @@ class Soak:
         given += [f"--limit={config.images}", f"--eps={config.eps}", f"--stages={config.stages}"]
         given += ["--solver=branch", "--attack_steps=10", "--batch_size=10", *flags]
         given += [f"--cluster={self.cluster.file}"] if cluster else []
-        return run("eval.main", *given, log=self._log)
+        return processes.run("eval.main", *given, log=self._log)
 
     def evaluation(self, number: int) -> dict[str, Any]:
         """One round: killed once, gone on with until it is done, compared."""
@@ -206,19 +118,20 @@ class Soak:
         program = self._evaluate(name, cluster=True)
         # From before it has read the network until it is done.
         moment = self._draw.uniform(0.0, 1.1 * self._evaluated)
-        end = time.monotonic() + moment
+        end, held = time.monotonic() + moment, []
         while time.monotonic() < end and program.poll() is None:
-            time.sleep(0.02)
+            held.append(processes.usage(program))
+            time.sleep(0.05)
         recorded = len(rows(self._home / name))
         killed = self._kill(victim, program)
-        code, times = program.wait(_PATIENCE), 0
+        code, times = program.wait(processes.PATIENCE), 0
         while code:
             times += 1
             if times > 5:
                 raise RuntimeError(f"{victim}: exit code {code}: {self._log.read_text()[-2000:]}")
             if self.cluster.scheduler is None or self.cluster.scheduler.poll() is not None:
                 self.cluster.start()
-            code = self._evaluate(name, "--resume", cluster=True).wait(_PATIENCE)
+            code = self._evaluate(name, "--resume", cluster=True).wait(processes.PATIENCE)
         if self.cluster.scheduler is None or self.cluster.scheduler.poll() is not None:
             self.cluster.start()  # it was killed when nothing was left to ask it
         found = rows(self._home / name)
@@ -231,8 +144,10 @@ class Soak:
             "same": found == self.expected,
             "lost": len(self.expected) - len({row["index"] for row in found}),
             "double": len(found) - len({row["index"] for row in found}),
-            "scheduler": usage(self.cluster.scheduler),
-            "nanny": usage(self.cluster.nanny),
+            "scheduler": processes.usage(self.cluster.scheduler),
+            "nanny": processes.usage(self.cluster.nanny),
+            "program": processes.most(held),
+            "workers": processes.most([processes.usage(pid) for pid in self.cluster.pids()]),
         }
 
     def _kill(self, victim: str, program: subprocess.Popen) -> bool:
@@ -246,7 +161,7 @@ class Soak:
             self.cluster.scheduler.kill()
             self.cluster.scheduler.wait()
             return True
-        wait(self.cluster.pids, "a worker")
+        processes.wait(self.cluster.pids, "a worker")
         os.kill(self._draw.choice(self.cluster.pids()), signal.SIGKILL)
         return True
 
@@ -260,7 +175,7 @@ class Soak:
         except subprocess.TimeoutExpired:
             program.kill()
             program.wait()
-        finished(self._train(name, "--resume"), self._log)
+        processes.finished(self._train(name, "--resume"), self._log)
         same = self._sha256(name) == self._weights
         return {"victim": "training", "moment": round(moment, 2), "same": same}
 
@@ -268,8 +183,8 @@ class Soak:
 def measure(config: Config, home: Path) -> dict[str, Any]:
     """Rounds until the time is over."""
     soak, found = Soak(config, home), []
-    soak.prepare()
     end = time.monotonic() + 60.0 * config.minutes
+    soak.prepare()
     try:
         while time.monotonic() < end and len(found) < config.rounds:
             number = len(found)
@@ -282,13 +197,15 @@ def measure(config: Config, home: Path) -> dict[str, Any]:
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What rounds came to, and what the cluster held at the first and at the last."""
+    """What rounds came to, and the most that was held in their first and in their second half."""
     evaluations = [one for one in found if one["victim"] != "training"]
+    half = len(evaluations) // 2
     held = {
-        f"{name}_{what}": [one[name][what] for one in (evaluations[0], evaluations[-1])]
-        for name in ("scheduler", "nanny")
+        f"{name}_{what}": [max(one[name][what] for one in part) for part in parts]
+        for parts in [(evaluations[:half], evaluations[half:])]
+        for name in ("scheduler", "nanny", "program", "workers")
         for what in ("mib", "files")
-        if evaluations
+        if half
     }
     return {
         "rounds": len(found),

@@ -1,13 +1,14 @@
 """Jobs on their way through a cluster of Dask's.
 
 They go out as tasks, one a worker at a time, so that a worker that dies takes with it what it was
-at and no other. A task has as many jobs as took `SECONDS` so far. Dask gives a task whose worker
-has died to another one; what several died of is set aside, and done alone at the end, so that a job
-is blamed for nothing but its own.
+at and no other. A worker that is done has its next task while its answer is on the way. Dask gives
+a task whose worker has died to another one; what several died of is set aside, and done alone at
+the end, so that a job is blamed for nothing but its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -23,40 +24,16 @@ from typing import Any
 import distributed
 
 from . import cluster_tasks
+from .cluster_news import Begun, Brought, Ended, News, Sent
 from .cluster_tasks import Handed, Reply, Task
+from .portions import Portions
 from .workers import LostError, Orders, OverrunError, RefusedError, Result, StageError
 
-#: Seconds of work that a task is meant to have: sending one takes some milliseconds.
-SECONDS = 0.5
-#: Jobs that one task has at most.
-MOST = 1000
 #: Seconds between two looks at which workers there are.
 _LOOK = 2.0
 #: Jobs that are lost before any is done, after which it is not the jobs' fault.
 _HOPELESS = 3
 _GONE = "lost the scheduler at {}; --resume goes on"
-
-
-@dataclasses.dataclass
-class _Sent:
-    """A task that is under way.
-
-    Attributes:
-      jobs: its jobs.
-      future: Dask's.
-      worker: that it was meant for; empty where none was there.
-      alone: whether nothing else is under way.
-      late: whether its one job was ended before.
-      at: position of the job that its worker is at, the worker's address, and when it has to be
-        done, of `time.monotonic`; None where that is not known.
-    """
-
-    jobs: Sequence[Any]
-    future: Any
-    worker: str
-    alone: bool
-    late: bool
-    at: tuple[int, str, float] | None = None
 
 
 class Run:
@@ -71,12 +48,12 @@ class Run:
     ):
         self._client, self._say, self._orders, self._asked = client, say, orders, asked
         self._key = f"robustra-{uuid.uuid4().hex[:12]}"
-        self._news: queue.SimpleQueue = queue.SimpleQueue()
-        self._sent: dict[int, _Sent] = {}
+        self._news: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._sent: dict[int, Sent] = {}
         self._again = collections.deque[Any]()
         self._aside = collections.deque[tuple[Any, bool]]()
         self._numbers = itertools.count()
-        self._size, self._cost = 1, math.inf
+        self._portions = Portions(iter(()))
         self._workers: list[str] = []
         self._looked = -math.inf
         self._done = self._lost = 0
@@ -86,8 +63,9 @@ class Run:
 
     def through(self, jobs: Iterator[Any]) -> Iterator[tuple[Any, Result]]:
         """Sends jobs out as there is room for them, and gives what came of them."""
+        self._portions = Portions(jobs)
         while True:
-            self._fill(jobs)
+            self._fill()
             if not self._sent:
                 return
             yield from self._heard()
@@ -103,17 +81,19 @@ class Run:
 
     # What goes out.
 
-    def _fill(self, jobs: Iterator[Any]) -> None:
+    def _fill(self) -> None:
         if time.monotonic() >= self._looked + _LOOK:
             self._look()
-        busy = {sent.worker for sent in self._sent.values()}
+        under_way = [sent for sent in self._sent.values() if not sent.done]
+        busy = {sent.worker for sent in under_way}
         free = collections.deque(worker for worker in self._workers if worker not in busy)
         # Without workers a task waits for the first one.
-        while len(self._sent) < max(len(self._workers), 1):
+        workers = max(len(self._workers), 1)
+        for _ in range(workers - len(under_way)):
             worker = free.popleft() if free else ""
             if self._again:
                 self._send([self._again.popleft()], worker)
-            elif chosen := list(itertools.islice(jobs, self._size)):
+            elif chosen := self._portions.next(workers):
                 self._send(chosen, worker)
             else:
                 break
@@ -154,8 +134,8 @@ class Run:
         future = self._client.submit(
             cluster_tasks.do, self._handed, task, key=key, pure=False, **place
         )
-        self._sent[number] = _Sent(jobs, future, worker, alone, late)
-        future.add_done_callback(lambda _: self._news.put(number))
+        self._sent[number] = Sent(jobs, future, worker, alone, late)
+        future.add_done_callback(lambda _: self._news.put(Ended(number)))
 
     def _hand(self) -> None:
         begin = pickle.dumps(self._orders.begin)
@@ -166,28 +146,46 @@ class Run:
 
     def _told(self, event: tuple[Any, Sequence[Any]]) -> None:
         """Hears from a worker, in a thread of Dask's, that it has begun a job."""
-        self._news.put(tuple(event[1]))
+        self._news.put(Begun(*event[1]))
 
     # What comes back.
 
     def _heard(self) -> Iterator[tuple[Any, Result]]:
         """Waits for something to happen; what is done by that."""
-        ended = []
         for news in self._waited():
-            if isinstance(news, int):
-                ended.append(news)
+            if (sent := self._sent.get(news.number)) is None:
                 continue
-            number, position, worker = news
-            if (sent := self._sent.get(number)) is not None:
-                limit = self._orders.limit(sent.jobs[position])
-                sent.at = position, worker, time.monotonic() + limit
-        tasks = [self._sent.pop(number) for number in ended if number in self._sent]
-        for sent, reply in zip(tasks, self._replies(tasks), strict=True):
-            # Of many results, none is kept after its turn.
-            sent.future.release()
-            yield from self._lose(sent, "") if reply is None else self._taken(sent, reply)
+            if isinstance(news, Begun):
+                limit = self._orders.limit(sent.jobs[news.position])
+                sent.at = news.position, news.worker, time.monotonic() + limit
+            elif isinstance(news, Ended) and sent.future.status == "finished":
+                sent.at, sent.done = None, True
+                self._bring(news.number, sent.future)
+            else:
+                del self._sent[news.number]
+                yield from self._answered(sent, getattr(news, "reply", None))
 
-    def _waited(self) -> list[Any]:
+    def _bring(self, number: int, future: Any) -> None:
+        """Asks for a task's answer, and does not wait for it: others are sent out meanwhile."""
+
+        async def brought() -> None:
+            reply = None
+            # What went wrong is seen at the future.
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                reply = await self._client.gather(future, asynchronous=True)
+            self._news.put(Brought(number, reply))
+
+        self._client.loop.add_callback(brought)
+
+    def _answered(self, sent: Sent, reply: Reply | None) -> Iterator[tuple[Any, Result]]:
+        """Takes what came of a task; without an answer, its workers were lost on it."""
+        if reply is None:
+            self._failed(sent.future)
+        # Of many results, none is kept after its turn.
+        sent.future.release()
+        yield from self._lose(sent, "") if reply is None else self._taken(sent, reply)
+
+    def _waited(self) -> list[News]:
         ends = [sent.at[2] for sent in self._sent.values() if sent.at]
         until = min([*ends, time.monotonic() + 1.0])
         try:
@@ -199,18 +197,6 @@ class Run:
                 news.append(self._news.get_nowait())
         return news
 
-    def _replies(self, tasks: Sequence[_Sent]) -> list[Reply | None]:
-        """What workers said of tasks that have ended, None where they were lost on it."""
-        finished = [sent.future for sent in tasks if sent.future.status == "finished"]
-        try:
-            said = iter(self._client.gather(finished))
-        except Exception as error:
-            raise self._gone() from error
-        return [
-            next(said) if sent.future.status == "finished" else self._failed(sent.future)
-            for sent in tasks
-        ]
-
     def _failed(self, future: Any) -> None:
         if future.status != "error":  # nobody has cancelled it
             raise self._gone()
@@ -218,12 +204,12 @@ class Run:
         if not isinstance(error, distributed.KilledWorker):
             raise StageError(f"{type(error).__name__}: {error}")
 
-    def _taken(self, sent: _Sent, reply: Reply) -> Iterator[tuple[Any, Result]]:
+    def _taken(self, sent: Sent, reply: Reply) -> Iterator[tuple[Any, Result]]:
         if reply.refused:
             self._refuse(reply.worker, reply.refused)
             self._put_back(sent, sent.jobs)
             return
-        self._measure(reply.seconds / len(sent.jobs))
+        self._portions.measure(reply.seconds, len(sent.jobs), len(self._workers))
         for job, result in zip(sent.jobs, reply.results, strict=True):
             if result.error is RefusedError:
                 self._refuse(reply.worker, result.text)
@@ -234,20 +220,13 @@ class Run:
                 self._done += 1
                 yield job, result
 
-    def _put_back(self, sent: _Sent, jobs: Iterable[Any]) -> None:
+    def _put_back(self, sent: Sent, jobs: Iterable[Any]) -> None:
         if sent.alone:
             self._aside.extend((job, sent.late) for job in jobs)
         else:
             self._again.extend(jobs)
 
-    def _measure(self, seconds: float) -> None:
-        """Chooses how many jobs a task has, at most twice as many as the ones before."""
-        known = self._cost < math.inf
-        self._cost = 0.7 * self._cost + 0.3 * seconds if known else seconds
-        fitting = int(SECONDS / max(self._cost, SECONDS / MOST))
-        self._size = max(1, min(fitting, 2 * self._size))
-
-    def _lose(self, sent: _Sent, why: str) -> Iterator[tuple[Any, Result]]:
+    def _lose(self, sent: Sent, why: str) -> Iterator[tuple[Any, Result]]:
         """Sets jobs aside whose workers died; those that were alone are given up."""
         self._lost += 1
         if self._lost >= _HOPELESS and not self._done:
