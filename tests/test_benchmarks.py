@@ -12,6 +12,7 @@ from keras import layers
 from benchmarks import (
     flops,
     harness,
+    intake,
     lp,
     presets,
     profile,
@@ -216,6 +217,15 @@ def test_the_evaluation_counts_every_image_once(alone):
     assert found["count"] == 5
     assert found["lp_error"] == found["clean_error"] == pytest.approx(error)
     assert found["unstable_per_layer"] == [0.0] * len(found["neurons_per_layer"])
+
+
+def test_a_model_is_timed_beside_its_graph(alone):
+    found = intake.measure(intake.Config("digits_small", eps=0.01, limit=4, rounds=3))
+    json.dumps(found)
+    graph, model = (sorted(found["cpu_seconds"][way]) for way in ("graph", "model"))
+    assert len(graph) == len(model) == 3
+    assert graph[0] > 0
+    assert found["share"] == pytest.approx(model[1] / graph[1] - 1)
 
 
 def test_a_program_in_a_process_of_its_own_says_why_it_failed():
