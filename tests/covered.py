@@ -21,22 +21,39 @@ UNMEASURED = {
     "bounds_numpy",
     "bounds_oracle",
     "bounds_runs",
+    "covered",
+    "eval_run",
+    "eval_sweep",
+    "exact_batched",
+    "exact_encoding",
+    "exact_faults",
+    "exact_multipliers",
     "exact_splitting",
     "exact_verify",
+    "fit_data",
     "fit_habits",
     "fuzz",
     "guards",
+    "intake",
+    "methods",
+    "motivation",
     "mutation",
+    "nearest",
+    "normalisation",
     "objective",
     "objective_norms",
     "objective_projection",
     "oracles",
     "ordering",
     "package",
+    "pair_bounds",
+    "pair_verdicts",
     "public_benchmarks",
     "pure_step",
     "sound",
+    "soundness",
     "step",
+    "train",
     "train_intervals",
     "train_projection",
     "training",
@@ -56,6 +73,18 @@ def percentages(measured: coverage.Coverage) -> dict[str, float]:
                 include=f"*/{name}/*", file=io.StringIO(), skip_empty=True
             )
     return found
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """One measurement in a worker, that of pytest-cov, which begins later and may pause.
+
+    Whatever has begun before would go on in its pauses: coverage's own, as in any program that a
+    test starts, and another one of pytest-cov, which has taken the worker for the controller.
+    """
+    if hasattr(config, "workerinput"):
+        while begun := coverage.Coverage.current():
+            begun.stop()
 
 
 @contextlib.contextmanager
