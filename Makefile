@@ -20,7 +20,7 @@ VNNCOMP_OUT ?= runs/vnncomp
 VNNCOMP_SECONDS ?=
 VNNCOMP_FLAGS ?=
 
-.PHONY: train test fuzz vnncomp mutate soak bench docs wheel lint format clean
+.PHONY: train test suite fuzz vnncomp mutate soak bench docs wheel lint style types format clean
 
 train: $(VENV)/.train
 	mkdir -p $(dir $(RUN_DIR))
@@ -31,7 +31,11 @@ train: $(VENV)/.train
 	@echo "Results: $(RUN_DIR)/eval_f/results.json and $(RUN_DIR)/eval_g/results.json"
 	@echo "Curves:  $(BIN)/tensorboard --logdir=$(RUN_DIR)/events"
 
-test: lint
+# Types are checked, by one thread, while the tests begin.
+test: style
+	@$(MAKE) --no-print-directory -j2 types suite
+
+suite: $(VENV)/.dev
 	$(PYTEST) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 
 fuzz: $(VENV)/.dev
@@ -52,9 +56,13 @@ mutate: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak --minutes=$(SOAK_MINUTES)
 
-lint: $(VENV)/.dev
+lint: style types
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
 	$(BIN)/pyright
 
 format: $(VENV)/.dev
