@@ -1,15 +1,28 @@
-"""What every test may ask for: the shared reference data, a fixed seed, tolerances per dtype."""
+"""What every test may ask for: the shared reference data, tolerances per dtype, a saved network.
 
+What needs TensorFlow stands in `tests.tensorflow_state`: the process that only hands tests out to
+others does without.
+"""
+
+import gc
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.quiet import context, keras, tf
-
-SEED = 20190810
 pytest_plugins = ("tests.covered",)
+
+
+def pytest_configure(config):
+    """TensorFlow is imported by whoever runs tests, before coverage begins there and slows it."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("tests.tensorflow_state")
+
+
+def pytest_collection_finish():
+    """What was imported lives as long as the process: no collection of garbage looks at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -37,39 +50,6 @@ def tolerances() -> dict[str, dict[str, float]]:
         "float32": {"rtol": 1e-4, "atol": 1e-5},
         "float64": {"rtol": 1e-10, "atol": 1e-11},
     }
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    """The same random numbers in every test, whichever tests run and in whatever order."""
-    with pytest.MonkeyPatch.context() as patch:
-        # TensorFlow's seed is set where it is another one: to set it empties the cache of kernels,
-        # after which every function, traced or not, is optimised once more.
-        if context.global_seed() == SEED:
-            patch.setattr(tf.random, "set_seed", lambda seed: None)
-        keras.utils.set_random_seed(SEED)
-
-
-@pytest.fixture(scope="module")
-def eager():
-    """TensorFlow's functions run eagerly: to trace those of networks used once takes longest."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def eagerly(request):
-    """As `eager`, test by test, but for those that are marked `traced`."""
-    tf.config.run_functions_eagerly(not request.node.get_closest_marker("traced"))
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture
-def rng() -> np.random.Generator:
-    """A NumPy generator with the fixed seed."""
-    return np.random.default_rng(SEED)
 
 
 @pytest.fixture(scope="module")
