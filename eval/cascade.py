@@ -44,7 +44,7 @@ class Decisions(NamedTuple):
       reason: of each example why nothing was decided, where that is not the stage's own doing.
       proofs: of each example the content of the file that proves its verdict, or None; None where
         none were asked for.
-      proof_seconds: of `seconds` those that proofs took beside the verdicts.
+      proof_seconds: processor seconds that proofs took beside the verdicts.
     """
 
     examples: Examples

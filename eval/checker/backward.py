@@ -195,7 +195,7 @@ class _Pass:
                 there = there & wanted
             there[fixed] = True
             columns = np.flatnonzero(there)
-            some = matrix[:, columns] if rows is None else matrix[np.ix_(rows, columns)]
+            some = (matrix if rows is None else matrix[rows])[:, columns]
             if len(kept) >= _KEPT:
                 kept.pop(next(iter(kept)))
             kept[key] = columns, some if self.exact else some.astype(np.float64)

@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
       stage: that decided it.
       reason: why its proof is not accepted; None where it is, or where nothing is claimed.
       there: whether there is a file.
-      leaves, size, seconds: of the file, and what checking took.
+      leaves, size, seconds: of the file, and processor seconds that checking took.
       image: hash of its image and label, by which data are told apart.
     """
 
@@ -58,7 +58,7 @@ class Summary(NamedTuple):
       falsified, replayed: falsified or misclassified, and counterexamples that hold.
       open: the rest.
       refused: examples whose file is not accepted, and verified ones that have none, with reasons.
-      stages: of each stage: proofs, bytes, leaves and seconds.
+      stages: of each stage: proofs, bytes, leaves and processor seconds.
       hashes: of the network, of the images that have files, and of the files.
     """
 
@@ -174,7 +174,7 @@ class _Work:
 
     def outcome(self, line: Line) -> Outcome:
         """What becomes of one example."""
-        path, begun = self.folder / f"{line.index:07d}.npz", time.perf_counter()
+        path, begun = self.folder / f"{line.index:07d}.npz", time.process_time()
         found = Outcome(line.index, line.status, line.stage, None)
         if not path.exists():
             missing = "it is verified, and there is no proof of it" if line.proven else None
@@ -185,7 +185,7 @@ class _Work:
             found = found._replace(leaves=leaves, image=image)
         except (UnreadableError, RejectedError) as error:
             found = found._replace(reason=str(error))
-        return found._replace(seconds=time.perf_counter() - begun)
+        return found._replace(seconds=time.process_time() - begun)
 
     def _check(self, path: Path, line: Line) -> tuple[int, str | None]:
         read = proof.read(path, self.shared)

@@ -32,12 +32,14 @@ class RowSet(NamedTuple):
     """Rows with multipliers of their own, [q] of them.
 
     Attributes:
+      number: that they have in their example.
       neuron: which unit of its ReLU a row is of.
       end: 1 of a lower bound, -1 of an upper one.
       given: their multipliers.
       weight: of margins that may be taken to be at most 0, [q, j]; None for none.
     """
 
+    number: int
     neuron: np.ndarray
     end: np.ndarray
     given: Given

@@ -121,15 +121,15 @@ class Reader:
         right = type(number) is int and 0 <= number <= next_
         need(right, where, f"rows of a number up to {next_}", number)
         if number == next_:
-            self.sets.append((relu, self._row_set(relu, f"r{number}", conditions)))
+            self.sets.append((relu, self._row_set(relu, number, conditions)))
         owner, found = self.sets[number]
         need(owner == relu, where, f"rows of ReLU {owner}", relu)
         shared = number == next_ or found.weight is None
         need(shared, where, "rows without weights, as they are another tree's too", number)
         return found
 
-    def _row_set(self, relu: int, name: str, conditions: int | None) -> RowSet:
-        own = self.own.of(name)
+    def _row_set(self, relu: int, number: int, conditions: int | None) -> RowSet:
+        own = self.own.of(f"r{number}")
         count = own.count("neuron")
         neuron = own.take("neuron", ("<i4",), (count,))
         fits = ((neuron >= 0) & (neuron < self.sizes[relu])).all()
@@ -142,7 +142,7 @@ class Reader:
         none = np.zeros(0, np.int64)
         unit, alpha = self._alpha(own, count)
         given = Given(unit, alpha, none, none, none, np.zeros(0))
-        return RowSet(neuron, end, given, weight)
+        return RowSet(number, neuron, end, given, weight)
 
     def _alpha(self, own: Members, count: int) -> tuple[np.ndarray, np.ndarray]:
         values = self.own.arrays.get(f"{own.prefix}unit")

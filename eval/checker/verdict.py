@@ -14,7 +14,7 @@ import numpy as np
 from .knowledge import Knowledge, Subject, fractions
 from .proof import FALSIFIED, OPEN, Example
 from .rejection import RejectedError
-from .rounding import EXACT
+from .rounding import EXACT, FEW, TINY
 from .sets import Region, ball
 from .slopes import CROWN, Given, Slopes
 from .steps import Asked, Step, follow, margins, slices, weighed_margins
@@ -161,7 +161,7 @@ class _Verified:
 
     def _followed(self, known: Knowledge, steps, where: str, asked: Asked) -> Knowledge:
         """What further steps make known; what trees have in common is derived once."""
-        keys = [(step.relu, step.rule, id(step.rows)) for step in steps]
+        keys = [(step.relu, step.rule, step.rows and step.rows.number) for step in steps]
         alike = [step.rows is None or step.rows.weight is None for step in steps]
         shared = alike.index(False) if False in alike else len(steps)
         done = shared
@@ -280,12 +280,19 @@ def _within(example: Example, point: np.ndarray) -> bool:
         low, high = (wall.ravel() for wall in example.walls)
         if not ((flat >= low) & (flat <= high)).all():
             return False
-    moved = [abs(Fraction(a) - Fraction(b)) for a, b in zip(flat.tolist(), x.tolist(), strict=True)]
+    moved = np.abs(flat - x)
     if example.norm == "linf":
-        return all(d <= Fraction(r) for d, r in zip(moved, radius.tolist(), strict=True))
-    size, most = (
-        (sum(moved), Fraction(float(radius[0])))
-        if example.norm == "l1"
-        else (sum(d * d for d in moved), Fraction(float(radius[0])) ** 2)
+        # One subtraction is off by less than this share; fractions decide what is as close.
+        near = np.abs(moved - radius) <= FEW * radius + TINY
+        exact = zip(flat[near].tolist(), x[near].tolist(), radius[near].tolist(), strict=True)
+        return bool((moved <= radius)[~near].all()) and all(
+            abs(Fraction(a) - Fraction(b)) <= Fraction(r) for a, b, r in exact
+        )
+    power, (reach,) = 1 if example.norm == "l1" else 2, radius.tolist()
+    size, most = float((moved**power).sum()), reach**power
+    if np.isfinite(size) and abs(size - most) > FEW * (len(x) + 100) * most + TINY:
+        return size <= most
+    pairs = zip(flat.tolist(), x.tolist(), strict=True)
+    return (
+        sum(abs(Fraction(a) - Fraction(b)) ** power for a, b in pairs) <= Fraction(reach) ** power
     )
-    return size <= most

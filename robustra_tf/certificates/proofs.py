@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from robustra_tf.evidence import network
+from robustra_tf.evidence.network import Described
 from robustra_tf.graph.graph import Graph
 from robustra_tf.property import Query
 from robustra_tf.storage.files import write_atomically
@@ -71,10 +71,9 @@ def parts(
       bands: for each ReLU in order the arrays of `BAND`, [n, *shape], or the first of them.
       prefix: of the arrays' names.
     """
-    weights = [variable.numpy() for variable in graph.variables]
-    operations = network.describe(graph)
-    fields = {"network": operations, "network_sha256": network.sha256(operations, weights)}
-    members = {f"{prefix}weight_{k}": weight for k, weight in enumerate(weights)}
+    described = Described.of(graph)
+    fields = {"network": described.operations, "network_sha256": described.sha256}
+    members = {f"{prefix}weight_{k}": weight for k, weight in enumerate(described.weights)}
     for k, values in enumerate(bands):
         named = zip(BAND, values, strict=False)
         members |= {f"{prefix}{name}_{k}": value for name, value in named}

@@ -11,6 +11,7 @@ import numpy as np
 
 from robustra_tf.bounds.balls import Box
 from robustra_tf.evidence import files
+from robustra_tf.evidence.network import Described
 from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.rooted import flat, proven
@@ -54,7 +55,7 @@ def prove(path: Path, graph: Graph, query: Query, certified: np.ndarray, method:
             RuntimeWarning,
             stacklevel=3,
         )
-    content = files.packed(graph, examples)
+    content = files.packed(Described.of(graph), examples)
     write_atomically(path, content)
     return len(content)
 
@@ -81,11 +82,12 @@ class Proven:
         self._subject = take(model, rival=True)
         self._asked = eps, norm, box
         self._flat = flat(self._subject.graph)
+        self._described = Described.of(self._subject.graph)
 
     @property
     def network(self) -> bytes:
         """The content of the file that all others refer to, `files.NETWORK`."""
-        return files.packed(self._subject.graph, [])
+        return files.packed(self._described, [])
 
     def verified(self, x: np.ndarray, y: int, stage: str, position: int) -> bytes | None:
         """That an image [*shape] is robust; None where no proof is found without a search.
@@ -126,4 +128,4 @@ class Proven:
 
     def _packed(self, example: files.Example, position: int) -> bytes:
         example = dataclasses.replace(example, position=position)
-        return files.packed(self._subject.graph, [example], alone=False)
+        return files.packed(self._described, [example], alone=False)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from robustra_tf.evidence import network
+from robustra_tf.evidence.network import Described
 from robustra_tf.evidence.steps import BoxTree, PhaseTree, RowSet, Step
-from robustra_tf.graph.graph import Graph
 from robustra_tf.property import Query
 
 FORMAT, VERSION = "robustra_tf proof", 1
@@ -58,11 +56,11 @@ class Example:
     position: int | None = None
 
 
-def packed(graph: Graph, examples: Sequence[Example], *, alone: bool = True) -> bytes:
+def packed(network: Described, examples: Sequence[Example], *, alone: bool = True) -> bytes:
     """The content of a file of proofs.
 
     Args:
-      graph: the network.
+      network: that is spoken of.
       examples: what is proven.
       alone: whether the file holds the network; else a file of that name is beside it: `NETWORK`,
         whose content is that of no examples.
@@ -70,21 +68,18 @@ def packed(graph: Graph, examples: Sequence[Example], *, alone: bool = True) -> 
     Raises:
       TooLargeError: the arrays are more than a file may hold.
     """
-    weights = [variable.numpy() for variable in graph.variables]
-    operations = network.describe(graph)
     members: dict[str, np.ndarray] = {}
     if alone:
-        members |= {f"weight_{k}": weight for k, weight in enumerate(weights)}
+        members |= {f"weight_{k}": weight for k, weight in enumerate(network.weights)}
     header = {
         "format": FORMAT,
         "version": VERSION,
-        "network": operations if alone else None,
-        "network_sha256": network.sha256(operations, weights),
+        "network": network.operations if alone else None,
+        "network_sha256": network.sha256,
         "examples": [],
     }
-    outputs = graph.structure.output_shape[0]
     for place, example in enumerate(examples):
-        fields, arrays = _laid_out(example, outputs)
+        fields, arrays = _laid_out(example, network.outputs)
         header["examples"].append(fields)
         members |= {f"{place}/{name}": values for name, values in arrays.items()}
     if sum(values.nbytes for values in members.values()) > LARGEST:
@@ -99,26 +94,11 @@ def packed(graph: Graph, examples: Sequence[Example], *, alone: bool = True) -> 
 def _laid_out(example: Example, outputs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The fields of an example, and its arrays by their names."""
     fields, arrays = _asked(example.query, outputs)
-    count = itertools.count()
-
-    def steps(given: Sequence[Step]) -> list[list[Any]]:
-        found = []
-        for relu, how in given:
-            if not isinstance(how, RowSet):
-                found.append([relu, how])
-                continue
-            number = next(count)
-            for name, kind in (("neuron", np.int32), ("end", np.int8), ("unit", np.int32)):
-                arrays[f"r{number}/{name}"] = getattr(how, name).astype(kind)
-            arrays[f"r{number}/alpha"] = how.alpha
-            found.append([relu, "rows", number])
-        return found
-
-    trees = []
-    bounds = steps(example.bounds)
+    rows, trees = _Rows(arrays), []
+    bounds = rows.steps(example.bounds)
     for number, tree in enumerate(example.trees):
         own, parts = tree.parts()
-        trees.append(own | {"bounds": steps(tree.bounds)})
+        trees.append(own | {"bounds": rows.steps(tree.bounds)})
         arrays |= {f"t{number}/{name}": values for name, values in parts.items()}
     if example.point is not None:
         arrays["point"] = example.point.astype(np.float32)
@@ -131,6 +111,30 @@ def _laid_out(example: Example, outputs: int) -> tuple[dict[str, Any], dict[str,
         "trees": trees,
     }
     return fields, arrays
+
+
+class _Rows:
+    """The rows of an example, each written once however many steps have the same."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self._arrays = arrays
+        self._numbers: dict[tuple, int] = {}
+
+    def steps(self, given: Sequence[Step]) -> list[list[Any]]:
+        """Steps as a header has them."""
+        return [
+            [relu, "rows", self._number(relu, how)] if isinstance(how, RowSet) else [relu, how]
+            for relu, how in given
+        ]
+
+    def _number(self, relu: int, rows: RowSet) -> int:
+        """By which rows are named."""
+        parts = rows.parts()
+        content = (part.dtype.str + str(part.shape) for part in parts.values())
+        key = (relu, *content, *(part.tobytes() for part in parts.values()))
+        number = self._numbers.setdefault(key, len(self._numbers))
+        self._arrays.update({f"r{number}/{name}": part for name, part in parts.items()})
+        return number
 
 
 def _asked(query: Query, outputs: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -10,11 +9,9 @@ import numpy as np
 import scipy.sparse as sp
 import tensorflow as tf
 
-from robustra_tf.bounds.radius import interval_exact
 from robustra_tf.evidence.flat import Flat
 from robustra_tf.evidence.region import Region
 from robustra_tf.evidence.steps import CROWN, INTERVAL, WK, RowSet, Step
-from robustra_tf.graph.graph import Structure
 from robustra_tf.graph.ops import Add, Relu
 
 # Relative widening of bounds, far above what float64 loses and far below what matters.
@@ -67,9 +64,15 @@ class Layers:
             self._rows(relu, how)
         else:
             units = np.flatnonzero(self.unstable(relu))
-            both = np.repeat(units, 2), np.tile([1.0, -1.0], len(units))
-            found = self._ended(relu, *both, lambda part: self.slopes(how))
-            self._keep(relu, units, found[::2], -found[1::2])
+            ends = np.ones(len(units)), -np.ones(len(units))
+            if how == WK:
+                # One slope below and above: a row that is negated goes the same way.
+                low, high = self._ended(relu, units, ends[0], lambda part: self.slopes(how), True)
+            else:
+                both = np.tile(units, 2), np.concatenate(ends)
+                (found,) = self._ended(relu, *both, lambda part: self.slopes(how))
+                low, high = np.split(found, 2)
+            self._keep(relu, units, low, -high)
 
     @property
     def largest(self) -> float:
@@ -89,7 +92,7 @@ class Layers:
     def margins(self, rule: str, rows: np.ndarray, offset: np.ndarray) -> np.ndarray:
         """Lower bounds [k] of `-(c . f + d)` for `c` [k, outputs] and `d` [k]; nothing is -inf."""
         slopes = None if rule == INTERVAL else self.slopes(rule)
-        found = self._bound(len(self.nodes) - 1, -rows, slopes) - offset
+        found = self._bound(len(self.nodes) - 1, -rows, slopes)[0] - offset
         return np.where(np.isfinite(found), found, -np.inf)
 
     def _keep(self, relu: int, units: np.ndarray | slice, lower, upper) -> None:
@@ -150,7 +153,7 @@ class Layers:
 
             return of
 
-        found = self._ended(relu, rows.neuron, rows.end, slopes)
+        (found,) = self._ended(relu, rows.neuron, rows.end, slopes)
         low, high = (np.full(self.network.sizes[relu], end) for end in (-np.inf, np.inf))
         lower = rows.end > 0
         np.maximum.at(low, rows.neuron[lower], found[lower])
@@ -159,20 +162,25 @@ class Layers:
         self._keep(relu, units, low[units], high[units])
 
     def _ended(
-        self, relu: int, neuron: np.ndarray, end: np.ndarray, slopes: Callable[[slice], Slopes]
+        self,
+        relu: int,
+        neuron: np.ndarray,
+        end: np.ndarray,
+        slopes: Callable[[slice], Slopes],
+        mirrored: bool = False,
     ) -> np.ndarray:
-        """Lower bounds [q] of `end z` for units of a ReLU."""
+        """Lower bounds of `end z` for units of a ReLU, and of its negative: as `_bound`."""
         below = self.nodes[self.network.structure.relus[relu]].inputs[0]
         width = int(np.prod(self.nodes[below].op.out_shape, dtype=int))
         widest = max(int(np.prod(node.op.out_shape)) for node in self.nodes)
-        size, found = max(1, _NUMBERS // widest), [np.zeros(0)]
+        size, found = max(1, _NUMBERS // widest), [np.zeros((1 + mirrored, 0))]
         for start in range(0, len(neuron), size):
             part = slice(start, start + size)
             count = len(neuron[part])
             entries = (end[part].astype(float), neuron[part], np.arange(count + 1))
             rows = sp.csr_array(entries, shape=(count, width))
-            found.append(self._bound(below, rows, slopes(part)))
-        return np.concatenate(found)
+            found.append(self._bound(below, rows, slopes(part), mirrored))
+        return np.concatenate(found, axis=1)
 
     def _chord(self, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of ReLU k the upper lines' slopes and intercepts, and where it is unstable."""
@@ -182,34 +190,44 @@ class Layers:
             slope = np.where(free, upper / np.where(free, upper - lower, 1.0), lower >= 0)
             return slope, np.where(free, -slope * lower, 0.0), free
 
-    def _bound(self, index: int, rows: Rows, slopes: Slopes | None) -> np.ndarray:
-        """Lower bounds [q] of rows [q, size] of a node's output; without slopes by intervals.
+    def _bound(
+        self, index: int, rows: Rows, slopes: Slopes | None, mirrored: bool = False
+    ) -> np.ndarray:
+        """Lower bounds of rows [q, size] of a node's output; without slopes by intervals.
 
         What reaches a ReLU without slopes is bounded there by its interval.
+
+        Returns:
+          [1, q]; where `mirrored`, of which only slopes of Wong and Kolter allow, [2, q], those of
+          the negated rows behind.
         """
-        constant, pending = np.zeros(rows.shape[0]), {index: rows}
+        constant, pending = np.zeros((1 + mirrored, rows.shape[0])), {index: rows}
         with np.errstate(invalid="ignore", over="ignore"):
             for at in range(index, 0, -1):
                 here, node = pending.pop(at, None), self.nodes[at]
                 if here is None:
                     continue
                 if isinstance(node.op, Relu):
-                    charged, here = self._past(self.number[at], here, slopes)
-                    constant += charged
+                    here = self._past(self.number[at], here, slopes, constant)
                     if here is None:
                         continue
                 elif not isinstance(node.op, Add):
                     own = self.network.maps[at]
-                    constant += here @ own.offset
+                    value = here @ own.offset
+                    constant[0] += value
+                    constant[1:] -= value
                     here = _product(here, own.matrix)
                 for source in node.inputs:
                     pending[source] = pending[source] + here if source in pending else here
             if 0 in pending:
-                constant += self.region.least(_dense(pending[0]))
+                constant += self.region.least(_dense(pending[0]), mirrored)
         return constant
 
-    def _past(self, k: int, rows: Rows, slopes: Slopes | None) -> tuple[np.ndarray, Rows | None]:
-        """What rows behind ReLU k are charged, and the rows on its input; None of intervals."""
+    def _past(self, k: int, rows: Rows, slopes: Slopes | None, constant: np.ndarray) -> Rows | None:
+        """The rows on the input of ReLU k of those behind it, None of intervals.
+
+        What they are charged is added to `constant` [1 or 2, q].
+        """
         if isinstance(rows, np.ndarray):
             positive = np.maximum(rows, 0.0)
         else:
@@ -217,18 +235,29 @@ class Layers:
         negative = rows - positive
         if slopes is None:
             high = negative @ np.maximum(self.upper[k], 0.0)
-            return positive @ np.maximum(self.lower[k], 0.0) + high, None
+            constant[0] += positive @ np.maximum(self.lower[k], 0.0) + high
+            return None
         slope, intercept, free = self._chord(k)
+        constant[0] += negative @ intercept
+        if len(constant) > 1:
+            constant[1] -= positive @ intercept
+            return rows * slope if isinstance(rows, np.ndarray) else _scaled(rows, slope)
         lower = np.where(free, slopes(k), slope)
         if isinstance(positive, np.ndarray):
-            return negative @ intercept, positive * lower + negative * slope
-        if lower.ndim == 1:
-            passed = positive @ sp.diags_array(lower)
-        else:
-            passed = sp.csr_array(positive.multiply(lower))
-        found = sp.csr_array(passed + negative @ sp.diags_array(slope))
-        found.eliminate_zeros()
-        return negative @ intercept, found
+            return positive * lower + negative * slope
+        passed = _scaled(positive, lower) + _scaled(negative, slope)
+        return sp.csr_array(passed)
+
+
+def _scaled(rows: sp.csr_array, slope: np.ndarray) -> sp.csr_array:
+    """Sparse rows times slopes, [size] or row by row; what comes to nothing is left out."""
+    if slope.ndim == 1:
+        scale = slope[rows.indices]
+    else:
+        scale = slope[np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr)), rows.indices]
+    found = sp.csr_array((rows.data * scale, rows.indices, rows.indptr), rows.shape, copy=True)
+    found.eliminate_zeros()
+    return found
 
 
 def _product(rows: Rows, matrix: sp.csr_array) -> Rows:
@@ -244,29 +273,3 @@ def _product(rows: Rows, matrix: sp.csr_array) -> Rows:
 
 def _dense(rows: Rows) -> np.ndarray:
     return rows if isinstance(rows, np.ndarray) else rows.toarray()
-
-
-@functools.lru_cache(maxsize=64)
-def behind_others(structure: Structure) -> tuple[bool, ...]:
-    """Of every ReLU whether it reads another one, directly or through others."""
-    reads: list[bool] = []
-    for node in structure.nodes:
-        reads.append(any(reads[i] or isinstance(structure.nodes[i].op, Relu) for i in node.inputs))
-    return tuple(reads[structure.nodes[i].inputs[0]] for i in structure.relus)
-
-
-def rules(structure: Structure, names: tuple[str, ...], norm: str) -> tuple[Step, ...]:
-    """Steps that bound one ReLU after the other by these rules, intervals first.
-
-    A ReLU that reads no other has no slopes before it: one backward pass does, or none where
-    intervals are exact.
-    """
-    behind = behind_others(structure)
-    exact = interval_exact(structure) if norm == "linf" else frozenset()
-    steps = []
-    for k, node in enumerate(structure.relus):
-        own = names if behind[k] else names[:2]
-        if structure.nodes[node].inputs[0] in exact:
-            own = names[:1]
-        steps += [Step(k, name) for name in own]
-    return tuple(steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -21,6 +21,29 @@ from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.selection import Permute, Pick, Take
 from robustra_tf.graph.spatial import Pad2D, Pool2D
 from robustra_tf.storage.fingerprint import arrays_sha256
+
+
+class Described(NamedTuple):
+    """A network as files have it, with the weights that it had when it was described.
+
+    Attributes:
+      operations: as plain values.
+      weights: in the order that the operations number them.
+      sha256: of both.
+      outputs: how many there are.
+    """
+
+    operations: list[dict[str, Any]]
+    weights: list[np.ndarray]
+    sha256: str
+    outputs: int
+
+    @classmethod
+    def of(cls, graph: Graph) -> Self:
+        """Describes a graph."""
+        operations, weights = describe(graph), [v.numpy() for v in graph.variables]
+        (outputs,) = graph.structure.output_shape
+        return cls(operations, weights, sha256(operations, weights), outputs)
 
 
 def network_sha256(graph: Graph) -> str:

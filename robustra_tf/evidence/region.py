@@ -38,21 +38,29 @@ class Region(NamedTuple):
             low, high = np.maximum(low, np.ravel(box[0])), np.minimum(high, np.ravel(box[1]))
         return cls(low, high, centre, float(radius.max()), norm)
 
-    def least(self, rows: np.ndarray) -> np.ndarray:
-        """`min rows . x`, [q], for rows [q, n]; of an `l2` ball a lower bound of it.
+    def least(self, rows: np.ndarray, mirrored: bool = False) -> np.ndarray:
+        """`min rows . x` for rows [q, n], [1, q]; of an `l2` ball a lower bound of it.
 
-        Of an `l1` ball within intervals that is a knapsack: the entries of the largest coefficients
-        go as far as they may until the radius is spent. Of an `l2` ball the better of the ball and
-        the intervals counts.
+        Where `mirrored`, that of the negated rows is behind, [2, q]. Of an `l1` ball within
+        intervals it is a knapsack: the entries of the largest coefficients go as far as they may
+        until the radius is spent. Of an `l2` ball the better of the ball and the intervals counts.
         """
         positive = np.maximum(rows, 0.0)
-        boxed = positive @ self.low + (rows - positive) @ self.high
+        negative = rows - positive
+        found = [positive @ self.low + negative @ self.high]
+        if mirrored:
+            found.append(-(positive @ self.high + negative @ self.low))
         if self.norm == "linf":
-            return boxed
-        if self.norm == "l2":
-            with np.errstate(over="ignore"):
-                ball = rows @ self.centre - self.radius * np.linalg.norm(rows, axis=1)
-            return np.maximum(boxed, ball)
+            return np.stack(found)
+        signs = (1.0, -1.0)[: len(found)]
+        if self.norm == "l1":
+            return np.stack([self._knapsack(sign * rows) for sign in signs])
+        with np.errstate(over="ignore"):
+            reach, middle = self.radius * np.linalg.norm(rows, axis=1), rows @ self.centre
+        return np.maximum(np.stack(found), [sign * middle - reach for sign in signs])
+
+    def _knapsack(self, rows: np.ndarray) -> np.ndarray:
+        """The least over an `l1` ball within intervals, [q]."""
         end = np.where(rows > 0, self.low, self.high)
         size, room = np.abs(rows), np.abs(end - self.centre)
         order = np.argsort(-size, axis=1, kind="stable")

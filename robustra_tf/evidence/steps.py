@@ -29,6 +29,15 @@ class RowSet:
     unit: np.ndarray
     alpha: np.ndarray
 
+    def parts(self) -> dict[str, np.ndarray]:
+        """The arrays as files have them."""
+        return {
+            "neuron": self.neuron.astype(np.int32),
+            "end": self.end.astype(np.int8),
+            "unit": self.unit.astype(np.int32),
+            "alpha": self.alpha,
+        }
+
 
 class Step(NamedTuple):
     """One ReLU, by its number, bounded by a rule or by rows."""

@@ -100,7 +100,7 @@ class Duals:
             size += float(np.abs(open_).sum() + np.abs(found) @ self._reach[group])
             row += found @ self._weights[group]
         pixels = row[:n]
-        constant += float(self._region.least(pixels[None])[0])
+        constant += self._region.least(pixels[None]).item()
         size += float(np.abs(pixels) @ self._far[:n])
         constant -= _SAFETY * _UNIT * (len(row) + 8) * size
         return Multiplied(constant if np.isfinite(constant) else -np.inf, alpha, beta)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from robustra_tf.evidence import files
+from robustra_tf.evidence.network import Described
 from robustra_tf.exact.leaves import RecordError
 from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.verdict import Status, Verdict
-from robustra_tf.graph.graph import Graph
 from robustra_tf.storage.files import write_atomically
 
 
@@ -42,7 +42,7 @@ class Proofs:
             raise ValueError(f"proof: expected a file in an existing directory, got {str(path)!r}")
         return cls(path)
 
-    def written(self, verdict: Verdict, prover: Prover, graph: Graph) -> Verdict:
+    def written(self, verdict: Verdict, prover: Prover, network: Described) -> Verdict:
         """The verdict with its proof, unless it is unknown.
 
         A verdict that no proof can be written of becomes unknown, and says why.
@@ -60,7 +60,7 @@ class Proofs:
             return verdict
         example = dataclasses.replace(example, position=self.position)
         try:
-            content = files.packed(graph, [example], alone=self.whole)
+            content = files.packed(network, [example], alone=self.whole)
         except (files.TooLargeError, RecordError) as error:
             return dataclasses.replace(verdict, status=Status.UNKNOWN, reason=f"no proof: {error}")
         if self.path is not None:

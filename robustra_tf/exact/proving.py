@@ -9,8 +9,9 @@ import numpy as np
 from robustra_tf.evidence import files
 from robustra_tf.evidence.files import Example
 from robustra_tf.evidence.flat import Flat
-from robustra_tf.evidence.layers import Layers, rules
+from robustra_tf.evidence.layers import Layers
 from robustra_tf.evidence.region import Region
+from robustra_tf.evidence.rules import rules
 from robustra_tf.evidence.steps import (
     CROWN,
     INTERVAL,

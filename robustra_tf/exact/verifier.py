@@ -18,6 +18,7 @@ from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
 from robustra_tf.counting import NO_CLASS
 from robustra_tf.evidence.flat import Flat
+from robustra_tf.evidence.network import Described
 from robustra_tf.exact.agreement import answered, preferred
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
@@ -218,7 +219,7 @@ class Verifier:
                 return decide(Case(self._task, query, goal, deadline))
             prover = Prover(self._flat, query, goal)
             verdict = decide(Case(self._task, query, goal, deadline, prover))
-            return proofs.written(verdict, prover, self._network.graph)
+            return proofs.written(verdict, prover, self._described)
         return unknown(
             "float32 may overflow on the image: nothing is known of the model then"
             if np.isfinite(found.logits).all()
@@ -229,6 +230,11 @@ class Verifier:
     def _flat(self) -> Flat:
         """The network as proofs have it."""
         return Flat.of(self._task.network.structure, self._task.network.maps)
+
+    @functools.cached_property
+    def _described(self) -> Described:
+        """The network as files have it; its weights are those that the verifier has read."""
+        return Described.of(self._network.graph)
 
     def _asked(self, x: np.ndarray | Property, y: int | Output | None, eps: Any) -> Query:
         """What is asked, of one example, without rounding."""
