@@ -23,6 +23,7 @@ from .checker import (
     claim,
     derive,
     evaluation,
+    exported,
     files,
     pair,
     pair_claim,
@@ -54,10 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--proofs is about --run")
     options = files.Options(given.float32, given.exact, given.network_sha256)
     try:
-        if given.weights is not None:
-            print(_bound(given))
+        if given.weights is not None and given.run is None:
+            print(_bound(proof.read(given.certificate), given.weights))
         if given.run is not None:
-            return _run(Path(given.run), given.proofs, options, given.processes)
+            return _run(given, options)
         if proof.is_proof(given.certificate):
             text = _proof(given.certificate, options)
         elif pair_claim.is_of(given.certificate):
@@ -97,7 +98,8 @@ def _parser(called: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         metavar="NET",
-        help="a .keras, .h5 or .onnx file or a SavedModel in which a proof's weights must be",
+        help="a .keras, .h5 or .onnx file or a SavedModel in which a proof's weights must be, and "
+        "by which, with --run, counterexamples are replayed; default of these: what was evaluated",
     )
     parser.add_argument("--run", metavar="EVAL_DIR", help="check all verdicts of an evaluation")
     parser.add_argument(
@@ -122,14 +124,10 @@ def _processes(text: str) -> int:
     return count
 
 
-def _bound(given: argparse.Namespace) -> str:
+def _bound(read: proof.Proof | proof.Read, path: str | Path) -> str:
     """Compares the weights of a proof with those of another file."""
-    if given.run is not None:
-        read = proof.network(_folder(Path(given.run), given.proofs) / proof.SHARED)
-    else:
-        read = proof.read(given.certificate)
-    count, there = stored.bind(read.nodes, read.weights, given.weights)
-    return f"weights: all {count} are among the {there} arrays of {given.weights}, bit by bit"
+    count, there = stored.bind(read.nodes, read.weights, path)
+    return f"weights: all {count} are among the {there} arrays of {path}, bit by bit"
 
 
 def _folder(out: Path, proofs: str | None) -> Path:
@@ -193,12 +191,17 @@ def _certificate(given: argparse.Namespace) -> str:
     )
 
 
-def _run(out: Path, proofs: str | None, options: files.Options, processes: int) -> int:
+def _run(given: argparse.Namespace, options: files.Options) -> int:
     """Checks an evaluation, prints what was found and leaves it for the page."""
+    out = Path(given.run)
     claims = evaluation.read(out)
-    folder = _folder(out, proofs)
+    folder = _folder(out, given.proofs)
+    network = _network(given.weights, claims.source)
+    if network is not None:
+        print(_bound(proof.network(folder / proof.SHARED), network))
     begun, watch = time.monotonic(), _bar(len(claims.lines))
-    found = runs.check(claims, folder, options, processes, watch)
+    work = runs.Work(given.processes, network)
+    found = runs.check(claims, folder, options, work, watch)
     seconds = time.monotonic() - begun
     for one in found.refused[:_TOLD]:
         print(f"rejected: example {one.index}: {one.reason}")
@@ -207,8 +210,18 @@ def _run(out: Path, proofs: str | None, options: files.Options, processes: int) 
     print(_table(found, options, seconds))
     content = found._asdict() | {"mode": _mode(options), "holds": found.holds}
     content |= {"refused": [one._asdict() for one in found.refused], "wall": round(seconds, 3)}
+    content |= {"exported": found.exported._asdict()}
     (out / CHECKED).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return ACCEPTED if found.holds else REJECTED
+
+
+def _network(weights: str | None, source: str | None) -> Path | None:
+    """By which network counterexamples are replayed."""
+    if weights is not None or source is None:
+        return None if weights is None else Path(weights)
+    place = Path(source)
+    there = place.is_dir() or (place.is_file() and place.suffix in stored.SUFFIXES)
+    return place if there else None
 
 
 def _table(found: runs.Summary, options: files.Options, seconds: float) -> str:
@@ -218,7 +231,7 @@ def _table(found: runs.Summary, options: files.Options, seconds: float) -> str:
         f"{'accepted' if found.holds else 'rejected'}: {_mode(options)}, {seconds:.1f} s",
         f"  {found.verified} verified, proofs accepted: {found.accepted}",
         f"  {found.falsified} falsified or misclassified, counterexamples replayed: "
-        f"{found.replayed}",
+        f"{found.replayed} in float64, {_told(found.exported)}",
         f"  {found.open} open",
         f"  {'stage':12}{'proofs':>8}{'kB each':>10}{'largest':>10}{'leaves':>10}{'ms each':>10}",
     ]
@@ -230,6 +243,13 @@ def _table(found: runs.Summary, options: files.Options, seconds: float) -> str:
         )
     lines += [f"  {name} {value}" for name, value in found.hashes.items()]
     return "\n".join([*lines, f"  data: {data}"])
+
+
+def _told(exported: exported.Replayed) -> str:
+    """What the exported network said of counterexamples."""
+    if exported.reason is not None:
+        return f"none by an exported network ({exported.reason})"
+    return f"{exported.count} by {exported.network} ({exported.runtime})"
 
 
 def _bar(total: int) -> Callable[[runs.Outcome], None]:

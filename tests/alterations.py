@@ -171,6 +171,40 @@ class Altered:
         closes[int(self.rng.choice(np.flatnonzero(split >= 0)))] = 1
         return "bound", "box at node"
 
+    def box_left_out(self):
+        """The last box of a tree."""
+        if "0/t0/closes" not in self.arrays:
+            return None
+        for name in ("split", "closes"):
+            self.arrays[f"0/t0/{name}"] = self.arrays[f"0/t0/{name}"][:-1]
+        return "split", "a leaf is left out"
+
+    def box_twice(self):
+        """A box again behind the tree."""
+        if "0/t0/closes" not in self.arrays:
+            return None
+        for name in ("split", "closes"):
+            values = self.arrays[f"0/t0/{name}"]
+            self.arrays[f"0/t0/{name}"] = np.concatenate([values, values[-1:]])
+        return "split", "ends at node"
+
+    def box_without_bounds(self):
+        """A step less for all boxes of a tree."""
+        if "0/t0/closes" not in self.arrays:
+            return None
+        relu = int(self.rng.integers(2))
+        tree = self.text["trees"][0]
+        tree["bounds"] = [step for step in tree["bounds"] if step[0] != relu]
+        return "bounds", f"ReLU {relu}"
+
+    def box_along_no_entry(self):
+        """A split of an entry that the input does not have."""
+        if "0/t0/closes" not in self.arrays:
+            return None
+        split = self.arrays["0/t0/split"]
+        split[int(self.rng.choice(np.flatnonzero(split >= 0)))] = self.rng.choice([-2, 4, 10**6])
+        return "unreadable", "entries below 4"
+
     def point_moved(self):
         """Out of the set, or back to where the class is right."""
         if "0/point" not in self.arrays:

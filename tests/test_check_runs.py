@@ -67,7 +67,7 @@ def test_a_run_is_accepted_as_a_whole(made, capsys):
     out, err = capsys.readouterr()
     assert out.startswith("accepted: real numbers, ")
     assert "3 verified, proofs accepted: 3" in out
-    assert "2 falsified or misclassified, counterexamples replayed: 2" in out
+    assert "2 falsified or misclassified, counterexamples replayed: 2 in float64, none" in out
     assert "1 open" in out
     assert "6/6 [0 s left, accepted=6, refused=0, without=0]" in err
     checked = json.loads((made / "checked.json").read_text())
@@ -174,3 +174,31 @@ def test_hashes_of_data_and_folders_are_those_that_an_evaluation_writes(made):
     whole = runs.hashlib.sha256("".join(own).encode()).hexdigest()
     assert evidence.data_sha256(images, labels) == whole
     assert evidence.folder_sha256(made / "proofs") == runs.folder_sha256(made / "proofs")
+
+
+def test_counterexamples_are_asked_of_the_exported_network(made, capsys, monkeypatch):
+    """One that it answers with the label is refused; where it cannot be asked, that is said."""
+    asked = []
+
+    def replayed(network, x, labels):
+        asked.append((network, x.shape, labels.shape))
+        return "runtime 1.0", np.array([True, False])
+
+    monkeypatch.setattr(check.stored, "bind", lambda *_: (4, 4))
+    monkeypatch.setattr(runs.exported, "replayed", replayed)
+    assert check.main([f"--run={made}", "--processes=1", "--weights=net.onnx"]) == 1
+    out = capsys.readouterr().out
+    assert "rejected: example 2: net.onnx answers its counterexample with the label" in out
+    assert "replayed: 2 in float64, 1 by net.onnx (runtime 1.0)" in out
+    assert asked[0][1:] == ((2, 4), (2,))
+    checked = json.loads((made / "checked.json").read_text())
+    assert checked["exported"]["count"] == 1
+    assert not checked["holds"]
+
+    def none(*given):
+        raise runs.exported.NotReplayedError("eval.replay: No module named 'tensorflow'")
+
+    monkeypatch.setattr(runs.exported, "replayed", none)
+    assert check.main([f"--run={made}", "--processes=1", "--weights=net.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "none by an exported network (eval.replay: No module named 'tensorflow')" in out

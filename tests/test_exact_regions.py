@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from robustra_tf.exact.halfspaces import Groups, HalfSpaces
-from robustra_tf.exact.regions import Pool, Regions
+from robustra_tf.exact.regions import Cuts, Pool, Regions
 
 
 def spaces(seed, n=8, k=3, sizes=(1, 3, 2)):
@@ -112,16 +112,25 @@ def regions(rng, n, k=3, g=2):
     low = rng.uniform(-1, 1, (n, k))
     width = rng.random((n, k)) * (rng.random((n, k)) < 0.7)
     opened = np.ones((n, g), bool)
-    return Regions(low, low + width, opened, rng.normal(size=n), rng.integers(0, 9, n) * 1.0)
+    crossing = rng.integers(0, 9, n) * 1.0
+    return Regions(low, low + width, opened, rng.normal(size=n), crossing, np.arange(n))
+
+
+def halved(whole, score):
+    """The halves, and which boxes have none."""
+    cuts = whole.cuts(score)
+    atoms = cuts.entry < 0
+    own, cuts = whole.take(~atoms), Cuts(*(part[~atoms] for part in cuts))
+    return own.halves(cuts, np.zeros(2 * own.boxes, int)), atoms
 
 
 def test_halves_share_their_cut_and_cover_the_box():
     rng = np.random.default_rng(0)
     whole = regions(rng, 50)
-    halves, atoms = whole.halves(rng.random((50, 3)))
+    halves, atoms = halved(whole, rng.random((50, 3)))
     np.testing.assert_array_equal(atoms, (whole.low == whole.high).all(1))
     left, parts = whole.take(~atoms), halves.boxes // 2
-    first, second = halves.take(slice(parts)), halves.take(slice(parts, None))
+    second, first = halves.take(slice(parts)), halves.take(slice(parts, None))
     np.testing.assert_array_equal(first.low, left.low)
     np.testing.assert_array_equal(second.high, left.high)
     cut = first.high != left.high
@@ -136,7 +145,8 @@ def test_what_is_closed_bit_by_bit_is_the_whole_box(seed):
     rng = np.random.default_rng(seed)
     low = rng.uniform(-1, 1, 3)
     high = low + rng.uniform(0.1, 1, 3)
-    pool = Pool(Regions(low[None], high[None], np.ones((1, 1), bool), np.zeros(1), np.ones(1)))
+    whole = low[None], high[None], np.ones((1, 1), bool), np.zeros(1), np.ones(1)
+    pool = Pool(Regions(*whole, np.zeros(1, int)))
     closed = []
     for count in itertools.count():
         if not len(pool):
@@ -144,7 +154,7 @@ def test_what_is_closed_bit_by_bit_is_the_whole_box(seed):
         taken = pool.next(8, 100, 2)
         shut = rng.random(taken.boxes) < (0.1 if count < 40 else 0.8)
         closed.append(taken.take(shut))
-        parts, atoms = taken.take(~shut).halves(rng.random((int((~shut).sum()), 3)))
+        parts, atoms = halved(taken.take(~shut), rng.random((int((~shut).sum()), 3)))
         assert not atoms.any()
         pool.put(parts._replace(bound=rng.normal(size=parts.boxes)))
     lows, highs = (
@@ -161,8 +171,8 @@ def test_boxes_of_neighbouring_float32_numbers_are_not_split():
     one = np.float32(1.0)
     low = np.array([[one, 0.0], [one, 0.0]], np.float64)
     high = np.array([[np.nextafter(one, np.float32(2)), 0.0], [1.001, 0.0]], np.float64)
-    whole = Regions(low, high, np.ones((2, 1), bool), np.zeros(2), np.zeros(2))
-    halves, atoms = whole.halves(np.array([[0.0, 9.0], [0.0, 9.0]]))
+    whole = Regions(low, high, np.ones((2, 1), bool), np.zeros(2), np.zeros(2), np.arange(2))
+    halves, atoms = halved(whole, np.array([[0.0, 9.0], [0.0, 9.0]]))
     assert atoms.tolist() == [True, False]
     assert halves.boxes == 2
 

@@ -44,6 +44,7 @@ class Evaluation(NamedTuple):
       norm, eps, box: of the balls.
       sha256: the hashes that the results name.
       folder: where the results say that the proofs are, or None.
+      source: where they say that the network was read from, or None.
     """
 
     lines: dict[int, Line]
@@ -52,6 +53,7 @@ class Evaluation(NamedTuple):
     box: tuple[float, float] | None
     sha256: dict[str, str]
     folder: str | None
+    source: str | None
 
     def agree(self, example: proof.Example, line: Line) -> None:
         """A proof is of the example of a line, and of its ball.
@@ -89,11 +91,11 @@ def read(out: Path) -> Evaluation:
     walls = None if box is None else _pair(box)
     if norm not in NORMS or not number(eps) or (walls is None) != (box is None):
         raise UnreadableError(f"{out / RESULTS}: expected norm, eps and box of balls about images")
-    sha256, folder = results.get("sha256", {}), results.get("proofs")
+    sha256, places = results.get("sha256", {}), [results.get(k) for k in ("proofs", "source")]
     texts = isinstance(sha256, dict) and all(isinstance(v, str) for v in sha256.values())
-    if not texts or not (folder is None or isinstance(folder, str)):
-        raise UnreadableError(f"{out / RESULTS}: sha256, proofs: expected texts")
-    return Evaluation(lines, str(norm), float(str(eps)), walls, sha256, folder)
+    if not texts or not all(place is None or isinstance(place, str) for place in places):
+        raise UnreadableError(f"{out / RESULTS}: sha256, proofs, source: expected texts")
+    return Evaluation(lines, str(norm), float(str(eps)), walls, sha256, *places)
 
 
 def _pair(box: Any) -> tuple[float, float] | None:

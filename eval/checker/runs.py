@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import files, proof
+from . import exported, files, proof
 from .claim import UnreadableError
 from .evaluation import FALSE, OPEN, PROVEN, Evaluation, Line
+from .exported import Replayed
 from .rejection import RejectedError
 
 _NAME = re.compile(r"[0-9]{7,}\.npz")
@@ -24,6 +25,18 @@ _NAME = re.compile(r"[0-9]{7,}\.npz")
 _THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 # A worker is given so many files at a time.
 _CHUNK = 8
+
+
+class Work(NamedTuple):
+    """How a run is checked.
+
+    Attributes:
+      processes: that work side by side.
+      network: as it was exported, by which counterexamples are replayed; None for none.
+    """
+
+    processes: int = 1
+    network: Path | None = None
 
 
 class Outcome(NamedTuple):
@@ -37,6 +50,7 @@ class Outcome(NamedTuple):
       there: whether there is a file.
       leaves, size, seconds: of the file, and processor seconds that checking took.
       image: hash of its image and label, by which data are told apart.
+      point: a counterexample that holds, with the label; None where there is none.
     """
 
     index: int
@@ -48,6 +62,7 @@ class Outcome(NamedTuple):
     size: int = 0
     seconds: float = 0.0
     image: str | None = None
+    point: tuple[np.ndarray, int] | None = None
 
 
 class Summary(NamedTuple):
@@ -60,6 +75,7 @@ class Summary(NamedTuple):
       refused: examples whose file is not accepted, and verified ones that have none, with reasons.
       stages: of each stage: proofs, bytes, leaves and processor seconds.
       hashes: of the network, of the images that have files, and of the files.
+      exported: what the network as it was exported says of the counterexamples that hold.
     """
 
     verified: int
@@ -70,6 +86,7 @@ class Summary(NamedTuple):
     refused: tuple[Outcome, ...]
     stages: dict[str, dict[str, Any]]
     hashes: dict[str, str]
+    exported: Replayed
 
     @property
     def holds(self) -> bool:
@@ -81,7 +98,7 @@ def check(
     evaluation: Evaluation,
     folder: Path,
     options: files.Options,
-    processes: int,
+    work: Work,
     watch: Callable[[Outcome], None],
 ) -> Summary:
     """Checks every example of an evaluation.
@@ -90,7 +107,7 @@ def check(
       evaluation: what it says.
       folder: its proofs, and the network that they share.
       options: how they are checked.
-      processes: that work side by side.
+      work: who does it, and by which network counterexamples are replayed.
       watch: is told of every example.
 
     Raises:
@@ -107,7 +124,7 @@ def check(
     if strange:
         raise RejectedError(str(folder), "files", f"{strange[0]} is of no example of the run")
     outcomes = []
-    for outcome in _outcomes(evaluation, folder, options, processes):
+    for outcome in _outcomes(evaluation, folder, options, work.processes):
         watch(outcome)
         outcomes.append(outcome)
     outcomes.sort(key=lambda one: one.index)
@@ -116,7 +133,28 @@ def check(
     if len(images) == len(outcomes):
         hashes["data"] = hashlib.sha256("".join(images).encode()).hexdigest()
     _compare(evaluation.sha256, hashes)
-    return _summary(outcomes, hashes)
+    held = sum(one.point is not None for one in outcomes)
+    outcomes, replayed = _exported(outcomes, work.network)
+    return _summary(outcomes, hashes, held, replayed)
+
+
+def _exported(outcomes: list[Outcome], network: Path | None) -> tuple[list[Outcome], Replayed]:
+    """The outcomes, refused where the exported network answers a counterexample rightly."""
+    points = {at: one.point for at, one in enumerate(outcomes) if one.point is not None}
+    outcomes = [one._replace(point=None) for one in outcomes]
+    if network is None:
+        return outcomes, Replayed(None, None, 0, "no exported network is given")
+    if not points:
+        return outcomes, Replayed(str(network), None, 0, "there are no counterexamples")
+    x, labels = (np.stack(part) for part in zip(*points.values(), strict=True))
+    try:
+        runtime, unsafe = exported.replayed(network, x, labels)
+    except exported.NotReplayedError as error:
+        return outcomes, Replayed(str(network), None, 0, str(error))
+    reason = f"{network} answers its counterexample with the label"
+    for at in np.array(list(points))[~unsafe].tolist():
+        outcomes[at] = outcomes[at]._replace(reason=reason)
+    return outcomes, Replayed(str(network), runtime, int(unsafe.sum()), None)
 
 
 def folder_sha256(folder: Path) -> str:
@@ -148,7 +186,7 @@ def _compare(claimed: dict[str, str], found: dict[str, str]) -> None:
 def _outcomes(
     evaluation: Evaluation, folder: Path, options: files.Options, processes: int
 ) -> Iterator[Outcome]:
-    work = _Work(evaluation, folder, options)
+    work = _Process(evaluation, folder, options)
     lines = list(evaluation.lines.values())
     if processes <= 1:
         yield from map(work.outcome, lines)
@@ -164,7 +202,7 @@ def _outcomes(
         yield from pool.map(_work_on, lines, chunksize=_CHUNK)
 
 
-class _Work:
+class _Process:
     """One process's work."""
 
     def __init__(self, evaluation: Evaluation, folder: Path, options: files.Options):
@@ -181,13 +219,12 @@ class _Work:
             return found._replace(reason=missing)
         found = found._replace(there=True, size=path.stat().st_size)
         try:
-            leaves, image = self._check(path, line)
-            found = found._replace(leaves=leaves, image=image)
+            found = self._check(path, line, found)
         except (UnreadableError, RejectedError) as error:
             found = found._replace(reason=str(error))
         return found._replace(seconds=time.process_time() - begun)
 
-    def _check(self, path: Path, line: Line) -> tuple[int, str | None]:
+    def _check(self, path: Path, line: Line, so_far: Outcome) -> Outcome:
         read = proof.read(path, self.shared)
         if read.named_sha256 != read.sha256:
             raise RejectedError("network", "network_sha256", f"the network's is {read.sha256}")
@@ -196,22 +233,28 @@ class _Work:
         (example,) = read.examples
         self.evaluation.agree(example, line)
         found = self.checker.check(example, "example 0")
-        label = example.label
-        return found.leaves, None if label is None else image_sha256(example.x, label)
+        label, point = example.label, example.point
+        return so_far._replace(
+            leaves=found.leaves,
+            image=None if label is None else image_sha256(example.x, label),
+            point=None if label is None or point is None else (point, label),
+        )
 
 
-_own: dict[str, _Work] = {}
+_own: dict[str, _Process] = {}
 
 
 def _begin(evaluation: Evaluation, folder: Path, options: files.Options) -> None:
-    _own["work"] = _Work(evaluation, folder, options)
+    _own["work"] = _Process(evaluation, folder, options)
 
 
 def _work_on(line: Line) -> Outcome:
     return _own["work"].outcome(line)
 
 
-def _summary(outcomes: list[Outcome], hashes: dict[str, str]) -> Summary:
+def _summary(
+    outcomes: list[Outcome], hashes: dict[str, str], held: int, replayed: Replayed
+) -> Summary:
     def count(statuses: tuple[str, ...], accepted: bool = False) -> int:
         return sum(
             one.status in statuses and not (accepted and (one.reason is not None or not one.there))
@@ -233,9 +276,10 @@ def _summary(outcomes: list[Outcome], hashes: dict[str, str]) -> Summary:
         verified=count((PROVEN,)),
         accepted=count((PROVEN,), accepted=True),
         falsified=count(FALSE),
-        replayed=count(FALSE, accepted=True),
+        replayed=held,
         open=count((OPEN,)),
         refused=tuple(one for one in outcomes if one.reason is not None),
         stages=stages,
         hashes=hashes,
+        exported=replayed,
     )

@@ -78,10 +78,10 @@ def _by_rule(known: Knowledge, relu: int, below: int, rule: str):
     subject, chosen = known.subject, known.shadow or known
     size, shape = subject.sizes[relu], subject.nodes[below].shape
     bounds = chosen.bounds[relu]
-    which = np.arange(size)
+    open_ = np.full((known.count, size), True)
     if bounds is not None:
-        open_ = (bounds[0] < 0) & (bounds[1] > 0)
-        which = np.flatnonzero(open_.reshape(known.count, size).any(0))
+        open_ = ((bounds[0] < 0) & (bounds[1] > 0)).reshape(known.count, size)
+    which = np.flatnonzero(open_.any(0))
     lower, upper = _unknown(known, size)
     slopes = Slopes(known, rule)
     for part in _neighbours(known, which, shape):
@@ -90,8 +90,9 @@ def _by_rule(known: Knowledge, relu: int, below: int, rule: str):
             signs = np.concatenate([signs, -signs])
         rows = {below: Rows(subject.number(signs[None]), part)}
         found = lower_bounds(known, rows, slopes, mirrored=mirrored)
-        lower[:, part] = found[:, : len(part)]
-        upper[:, part] = -found[:, len(part) :]
+        # What a step says of a set does not depend on the sets that are derived beside it.
+        lower[:, part] = np.where(open_[:, part], found[:, : len(part)], lower[:, part])
+        upper[:, part] = np.where(open_[:, part], -found[:, len(part) :], upper[:, part])
     return lower.reshape(-1, *shape), upper.reshape(-1, *shape)
 
 

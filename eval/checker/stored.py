@@ -16,6 +16,8 @@ from .claim import UnreadableError
 from .network import Node, WrongError, need
 from .rejection import RejectedError
 
+#: Of the files that networks are read from; SavedModels are folders.
+SUFFIXES = (".keras", ".h5", ".onnx")
 _WEIGHTS = "model.weights.h5"
 _LARGEST = 2**31
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from robustra_tf.bounds.box_lines import Lines, counted, lines_of, ties, where_open, wider
 from robustra_tf.bounds.dual import affine, half_widths
 from robustra_tf.bounds.forward import Between, boxed
 from robustra_tf.bounds.interval import Interval
-from robustra_tf.bounds.lines import lines
 from robustra_tf.bounds.relu import unstable
 from robustra_tf.graph.graph import Network, Structure
 from robustra_tf.graph.ops import Add, Dense, Input, Relu
@@ -63,6 +63,7 @@ class Bounded(NamedTuple):
         input's width.
       crossing: [n], ReLUs on either side of 0.
       ends: of every ReLU's pre-activation, in order.
+      ties: [n], ReLUs whose lower line hangs on how numbers round; none where no rules are named.
     """
 
     constant: tf.Tensor
@@ -70,9 +71,16 @@ class Bounded(NamedTuple):
     loose: tf.Tensor
     crossing: tf.Tensor
     ends: list[Interval]
+    ties: tf.Tensor
 
 
-def bound_boxes(network: Network, boxes: Boxes, rows: tf.Tensor, most: int) -> Bounded:
+def bound_boxes(
+    network: Network,
+    boxes: Boxes,
+    rows: tf.Tensor,
+    most: int,
+    ruled: frozenset[int] | None = None,
+) -> Bounded:
     """Bound `c . f` from above on every box.
 
     Args:
@@ -80,30 +88,39 @@ def bound_boxes(network: Network, boxes: Boxes, rows: tf.Tensor, most: int) -> B
       boxes: the inputs.
       rows: `c` [r, outputs].
       most: backward rows of one layer at once; neurons beyond keep their forward bounds.
+      ruled: the ReLUs' nodes that have backward rows, where bounds are to be those of rules that
+        anyone can follow: intervals, then these rows for what is on either side, each a hair wider
+        than computed. By default bounds are the best that there are.
     """
     structure = network.structure
     deep = _behind_relus(structure)
-    lined: dict[int, _Lines] = {}
+    lined: dict[int, Lines] = {}
     ends: list[Interval] = []
     shares: dict[int, tf.Tensor] = {}
     values: list[Between] = []
+    tied: list[tf.Tensor] = []
     for index, node in enumerate(structure.nodes):
         inputs = [values[i] for i in node.inputs]
         if isinstance(node.op, Input):
             values.append(boxed(boxes.still, boxes.places, boxes.middle, boxes.radius))
         elif isinstance(node.op, Relu):
             (given,) = inputs
-            found = given.ends
-            if deep[node.inputs[0]]:
-                found = _refined(network, lined, node.inputs[0], found, (boxes, most))
+            found = given.ends if ruled is None else wider(given.interval)
+            if deep[node.inputs[0]] if ruled is None else index in ruled:
+                finer = _refined(network, lined, node.inputs[0], found, (boxes, most))
+                found = finer if ruled is None else where_open(found, wider(finer))
             ends.append(found)
-            lined[index], shares[index] = _lines_of(*found), given.shares
+            if ruled is not None:
+                tied.append(ties(*found))
+            lined[index], shares[index] = lines_of(*found), given.shares
             values.append(given.past_relu(*found))
         else:
             values.append(_past(network, index, inputs))
+    none = [tf.zeros(tf.shape(boxes.low)[:1])]
     return _margins(network, boxes, rows, lined, shares)._replace(
-        crossing=tf.add_n([_count(*both) for both in ends] or [tf.zeros(tf.shape(boxes.low)[:1])]),
+        crossing=tf.add_n([_count(*both) for both in ends] or none),
         ends=ends,
+        ties=tf.add_n(tied or none),
     )
 
 
@@ -135,36 +152,14 @@ def _past(network: Network, index: int, inputs: Sequence[Between]) -> Between:
     )
 
 
-class _Lines(NamedTuple):
-    """The lines of a ReLU's neurons, [n, *shape] each: `lower z <= v <= upper z + intercept`.
-
-    `slack` is how far the lower line may be off.
-    """
-
-    upper: tf.Tensor
-    intercept: tf.Tensor
-    lower: tf.Tensor
-    slack: tf.Tensor
-
-
-def _lines_of(low: tf.Tensor, high: tf.Tensor) -> _Lines:
-    """CROWN's: the lower slope that leaves the smaller area."""
-    found = lines(low, high)
-    zero = tf.zeros_like(high)
-    lower = tf.where(found.crossing, tf.cast(high > -low, high.dtype), found.active)
-    slack = tf.where(found.crossing, tf.minimum(high, -low), zero)
-    return _Lines(found.upper, found.intercept, lower, slack)
-
-
 def _count(low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
     """ReLUs on either side, of each box [n]."""
-    crossing = tf.cast(unstable(low, high), tf.float32)
-    return tf.reduce_sum(crossing, list(range(1, crossing.shape.rank)))
+    return counted(unstable(low, high))
 
 
 def _refined(
     network: Network,
-    lined: Mapping[int, _Lines],
+    lined: Mapping[int, Lines],
     index: int,
     ends: Interval,
     where: tuple[Boxes, int],
@@ -219,7 +214,11 @@ _Visit = Callable[[int, tf.Tensor, tf.Tensor], None]
 
 
 def _backward(
-    network: Network, lined: Mapping[int, _Lines], start: _Start, box: tf.Tensor, visit: _Visit
+    network: Network,
+    lined: Mapping[int, Lines],
+    start: _Start,
+    box: tf.Tensor,
+    visit: _Visit,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """`row . v <= constant + slope . input`, [R] and [R, inputs], with the lines of each one's box.
 
@@ -268,10 +267,10 @@ def _margins(
     network: Network,
     boxes: Boxes,
     rows: tf.Tensor,
-    lined: Mapping[int, _Lines],
+    lined: Mapping[int, Lines],
     shares: Mapping[int, tf.Tensor],
 ) -> Bounded:
-    """The rows of the outputs on every box; `crossing` and `ends` are left to the caller."""
+    """The rows of the outputs on every box; what else there is, is left to the caller."""
     n, k, r = tf.shape(boxes.low)[0], boxes.low.shape[1], rows.shape[0]
     box = tf.repeat(tf.range(n), tf.shape(rows)[0])
     loose: list[tf.Tensor] = []
@@ -291,4 +290,4 @@ def _margins(
     slope = tf.reshape(slope, tf.concat([shape, [k]], 0))
     off = tf.add_n(loose) if loose else tf.zeros_like(slope)
     constant = tf.ensure_shape(tf.reshape(constant, shape), (None, r))
-    return Bounded(constant, slope, off, tf.zeros(0), [])
+    return Bounded(constant, slope, off, tf.zeros(0), [], tf.zeros(0))

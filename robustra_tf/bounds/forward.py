@@ -26,9 +26,13 @@ class Between(NamedTuple):
     @property
     def ends(self) -> Interval:
         """The bounds that follow, [n, *shape] each: of both functions and of the interval."""
-        lower, upper = self._functions
-        below, above = self.middle[:, -1] - self.gap[:, -1], self.middle[:, -1] + self.gap[:, -1]
+        (lower, upper), (below, above) = self._functions, self.interval
         return tf.maximum(lower.least, below), tf.minimum(upper.greatest, above)
+
+    @property
+    def interval(self) -> Interval:
+        """The interval alone, [n, *shape] each."""
+        return self.middle[:, -1] - self.gap[:, -1], self.middle[:, -1] + self.gap[:, -1]
 
     @property
     def shares(self) -> tf.Tensor:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from robustra_tf.bounds.boxes import Bounded, Boxes, bound_boxes
+from robustra_tf.evidence.rules import rules
+from robustra_tf.evidence.steps import CROWN, INTERVAL, Step
 from robustra_tf.graph.graph import Network, Structure
 
 # Bytes of one tensor of backward rows: a batch of them stays in the processor's caches.
@@ -32,12 +35,23 @@ class BoxWork(NamedTuple):
     descend: tf.types.experimental.PolymorphicFunction
 
 
+def box_rules(structure: Structure) -> tuple[Step, ...]:
+    """The steps that proofs of boxes rest on."""
+    return rules(structure, (INTERVAL, CROWN), "linf")
+
+
 @functools.lru_cache(maxsize=8)
-def box_work(structure: Structure, moving: int) -> BoxWork:
-    """The functions for boxes of so many inputs that move."""
+def box_work(structure: Structure, moving: int, ruled: bool = False) -> BoxWork:
+    """The functions for boxes of so many inputs that move; bounds by `box_rules`, or any."""
     kind, k = tf.float64, moving
     widest = max(tf.TensorShape(node.op.out_shape).num_elements() for node in structure.nodes)
     most = max(2, _BYTES // (kind.size * widest))
+    behind = None
+    if ruled:
+        # No ReLU of a box alone goes without a row for each end.
+        most = max(most, 2 * widest_relu(structure))
+        steps = box_rules(structure)
+        behind = frozenset(structure.relus[step.relu] for step in steps if step.how == CROWN)
     (outputs,) = structure.output_shape
     values, conditions = tf.TensorSpec((None, k), kind), tf.TensorSpec((None, outputs), kind)
     base = [
@@ -52,7 +66,7 @@ def box_work(structure: Structure, moving: int) -> BoxWork:
     @compiled(values, values, conditions)
     def bound(weights, still, places, low, high, c) -> Bounded:
         boxes = Boxes(still, places, low, high)
-        return bound_boxes(Network(structure, weights), boxes, c, most)
+        return bound_boxes(Network(structure, weights), boxes, c, most, behind)
 
     @compiled(values)
     def forward(weights, still, places, points):
@@ -83,6 +97,11 @@ def box_work(structure: Structure, moving: int) -> BoxWork:
         return best
 
     return BoxWork(most, bound, forward, descend)
+
+
+def widest_relu(structure: Structure) -> int:
+    """The units of the largest ReLU, 1 where there is none."""
+    return max((math.prod(structure.nodes[i].op.out_shape) for i in structure.relus), default=1)
 
 
 def _weights(structure: Structure) -> list[tf.TensorSpec]:

@@ -34,7 +34,7 @@ def decide(case: Case) -> Verdict:
         return unknown("logits that are not finite numbers")
     if case.inputs.single(case.flat) and case.proof is None:
         return _clean(case, probe)
-    if case.proof is not None or not splits(case):
+    if not splits(case):
         return _searched(case, probe)
     found = _split(case)
     late = time.monotonic() >= case.deadline

@@ -18,6 +18,7 @@ class Regions(NamedTuple):
       open: [n, g], the groups that are not excluded.
       bound: [n], of the box that each is a part of.
       crossing: [n], ReLUs on either side there.
+      node: [n], by which a record of all boxes knows them.
     """
 
     low: np.ndarray
@@ -25,6 +26,7 @@ class Regions(NamedTuple):
     open: np.ndarray
     bound: np.ndarray
     crossing: np.ndarray
+    node: np.ndarray
 
     @property
     def boxes(self) -> int:
@@ -39,28 +41,40 @@ class Regions(NamedTuple):
         """These and those."""
         return Regions(*map(np.concatenate, zip(self, other, strict=True)))
 
-    def halves(self, score: np.ndarray) -> tuple[Regions, np.ndarray]:
-        """Each box in two at the middle of the input of the highest score, which both have.
-
-        Args:
-          score: [n, k], finite.
-
-        Returns:
-          The halves, and which boxes are so small that float32 has no numbers between their ends,
-          in whatever input; these are left out.
-        """
+    def cuts(self, score: np.ndarray) -> Cuts:
+        """Where each box is halved: in the middle of the input of the highest score [n, k]."""
         middle = 0.5 * self.low + 0.5 * self.high
         ends = np.maximum(np.abs(self.low), np.abs(self.high)).astype(np.float32)
         wide = self.high - self.low > 2.0 * np.spacing(ends)
         wide &= (self.low < middle) & (middle < self.high)
-        rank = np.where(wide, score, -1.0)
-        atoms = ~np.any(wide, 1)
-        parts = self.take(~atoms)
-        index = np.arange(parts.boxes)
-        at = rank[~atoms].argmax(1)
-        first, second = parts.high.copy(), parts.low.copy()
-        first[index, at] = second[index, at] = middle[~atoms][index, at]
-        return parts._replace(high=first).joined(parts._replace(low=second)), atoms
+        entry = np.where(wide, score, -1.0).argmax(1)
+        return Cuts(np.where(np.any(wide, 1), entry, -1), middle[np.arange(self.boxes), entry])
+
+    def halves(self, cuts: Cuts, node: np.ndarray) -> Regions:
+        """Both halves of every box, each of which is cut: those above, then those below.
+
+        Args:
+          cuts: of the boxes.
+          node: [2 n] of the halves.
+        """
+        index = np.arange(self.boxes)
+        above, below = self.low.copy(), self.high.copy()
+        above[index, cuts.entry] = below[index, cuts.entry] = cuts.at
+        both = self._replace(low=above).joined(self._replace(high=below))
+        return both._replace(node=node)
+
+
+class Cuts(NamedTuple):
+    """Where boxes are halved.
+
+    Attributes:
+      entry: [n], along which input, -1 of a box so small that float32 has no numbers between its
+        ends, in whatever input.
+      at: [n], where.
+    """
+
+    entry: np.ndarray
+    at: np.ndarray
 
 
 class Pool:

@@ -13,16 +13,19 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.exact.boxwork import BoxWork, box_work
+from robustra_tf.bounds.boxes import Bounded
+from robustra_tf.evidence.steps import CROWN
+from robustra_tf.exact.boxtree import BoxRecord
+from robustra_tf.exact.boxwork import BoxWork, box_rules, box_work, widest_relu
 from robustra_tf.exact.case import Case
-from robustra_tf.exact.halfspaces import Groups, HalfSpaces
+from robustra_tf.exact.grouped import Grouped
+from robustra_tf.exact.halfspaces import HalfSpaces
 from robustra_tf.exact.probe import Probe
-from robustra_tf.exact.regions import Pool, Regions
+from robustra_tf.exact.regions import Cuts, Pool, Regions
 from robustra_tf.exact.verdict import Status, Verdict
 
 #: Inputs that move, up to which their box is split where nothing else is asked for.
@@ -44,10 +47,15 @@ def moving(case: Case) -> np.ndarray:
 
 
 def splits(case: Case) -> bool:
-    """Whether this case is decided by splitting: as its task says, else by the two numbers."""
+    """Whether this case is decided by splitting: as its task says, else by the two numbers.
+
+    Rules of boxes know no maxima: where there are some, a proof is one of phases.
+    """
     if case.task.split is not None:
         return case.task.split
     structure = case.task.network.structure
+    if case.proof is not None and structure.maxima:
+        return False
     relus = sum(math.prod(structure.nodes[i].op.out_shape) for i in structure.relus)
     few = len(moving(case)) <= FEW_INPUTS
     return case.inputs.norm == "linf" and few and relus > FEW_RELUS
@@ -64,47 +72,12 @@ def split(case: Case, probe: Probe) -> Verdict:
     return _Split(case, probe).run()
 
 
-class _Conditions(NamedTuple):
-    """The conditions of all groups, group by group, each in units of what it has to be above.
-
-    Attributes:
-      rows, offset: `c` [r, outputs] and `d` [r].
-      least: [r], what the margins `-(c . f + d)` must be above.
-      groups: of the rows; `numbers` [g] are theirs.
-      distinct, which: the rows without repetition, and where among them each is.
-    """
-
-    rows: np.ndarray
-    offset: np.ndarray
-    least: np.ndarray
-    groups: Groups
-    numbers: list[int]
-    distinct: np.ndarray
-    which: np.ndarray
-
-    @classmethod
-    def of(cls, case: Case, probe: Probe) -> _Conditions:
-        goal = case.goal
-        order = np.concatenate(list(goal.groups.values()))
-        rows, offset = goal.rows[order], goal.offset[order]
-        least = [probe.scale(c, d).least for c, d in zip(rows, offset, strict=True)]
-        groups = Groups.of([len(places) for places in goal.groups.values()])
-        distinct, which = np.unique(rows, axis=0, return_inverse=True)
-        which = which.reshape(-1)
-        numbers = list(goal.groups)
-        return cls(rows, offset, np.array(least), groups, numbers, distinct, which)
-
-    def margins(self, outputs: np.ndarray) -> np.ndarray:
-        """`-(c . f + d)`, [m, r]."""
-        return -(outputs @ self.rows.T + self.offset)
-
-
 class _Split:
     """The search of one case."""
 
     def __init__(self, case: Case, probe: Probe):
         self.case, self.probe = case, probe
-        self.conditions = _Conditions.of(case, probe)
+        self.conditions = Grouped.of(case, probe)
         low, high = case.inputs.intervals(case.flat)
         places = moving(case)
         still = np.where(low < high, 0.0, low).reshape(case.image.shape)
@@ -114,15 +87,20 @@ class _Split:
             tf.constant(places, tf.int32),
         )
         self.still, self.places = still.ravel(), places
-        self.work: BoxWork = box_work(case.task.network.structure, len(places))
+        structure, proven = case.task.network.structure, case.proof is not None
+        self.work: BoxWork = box_work(structure, len(places), proven)
         groups = len(self.conditions.numbers)
+        self.record = BoxRecord(groups) if proven else None
+        # What any rules may leave on either side counts where none may go without a row.
+        self.least_crossing = widest_relu(structure) if proven else 0
         self.pool = Pool(
             Regions(
                 low[None, places],
                 high[None, places],
                 np.ones((1, groups), bool),
                 np.full(1, -np.inf),
-                np.zeros(1),
+                np.full(1, float(self.least_crossing)),
+                np.zeros(1, int),
             )
         )
         self.nodes = self.atoms = self.unstable = 0
@@ -141,6 +119,10 @@ class _Split:
         if self.atoms:
             text = f"{self.atoms} boxes as small as float32's numbers are left"
             return self._verdict(Status.UNKNOWN, text)
+        if self.case.proof is not None and self.record is not None:
+            steps = box_rules(self.case.task.network.structure)
+            groups = tuple(self.conditions.numbers)
+            self.case.proof.boxes(self.record.tree(groups, steps, (CROWN,)))
         return self._verdict(Status.VERIFIED, "")
 
     def _verdict(self, status: Status, reason: str) -> Verdict:
@@ -173,33 +155,57 @@ class _Split:
         falsified = self._attacked(batch, spaces)
         if falsified is not None:
             return falsified
-        bounds = spaces.bounds()
+        bounds = spaces.bounds() if self.record is None else self._certain(found, spaces)
         # Not a number closes nothing.
-        left = batch.open & ~((bounds > 0) & np.isfinite(bounds))
-        cut = spaces.cut(left)
+        closed = (bounds > 0) & np.isfinite(bounds)
+        left = batch.open & ~closed
         middle = 0.5 * batch.low + 0.5 * batch.high
         taken = batch._replace(
-            low=np.maximum(middle + radius * cut.low, batch.low),
-            high=np.minimum(middle + radius * cut.high, batch.high),
-            open=cut.open,
-            bound=np.where(cut.open, bounds, np.inf).min(1),
-            crossing=2.0 * found.crossing.numpy(),
+            open=left,
+            bound=np.where(left, bounds, np.inf).min(1),
+            crossing=np.maximum(2.0 * found.crossing.numpy(), self.least_crossing),
         )
-        kept = np.any(cut.open, 1)
-        if kept.any():
-            loose = found.loose.numpy()[:, conditions.which]
-            score = self._score(cut.open, np.abs(slope) + _LOOSENESS * loose)
-            halves, atoms = taken.take(kept).halves(score[kept])
-            self.atoms += int(atoms.sum())
-            self.pool.put(halves)
+        if self.record is None:
+            cut = spaces.cut(left)
+            taken = taken._replace(
+                low=np.maximum(middle + radius * cut.low, batch.low),
+                high=np.minimum(middle + radius * cut.high, batch.high),
+                open=cut.open,
+                bound=np.where(cut.open, bounds, np.inf).min(1),
+            )
+        else:
+            self.record.close(batch.node, batch.open & closed)
+        loose = found.loose.numpy()[:, conditions.which]
+        score = self._score(taken.open, np.abs(slope) + _LOOSENESS * loose)
+        self._halve(taken, score)
         return None
+
+    def _certain(self, found: Bounded, spaces: HalfSpaces) -> np.ndarray:
+        """What the best row of each group says, [n, g]; nothing where that hangs on rounding."""
+        best = self.conditions.groups.join(np.maximum, spaces.least)
+        return np.where(found.ties.numpy()[:, None] > 0, -np.inf, best)
+
+    def _halve(self, regions: Regions, score: np.ndarray) -> None:
+        """Puts back halves of what is open."""
+        kept = np.any(regions.open, 1)
+        regions = regions.take(kept)
+        cuts = regions.cuts(score[kept])
+        whole = cuts.entry >= 0
+        self.atoms += int((~whole).sum())
+        regions, cuts = regions.take(whole), Cuts(*(part[whole] for part in cuts))
+        if not regions.boxes:
+            return
+        nodes = np.zeros(2 * regions.boxes, int)
+        if self.record is not None:
+            nodes = self.record.split(regions.node, self.places[cuts.entry], cuts.at)
+        self.pool.put(regions.halves(cuts, nodes))
 
     def _score(self, open_groups: np.ndarray, values: np.ndarray) -> np.ndarray:
         """The mean over the rows [n, r, k] of what is open; 0 for what is no number."""
         weight = self.conditions.groups.each(open_groups.astype(np.float64))[..., None]
         return np.nan_to_num((values * weight).sum(1), nan=0.0, posinf=0.0, neginf=0.0)
 
-    def _check_root(self, found, spaces: HalfSpaces) -> None:
+    def _check_root(self, found: Bounded, spaces: HalfSpaces) -> None:
         """Refuses bounds of the whole box that the network's own values are outside of."""
         conditions, structure = self.conditions, self.case.task.network.structure
         ends = [tuple(end.numpy()[0].ravel() for end in both) for both in found.ends]

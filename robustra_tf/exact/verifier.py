@@ -201,10 +201,15 @@ class Verifier:
         """
         if self._pair is not None:
             raise ValueError("proof must be None for a Pair, of which no proofs are written")
-        if self._task.split or not isinstance(self._task.solver, BranchAndBound):
+        if not isinstance(self._task.solver, BranchAndBound):
             solver = self._task.solver
-            name = "split" if self._task.split else getattr(solver, "name", type(solver).__name__)
+            name = getattr(solver, "name", type(solver).__name__)
             raise ValueError(f"proof must be None with solver {name!r}, whose answers have none")
+        if self._task.split and self._network.structure.maxima:
+            raise ValueError(
+                "proof must be None with solver 'split' of a network with maxima: rules of boxes "
+                "know none; 'auto' proves by phases"
+            )
         return given if isinstance(given, Proofs) else Proofs.alone(given)
 
     def _decided(self, query: Query, deadline: float, proofs: Proofs | None = None) -> Verdict:
