@@ -39,7 +39,7 @@ def replayed(network: Path, x: np.ndarray, labels: np.ndarray) -> tuple[str, np.
     Raises:
       NotReplayedError: it is no network, or what runs it is not installed.
     """
-    package = __package__.rpartition(".")[0]
+    package = __name__.rsplit(".", 2)[0]
     paths = os.pathsep.join(path for path in sys.path if path)
     with tempfile.TemporaryDirectory() as home:
         points = Path(home) / "points.npz"

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import tensorflow as tf
 
+from robustra_tf.evidence import meaning
 from robustra_tf.graph.convolutions import (
     Conv2D,
     Convolution,
@@ -21,6 +23,9 @@ from robustra_tf.graph.registry import PerOperation
 from robustra_tf.graph.selection import Permute, Pick, Take
 from robustra_tf.graph.spatial import Pad2D, Pool2D
 from robustra_tf.storage.fingerprint import arrays_sha256
+
+# How far two ways to compute a value may be apart, of the largest that there is.
+_ROUNDING = 1e-9
 
 
 class Described(NamedTuple):
@@ -40,10 +45,36 @@ class Described(NamedTuple):
 
     @classmethod
     def of(cls, graph: Graph) -> Self:
-        """Describes a graph."""
+        """Describes a graph, and compares what is described with it at random inputs.
+
+        Raises:
+          ValueError: they compute different things; names the first operation that does.
+        """
         operations, weights = describe(graph), [v.numpy() for v in graph.variables]
+        _compare(graph, json.loads(json.dumps(operations)), weights)
         (outputs,) = graph.structure.output_shape
         return cls(operations, weights, sha256(operations, weights), outputs)
+
+
+def _compare(graph: Graph, operations: list[dict[str, Any]], weights: Sequence[np.ndarray]) -> None:
+    """Refuses operations that are not the graph's, by their values in float64."""
+    shape, rng = graph.structure.input_shape, np.random.default_rng(0)
+    points = np.concatenate([rng.uniform(size=(2, *shape)), 3.0 * rng.normal(size=(2, *shape))])
+    own = graph.structure.values(graph.weights(tf.float64), tf.constant(points), tf.nn.relu)
+    fault = "a fault of what writes it, and nothing is written"
+    try:
+        described = list(meaning.values(operations, weights, points))
+    except (ValueError, IndexError, KeyError) as error:
+        raise ValueError(f"network: the description says nothing ({error}): {fault}") from error
+    largest = 1.0
+    for index, (expected, found) in enumerate(zip(own, described, strict=True)):
+        largest = max(largest, float(np.abs(expected).max(initial=0.0)))
+        same = found.shape == tuple(expected.shape)
+        if not same or not (np.abs(found - expected) <= _ROUNDING * largest).all():
+            raise ValueError(
+                f"network[{index}]: the description of {operations[index]['op']} computes "
+                f"something else than the network: {fault}"
+            )
 
 
 def network_sha256(graph: Graph) -> str:

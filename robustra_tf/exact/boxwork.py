@@ -41,8 +41,18 @@ def box_rules(structure: Structure) -> tuple[Step, ...]:
 
 
 @functools.lru_cache(maxsize=8)
-def box_work(structure: Structure, moving: int, ruled: bool = False) -> BoxWork:
-    """The functions for boxes of so many inputs that move; bounds by `box_rules`, or any."""
+def box_work(structure: Structure, moving: int) -> BoxWork:
+    """The functions for boxes of so many inputs that move."""
+    return _work(structure, moving, ruled=False)
+
+
+@functools.lru_cache(maxsize=8)
+def ruled_work(structure: Structure, moving: int) -> BoxWork:
+    """The same with bounds by `box_rules` alone."""
+    return _work(structure, moving, ruled=True)
+
+
+def _work(structure: Structure, moving: int, ruled: bool) -> BoxWork:
     kind, k = tf.float64, moving
     widest = max(tf.TensorShape(node.op.out_shape).num_elements() for node in structure.nodes)
     most = max(2, _BYTES // (kind.size * widest))

@@ -20,7 +20,7 @@ import tensorflow as tf
 from robustra_tf.bounds.boxes import Bounded
 from robustra_tf.evidence.steps import CROWN
 from robustra_tf.exact.boxtree import BoxRecord
-from robustra_tf.exact.boxwork import BoxWork, box_rules, box_work, widest_relu
+from robustra_tf.exact.boxwork import BoxWork, box_rules, box_work, ruled_work, widest_relu
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.grouped import Grouped
 from robustra_tf.exact.halfspaces import HalfSpaces
@@ -88,7 +88,7 @@ class _Split:
         )
         self.still, self.places = still.ravel(), places
         structure, proven = case.task.network.structure, case.proof is not None
-        self.work: BoxWork = box_work(structure, len(places), proven)
+        self.work: BoxWork = (ruled_work if proven else box_work)(structure, len(places))
         groups = len(self.conditions.numbers)
         self.record = BoxRecord(groups) if proven else None
         # What any rules may leave on either side counts where none may go without a row.
