@@ -2,12 +2,15 @@
 
 The two networks CNN-A-Adv of the beta-CROWN comparisons with their 200 images each, read from a
 folder that has their PyTorch weights (`mnist_cnn_a_adv.npz`, `cifar_cnn_a_adv.npz`) and images
-(`mnist_200_images.npz`, `cifar_200_images.npz`).
+(`mnist_200_images.npz`, `cifar_200_images.npz`). With `--proofs=DIR` they are evaluated instead, by
+attack, CROWN, its optimised slopes and the complete search, with a proof of every verdict, and all
+proofs are checked.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 
 from benchmarks import harness
 from robustra_tf.cli import command
+from robustra_tf.cli.settings import Range
 
 #: Mean and deviation of CIFAR-10's channels, in units of 1/255.
 MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
@@ -33,6 +37,12 @@ class Config:
         "which of the two", tuple(NETWORKS), choices=tuple(NETWORKS)
     )
 
+    proofs: str | None = command.setting("evaluate with proofs, and keep them there", None)
+    images: int = command.setting("of each network that are proven", 50, range=Range(1, 200))
+    time_limit: float = command.setting(
+        "of the complete search for an image", 60.0, range=Range(0.0, unit="seconds")
+    )
+
     def __post_init__(self):
         command.check(self)
 
@@ -42,7 +52,7 @@ def network(shape: tuple[int, ...], weights: dict[str, np.ndarray]) -> Any:
     import keras
     from keras import layers
 
-    scaled = [] if shape[2] == 1 else [layers.Rescaling(255 / np.array(DEVIATION), _shift())]
+    scaled = [] if shape[2] == 1 else [layers.Rescaling(*_scaling())]
     model = keras.Sequential(
         [
             keras.Input(shape),
@@ -64,8 +74,10 @@ def network(shape: tuple[int, ...], weights: dict[str, np.ndarray]) -> Any:
     return model
 
 
-def _shift() -> np.ndarray:
-    return -np.array(MEAN) / np.array(DEVIATION)
+def _scaling() -> tuple[list[float], list[float]]:
+    """Of each channel the factor and what is added, as lists, which files may hold."""
+    factor, shift = 255 / np.array(DEVIATION), -np.array(MEAN) / np.array(DEVIATION)
+    return factor.tolist(), shift.tolist()
 
 
 def read(folder: str | Path, name: str) -> tuple[Any, np.ndarray, np.ndarray, float]:
@@ -97,5 +109,53 @@ def measure(config: Config) -> dict[str, Any]:
     return {**dataclasses.asdict(config), **found, "machine": harness.machine()}
 
 
+def prove(config: Config, folder: Path) -> dict[str, Any]:
+    """Of each network what an evaluation with proofs finds, and what checking them does."""
+    from eval import check, run
+    from eval import config as evaluations
+
+    found = {}
+    for name in config.networks:
+        model, x, y, eps = read(config.folder, name)
+        home = folder / name
+        home.mkdir(parents=True, exist_ok=True)
+        model.save(home / "net.keras")
+        np.savez(home / "images.npz", x=x[: config.images], y=y[: config.images])
+        given = {
+            "model_file": str(home / "net.keras"),
+            "data": str(home / "images.npz"),
+            "eps": eps,
+            "stages": ["clean", "pgd", "crown", "alpha", "milp"],
+            "time_limit": config.time_limit,
+            "out": str(home / "out"),
+            "proofs": str(home / "out" / "proofs"),
+            "resume": True,
+        }
+        start = time.process_time()
+        figures = run.evaluate(run.prepare(evaluations.resolve(given)))
+        made = time.process_time() - start
+        code = check.main([f"--run={home / 'out'}", "--processes=1"])
+        checked = json.loads((home / "out" / check.CHECKED).read_text())
+        names = ("verified", "accepted", "falsified", "replayed", "open", "exported", "stages")
+        found[name] = {
+            "eps": eps,
+            "decided": figures["decided"],
+            "accepted": code == check.ACCEPTED,
+            "processor_seconds": {
+                "making": round(made, 1),
+                "checking": round(sum(each["seconds"] for each in checked["stages"].values()), 1),
+            },
+            **{each: checked[each] for each in names if each != "accepted"},
+            "proofs_accepted": checked["accepted"],
+        }
+    return {**dataclasses.asdict(config), **found, "machine": harness.machine()}
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    config = command.read(Config, "benchmarks.cnn_a", __doc__)
+    harness.show(measure(config) if config.proofs is None else prove(config, Path(config.proofs)))
+
+
 if __name__ == "__main__":
-    harness.show(measure(command.read(Config, "benchmarks.cnn_a", __doc__)))
+    main()

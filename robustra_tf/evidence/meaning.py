@@ -118,7 +118,7 @@ def _normalised(text: Text, weights: list[np.ndarray], v: np.ndarray) -> np.ndar
 
 _MEANINGS: dict[str, Meaning] = {
     "relu": lambda text, weights, v: np.maximum(v, 0.0),
-    "add": lambda text, weights, *v: sum(v),
+    "add": lambda text, weights, *v: np.sum(v, axis=0),
     "dense": _dense,
     "conv": _conv,
     "turned_conv": _turned_conv,
