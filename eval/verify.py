@@ -1,14 +1,15 @@
 """Answers whether networks in ONNX have properties in VNN-LIB: one, or a whole benchmark.
 
-    python -m eval.verify NET.onnx PROP.vnnlib --timeout=60 --witness=FILE
+    python -m eval.verify NET.onnx PROP.vnnlib --timeout=60 --witness=FILE --proof=FILE
     python -m eval.verify --instances=instances.csv --out=DIR --expected=verdicts.csv
     python -m eval.verify QUERY.vnnlib --network=NAME=NET.onnx --timeout=60
 
 or `robustra verify`. Printed is `unsat` (proven), `sat` (a counterexample, replayed by
 onnxruntime), `unknown` or `timeout`, as VNN-COMP defines them; `--witness` keeps the counterexample
-in its format. The third form is that of VNN-LIB 2.0's standard, whose words and assignments it
-prints. The second goes through lists of instances, or a folder of benchmarks: what is answered is
-on disk before the next, `--resume` goes on, and a table says what agrees with `--expected`.
+in its format, `--proof` what `robustra check` checks. The third form is that of VNN-LIB 2.0's
+standard, whose words and assignments it prints. The second goes through lists of instances, or a
+folder of benchmarks: what is answered is on disk before the next, `--resume` goes on, and a table
+says what agrees with `--expected`.
 
 Exit codes: 0 answered, whatever the answer, 1 broke off, 2 cannot be run as it stands, 3 stopped by
 a signal, 5 an answer contradicts `--expected`.
@@ -66,6 +67,9 @@ class Verify:
         otherwise=f"{SECONDS:g}, of a benchmark what its list allows",
     )
     witness: Path | None = command.setting("file for the counterexample, where one is found", None)
+    proof: Path | None = command.setting(
+        "file for the proof of the answer, which robustra check checks", None
+    )
 
     instances: tuple[Path, ...] = command.setting(
         "lists of instances (instances.csv), or a folder of folders with one each",
@@ -97,7 +101,7 @@ class Verify:
             self._check_question()
 
     def _check_run(self) -> None:
-        for name in ("files", "network", "witness"):
+        for name in ("files", "network", "witness", "proof"):
             if getattr(self, name):
                 raise SettingError("instances", f"none of {name} beside it", getattr(self, name))
         if self.out is None:
@@ -117,12 +121,17 @@ class Verify:
             raise SettingError("files", forms[wanted == 1], given)
         if self.network is not None and not all(self.network.partition("=")[::2]):
             raise SettingError("network", "NAME=NET.onnx", self.network)
-        if self.witness is not None:
-            if self.witness.is_dir() or not self.witness.name:
-                raise SettingError("witness", "a file, not a folder", str(self.witness))
-            if not (home := self.witness.absolute().parent).is_dir():
-                wanted = f"a file whose folder is there ({home} is none)"
-                raise SettingError("witness", wanted, str(self.witness))
+        for name in ("witness", "proof"):
+            self._check_file(name, getattr(self, name))
+
+    def _check_file(self, name: str, file: Path | None) -> None:
+        if file is None:
+            return
+        if file.is_dir() or not file.name:
+            raise SettingError(name, "a file, not a folder", str(file))
+        if not (home := file.absolute().parent).is_dir():
+            wanted = f"a file whose folder is there ({home} is none)"
+            raise SettingError(name, wanted, str(file))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,11 +162,11 @@ def _one(given: Verify, start: float) -> Exit:
     if given.network is not None:
         (path,) = map(_found, given.files)
         query = dialect.Query.read(path, given.network)
-        answer = _answer(_found(query.network), path, seconds, start)
+        answer = _answer(_found(query.network), path, seconds, start, given.proof)
         text = query.told(answer)
     else:
         network, path = map(_found, given.files)
-        answer = _answer(network, path, seconds, start)
+        answer = _answer(network, path, seconds, start, given.proof)
         text = f"{answer.word}\n"
     if answer.reason:
         PROGRAM.say(answer.reason)
@@ -177,11 +186,11 @@ def _found(path: Path) -> Path:
     return path if path.exists() else instances.located(path.parent, path.name)
 
 
-def _answer(network: Path, query: Path, seconds: float, start: float) -> Answer:
+def _answer(network: Path, query: Path, seconds: float, start: float, proof: Path | None) -> Answer:
     benchmark.imported()
     from robustra_tf.vnncomp.networks import Network
 
-    return Network(network).answer(query, seconds, start)
+    return Network(network).answer(query, seconds, start, proof)
 
 
 def _run(given: Verify, stop: Stop) -> Exit:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import robustra_tf as rt
+from eval import check, verify
 from eval.checker import files
 from eval.checker.rejection import RejectedError
-from robustra_tf.exact import Status, Verifier
+from robustra_tf.exact import Decider, Status, Verifier
 from robustra_tf.exact.boxtree import BoxRecord
 from robustra_tf.exact.regions import Regions
 from tests import nets
@@ -18,14 +19,15 @@ from tests import nets
 pytestmark = pytest.mark.usefixtures("eager")
 
 
-def asked(seed, groups=2):
+def asked(seed):
     """A network, and conditions on its outputs that take some boxes to exclude."""
     model = nets.dense(seed)
     x = nets.images(model, 1, seed=seed)
     logits = model(x).numpy()[0]
     rows = np.eye(3)[[0, 1], :]
     both = [(rows[:1], logits[:1] - 0.4), (rows, logits[:2] - 0.3)]
-    return model, rt.Property.around(x, 0.25, rt.unreachable(*both[:groups]))
+    low, high = np.clip(x - 0.25, 0, 1), np.clip(x + 0.25, 0, 1)
+    return model, rt.Property(low, high, rt.unreachable(*both))
 
 
 @pytest.fixture(scope="module")
@@ -177,3 +179,40 @@ def test_what_a_set_is_said_of_does_not_depend_on_the_sets_beside_it():
     for at in range(6):
         for both, alone in itertools.zip_longest(whole, ends(slice(at, at + 1))):
             np.testing.assert_allclose(both[at], alone[0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_property_of_several_boxes_is_proven_in_one_file(searched, tmp_path):
+    """All boxes of it, by their numbers; or the counterexample, wherever it was found."""
+    path = tmp_path / "proof.npz"
+    model, given = searched[0]
+    two = rt.Property(
+        np.concatenate([given.lower, given.lower]),
+        np.concatenate([given.upper, 0.5 * (given.lower + given.upper)]),
+        given.output.take(np.zeros(2, int)),
+    )
+    verdict = Decider(model).decide(two, 30.0, proof=path)
+    assert verdict.status is Status.VERIFIED
+    read, found = files.check(path)
+    assert [one.verdict for one in found] == ["verified"] * 2
+    assert [one.position for one in read.examples] == [0, 1]
+    np.testing.assert_array_equal(read.examples[0].walls[0], given.lower[0].astype(np.float32))
+    wrong = rt.Property(given.lower, given.upper, rt.above(0, 100.0))
+    assert Decider(model).decide(wrong, 30.0, proof=path).status is Status.FALSIFIED
+    (found,) = files.check(path).found
+    assert found.verdict == "falsified"
+    with pytest.raises(ValueError, match="proof: expected a file"):
+        Decider(model).decide(two, 30.0, proof=tmp_path)
+
+
+def test_the_command_proves_its_answers(searched, tmp_path, capsys):
+    """What it prints is what the checker accepts, of the weights in the file that was asked."""
+    model, given = searched[0]
+    network, asked_, proof = (tmp_path / name for name in ("net.onnx", "p.vnnlib", "p.npz"))
+    rt.onnx.save(model, network)
+    given.to_vnnlib(asked_, 3)
+    assert verify.main([str(network), str(asked_), "--timeout=30", f"--proof={proof}"]) == 0
+    assert capsys.readouterr().out == "unsat\n"
+    assert check.main([str(proof), f"--weights={network}"]) == 0
+    assert "1 verified (" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        verify.main([str(network), str(asked_), f"--proof={tmp_path}"])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from robustra_tf.evidence import files
+from robustra_tf.evidence.files import Example
 from robustra_tf.evidence.network import Described
 from robustra_tf.exact.leaves import RecordError
 from robustra_tf.exact.proving import Prover
@@ -24,11 +26,13 @@ class Proofs:
       path: of the file; None where the verdict alone is to have its content.
       whole: whether it holds the network; else one file of a folder does.
       position: of the example among the data, for people.
+      keep: takes what is proven in place of a file.
     """
 
     path: Path | None = None
     whole: bool = True
     position: int | None = None
+    keep: Callable[[Example], None] | None = None
 
     @classmethod
     def alone(cls, path: str | os.PathLike) -> Proofs:
@@ -59,6 +63,9 @@ class Proofs:
         else:
             return verdict
         example = dataclasses.replace(example, position=self.position)
+        if self.keep is not None:
+            self.keep(example)
+            return verdict
         try:
             content = files.packed(network, [example], alone=self.whole)
         except (files.TooLargeError, RecordError) as error:

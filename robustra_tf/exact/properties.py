@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import keras
@@ -19,12 +21,16 @@ import numpy as np
 
 from robustra_tf.attacks.pgd import Attack
 from robustra_tf.attacks.replay import replay
+from robustra_tf.evidence import files
+from robustra_tf.evidence.files import Example
+from robustra_tf.exact.proofs import Proofs
 from robustra_tf.exact.verdict import Status, Verdict
 from robustra_tf.exact.verifier import Verifier
 from robustra_tf.graph.graph import Graph
 from robustra_tf.intake import checks
 from robustra_tf.property import Property
 from robustra_tf.radii import outward
+from robustra_tf.storage.files import write_atomically
 
 #: Whether a point [*input_shape], float32, is taken for a counterexample.
 Accepts = Callable[[np.ndarray], bool]
@@ -65,6 +71,8 @@ class Decider:
         """
         self._model = model
         self._verifier = Verifier(model, box=None)
+        # Of the boxes that are decided what proves it, where that is asked for.
+        self._proven: dict[int, Example] | None = None
 
     @functools.cached_property
     def _attack(self) -> Attack:
@@ -76,6 +84,7 @@ class Decider:
         seconds: float,
         *,
         accepts: Accepts | None = None,
+        proof: str | os.PathLike | None = None,
     ) -> Verdict:
         """Decides whether all properties hold, of all their examples.
 
@@ -91,6 +100,9 @@ class Decider:
           seconds: for all of it, at least 0. Attacks and searches end with the step under way, the
             first bounds of a box are not broken off.
           accepts: what a counterexample has to pass beside; by default all do.
+          proof: a file to write proofs of all boxes to, rounded outward, or of the counterexample,
+            for `python -m eval.check`; none is written where nothing is decided, nor of a
+            counterexample that rounding alone may have made.
 
         Returns:
           The verdict; its bound is the least over all boxes, its work that of all searches.
@@ -102,10 +114,27 @@ class Decider:
         start = time.monotonic()
         deadline, accepts = start + _seconds(seconds), accepts or _any_point
         boxes = _boxes(properties)
+        self._proven = None if proof is None else {}
+        place = None if proof is None else Proofs.alone(proof).path
         verdict = self._attacked(boxes, deadline, accepts) or self._searched(
             boxes, deadline, accepts
         )
+        if place is not None:
+            verdict = self._written(place, verdict)
         return dataclasses.replace(verdict, seconds=time.monotonic() - start)
+
+    def _written(self, place: Path, verdict: Verdict) -> Verdict:
+        """The verdict, whose proof is written where it is one."""
+        proven = self._proven or {}
+        decided = verdict.status in (Status.VERIFIED, Status.FALSIFIED)
+        if not decided or not proven:
+            return verdict
+        examples = [proven[number] for number in sorted(proven)]
+        try:
+            write_atomically(place, files.packed(self._verifier.described, examples))
+        except files.TooLargeError as error:
+            return _unknown(f"no proof: {error}")
+        return verdict
 
     def _attacked(
         self, boxes: Sequence[_Boxes], deadline: float, accepts: Accepts
@@ -125,29 +154,35 @@ class Decider:
         """Falsified by a point of one box rounded outward, moved into the box itself."""
         point = np.clip(point, box.low[0], box.high[0])
         if replay(self._model, box.outward, point[None]).success[0] and accepts(point):
+            if self._proven is not None:
+                found = self._verifier.counterexample(box.outward, point)
+                # Of a property that does not hold nothing else is said.
+                self._proven = {} if found is None else {0: found}
             return Verdict(Status.FALSIFIED, None, None, point, 0.0)
         return None
 
     def _searched(self, boxes: Sequence[_Boxes], deadline: float, accepts: Accepts) -> Verdict:
         """The boxes one by one: in equal shares of the time, then the late ones once more."""
         each = [given.at(place) for given in boxes for place in range(len(given.low))]
-        verdicts = self._round(each, deadline, accepts)
+        verdicts = self._round(dict(enumerate(each)), deadline, accepts)
         late = [i for i, verdict in enumerate(verdicts) if verdict.status is Status.TIMEOUT]
         if late and len(each) > 1 and verdicts[-1].status is not Status.FALSIFIED:
-            again = self._round([each[i] for i in late], deadline, accepts)
+            again = self._round({i: each[i] for i in late}, deadline, accepts)
             for i, verdict in zip(late, again, strict=False):
                 verdicts[i] = verdict
         return _joined(verdicts)
 
-    def _round(self, boxes: Sequence[_Boxes], deadline: float, accepts: Accepts) -> list[Verdict]:
-        """A verdict for each box, up to the first that is falsified."""
+    def _round(
+        self, boxes: Mapping[int, _Boxes], deadline: float, accepts: Accepts
+    ) -> list[Verdict]:
+        """A verdict for each box, by its number, up to the first that is falsified."""
         verdicts: list[Verdict] = []
-        for number, box in enumerate(boxes):
-            left = deadline - time.monotonic()
+        for done, (number, box) in enumerate(boxes.items()):
+            left, waiting = deadline - time.monotonic(), len(boxes) - done
             if left <= 0:
-                verdicts += [_LATE] * (len(boxes) - number)
+                verdicts += [_LATE] * waiting
                 break
-            verdict = self._verifier.verify(box.outward, time_limit=left / (len(boxes) - number))
+            verdict = self._verified(number, box, left / waiting)
             if verdict.witness is not None:
                 found = self._taken(box, verdict.witness, accepts)
                 verdict = found or _unknown("a counterexample that was not taken")
@@ -155,6 +190,15 @@ class Decider:
             if verdict.status is Status.FALSIFIED:
                 break
         return verdicts
+
+    def _verified(self, number: int, box: _Boxes, seconds: float) -> Verdict:
+        """One box's verdict; what proves it is kept by its number where that is asked for."""
+        found, proven = [], self._proven
+        proof = None if proven is None else Proofs(position=number, keep=found.append)
+        verdict = self._verifier.verify(box.outward, time_limit=seconds, proof=proof)
+        if proven is not None and verdict.status is Status.VERIFIED:
+            (proven[number],) = found
+        return verdict
 
 
 class _Boxes(NamedTuple):

@@ -17,6 +17,7 @@ from robustra_tf.attacks.replay import settle, within
 from robustra_tf.bounds.balls import Box
 from robustra_tf.conditions import Output
 from robustra_tf.counting import NO_CLASS
+from robustra_tf.evidence.files import Example
 from robustra_tf.evidence.flat import Flat
 from robustra_tf.evidence.network import Described
 from robustra_tf.exact.agreement import answered, preferred
@@ -201,8 +202,7 @@ class Verifier:
         """
         if self._pair is not None:
             raise ValueError("proof must be None for a Pair, of which no proofs are written")
-        if not isinstance(self._task.solver, BranchAndBound):
-            solver = self._task.solver
+        if not isinstance(solver := self._task.solver, BranchAndBound):
             name = getattr(solver, "name", type(solver).__name__)
             raise ValueError(f"proof must be None with solver {name!r}, whose answers have none")
         if self._task.split and self._network.structure.maxima:
@@ -224,7 +224,7 @@ class Verifier:
                 return decide(Case(self._task, query, goal, deadline))
             prover = Prover(self._flat, query, goal)
             verdict = decide(Case(self._task, query, goal, deadline, prover))
-            return proofs.written(verdict, prover, self._described)
+            return proofs.written(verdict, prover, self.described)
         return unknown(
             "float32 may overflow on the image: nothing is known of the model then"
             if np.isfinite(found.logits).all()
@@ -237,9 +237,21 @@ class Verifier:
         return Flat.of(self._task.network.structure, self._task.network.maps)
 
     @functools.cached_property
-    def _described(self) -> Described:
+    def described(self) -> Described:
         """The network as files have it; its weights are those that the verifier has read."""
         return Described.of(self._network.graph)
+
+    def counterexample(self, given: Property, point: np.ndarray) -> Example | None:
+        """What proves a property of one example wrong; None where rounding alone may do so.
+
+        Args:
+          given: the property.
+          point: [*input_shape], in its set.
+        """
+        query = self._asked(given, None, None)
+        goal = Goal.of(query.conditions(*self._network.structure.output_shape))
+        prover = Prover(self._flat, query, goal)
+        return prover.counterexample("attack", point) if prover.unsafe(point) else None
 
     def _asked(self, x: np.ndarray | Property, y: int | Output | None, eps: Any) -> Query:
         """What is asked, of one example, without rounding."""
@@ -251,10 +263,8 @@ class Verifier:
         ball = (self._ball[0] if eps is None else eps, *self._ball[1:])
         if ball[0] is None:
             raise ValueError("eps must be given to the verifier for images, got None")
-        shape, (classes,) = (
-            self._network.structure.input_shape,
-            self._network.structure.output_shape,
-        )
+        structure = self._network.structure
+        shape, (classes,) = structure.input_shape, structure.output_shape
         if np.shape(x) != shape:
             raise ValueError(f"x must be one image of shape {shape}, got {np.shape(x)}")
         if isinstance(y, Output):

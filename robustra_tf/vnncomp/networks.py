@@ -50,7 +50,13 @@ class Network:
         """What onnxruntime computes of one input [*input_shape]: float32 [outputs]."""
         return self._runtime(x[None])[0].ravel()
 
-    def answer(self, path: Path, seconds: float, start: float | None = None) -> Answer:
+    def answer(
+        self,
+        path: Path,
+        seconds: float,
+        start: float | None = None,
+        proof: Path | None = None,
+    ) -> Answer:
         """Answers a property of VNN-LIB.
 
         `unsat` where every box is proven against every polyhedron of its outputs; `sat` where a
@@ -60,6 +66,7 @@ class Network:
           path: `.vnnlib` or `.vnnlib.gz`.
           seconds: for all of it.
           start: of `time.monotonic`, from which these count; now by default.
+          proof: a file for what proves the answer, as `Decider.decide` writes it.
 
         Raises:
           OSError, ImportError, ValueError: as the file is read, and for outputs of another number
@@ -74,7 +81,7 @@ class Network:
                 raise ValueError(f"{path}: {error}, as the network has") from error
         replay = Replay(self.run, properties)
         left = max(seconds - (time.monotonic() - start), 0.0)
-        verdict = self._decider.decide(properties, left, accepts=replay)
+        verdict = self._decider.decide(properties, left, accepts=replay, proof=proof)
         return _answered(verdict, replay, time.monotonic() - start, seconds)
 
 
