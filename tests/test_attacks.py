@@ -48,6 +48,18 @@ def test_projection_is_the_nearest_point_of_the_ball(norm, eps, rng):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_the_steepest_direction_has_unit_norm_and_rises(norm, rng):
+    gradient = rng.normal(size=(6, 40)).astype(np.float32)
+    blocked = rng.random((6, 40)) < 0.3
+    gradient[0] = 0.0
+    found = steps.steepest(tf.constant(gradient), tf.constant(blocked), norm).numpy()
+    lengths = np.linalg.norm(found, ORDERS[norm], axis=1)
+    np.testing.assert_allclose(lengths, [0.0] + [1.0] * 5, rtol=1e-5)
+    assert not found[blocked].any()
+    assert (found * gradient >= 0).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_random_starts_fill_the_ball_and_repeat(norm):
     points = np.stack([steps.random_start((4, 3), norm, (0, 1, i)) for i in range(300)])
     lengths = np.linalg.norm(points.reshape(300, -1), ORDERS[norm], axis=1)

@@ -193,3 +193,9 @@ def test_interval_margins_are_the_formula(case):
         )
         assert_close(upper[k], expected, 1e-10)
     assert sorted(bounds) == sorted(case.structure.relus)
+
+
+def test_the_adaptive_slope_is_that_of_the_smaller_triangle():
+    """Between relu(z) >= s z and its chord lies u (-l) / 2 more than s = 1 or s = 0 leaves out."""
+    low, high = tf.constant([-2.0, -1.0, -1.0, -3.0, 1.0]), tf.constant([1.0, 2.0, 1.0, -1.0, 3.0])
+    np.testing.assert_array_equal(adaptive({4: (low, high)})[4], [0, 1, 0, 0, 1])

@@ -1,13 +1,14 @@
 """Proofs of verdicts: what holds is accepted, and nothing else."""
 
 import json
+import types
 import zipfile
 
 import numpy as np
 import pytest
 
 from eval import check
-from eval.checker import claim, files
+from eval.checker import claim, files, network, proof
 from eval.checker.rejection import RejectedError
 from tests import alterations, proof_cases
 
@@ -293,3 +294,9 @@ def test_square_roots_have_no_fractions(tmp_path):
     assert _checked(tmp_path / "p.npz", made).found == ()
     with pytest.raises(RejectedError, match="no square root"):
         _checked(tmp_path / "p.npz", made, EXACT)
+
+
+def test_one_logit_has_no_rival_for_a_label():
+    members = types.SimpleNamespace()
+    with pytest.raises(network.WrongError, match="label: expected a class below 1"):
+        proof._property("examples[0]", {"label": 0}, members, 1)

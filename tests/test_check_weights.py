@@ -1,5 +1,7 @@
 """A proof's weights are compared with those of the network's own file, read by NumPy alone."""
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from eval.checker import claim, stored
 from eval.checker.rejection import RejectedError
 from robustra_tf.evidence import network
 from robustra_tf.evidence.files import packed
+from robustra_tf.evidence.network import Described
 from robustra_tf.graph import build
 from tests import evaluations, nets
 
@@ -24,7 +27,7 @@ def kept(tmp_path_factory, eager):
     model.save_weights(folder / "net.weights.h5")
     rt.onnx.save(model, folder / "net.onnx")
     evaluations.save(model, folder / "saved")
-    (folder / "proof.npz").write_bytes(packed(build(model), []))
+    (folder / "proof.npz").write_bytes(packed(Described.of(build(model)), []))
     return folder
 
 
@@ -102,3 +105,16 @@ def test_other_files_are_refused(kept, tmp_path):
             stored.arrays(tmp_path / name)
     with pytest.raises(claim.UnreadableError, match="cannot be read"):
         stored.arrays(tmp_path)
+
+
+@pytest.mark.parametrize("signature", [b"TREE", b"SNOD"])
+def test_a_group_within_itself_is_refused(kept, tmp_path, signature):
+    """A tree's first child becomes the tree, or the group's first object the root."""
+    content = bytearray((kept / "net.weights.h5").read_bytes())
+    at = content.index(signature)
+    (root,) = struct.unpack_from("<Q", content, 56 + 8)
+    place, child = (at + 24 + 8, at) if signature == b"TREE" else (at + 8 + 8, root)
+    struct.pack_into("<Q", content, place, child)
+    (tmp_path / "round.h5").write_bytes(content)
+    with pytest.raises(claim.UnreadableError, match=r"a smaller tree|fewer objects"):
+        stored.arrays(tmp_path / "round.h5")

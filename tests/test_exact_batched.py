@@ -361,3 +361,29 @@ def test_a_property_of_several_margins_is_searched():
     for output, status in ((never, Status.VERIFIED), (both, Status.FALSIFIED)):
         asked = rt.Property(-np.ones((1, 2)), np.ones((1, 2)), output)
         assert Verifier(model, solver="batched").verify(asked).status is status
+
+
+def test_two_at_a_time_are_the_fewest_and_nothing_is_said_of_less(monkeypatch):
+    climbed = Bounding.climbed
+
+    def alone(self, domains, pace):
+        if len(domains) > 1:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+        return climbed(self, domains, pace)
+
+    monkeypatch.setattr(Bounding, "climbed", alone)
+    case = Case("dense", 2)
+    with pytest.warns(RuntimeWarning, match="does not fit") as told:
+        search(case, {k: shifted(case, 0.2) for k in range(6)}).run(time.monotonic() + 20)
+    assert [str(each.message).split(": ")[1][:1] for each in told] == ["3", "1"]
+
+
+def test_a_batch_holds_what_half_of_the_memory_does():
+    case = Case("dense", 2)
+    sizes = {}
+    for memory in (0.05, 0.1, 0.2, 1e6):
+        found = search(case, options=dataclasses.replace(OPTIONS, memory_mb=memory, batch=4000))
+        sizes[memory] = found._fitting()
+        held = 4 * batched._COPIES * found._bounding.numbers * sizes[memory]
+        assert sizes[memory] == 2 or held <= 0.5 * memory * 2**20
+    assert 2 <= sizes[0.05] < sizes[0.1] < sizes[0.2] < sizes[1e6] == 4000

@@ -1,6 +1,7 @@
 """A verifier that searches another network, or bounds that do not hold: an error, no verdict."""
 
 import dataclasses
+import types
 
 import keras
 import numpy as np
@@ -9,6 +10,8 @@ import tensorflow as tf
 from keras import layers as L  # noqa: N812
 
 from robustra_tf.exact import Verifier, decision, ground, matrices, probe, substitution
+from robustra_tf.exact.encoding import encode
+from robustra_tf.exact.highs import LinearProgrammes
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.probe import probed
 from robustra_tf.exact.substitution import restrict
@@ -148,3 +151,27 @@ def test_a_row_that_nothing_reads_cannot_be_read(monkeypatch):
     case = Case(network("skip_behind_relu", "as drawn"))
     with pytest.raises(ValueError, match="encoding: expected the network's own values"):
         case.probe.check_restriction(case.restriction)
+
+
+@pytest.mark.parametrize("missing", ["col_value", "row_dual"])
+def test_a_solution_with_parts_missing_is_none(missing, monkeypatch):
+    case = Case(network("skip_behind_relu", "as drawn"))
+    programme = encode(case.restriction, case.x).relaxed
+    solver = LinearProgrammes(programme)
+    lower, upper = programme.lower, programme.upper
+    whole = solver.solve(lower, upper, 10.0)
+    assert whole.values is not None
+    solution = solver._highs.getSolution()
+    parts = {name: list(getattr(solution, name)) for name in ("col_value", "row_dual")}
+    parts[missing] = parts[missing][:-1]
+    fake = types.SimpleNamespace(**parts)
+    lying = types.SimpleNamespace(
+        **{
+            name: getattr(solver._highs, name)
+            for name in ("changeColsBounds", "clearSolver", "run", "getRunTime", "getModelStatus")
+        },
+        getSolution=lambda: fake,
+        setOptionValue=solver._highs.setOptionValue,
+    )
+    monkeypatch.setattr(solver, "_highs", lying)
+    assert solver.solve(lower, upper, 10.0).values is None

@@ -110,23 +110,34 @@ def picks(plus, minus, base, slots=4, read=2):
     return Structure((*nodes, Node(Add(shape), (read, 3))))
 
 
-def sums(scale, shift=0.0, base=2):
+def sums(scale, shift=0.0, base=2, order=1):
     """`relu(a + (scale b + shift)) + base` of two dense layers; node 6 is the sum."""
     nodes = [
         Node(Input((3,))),
         Node(Dense(3, 2, use_bias=False), (0,), (0,)),
         Node(Dense(3, 2, use_bias=False), (0,), (1,)),
         Node(Scale((2,), constants=(scale, shift)), (2,)),
-        Node(Add((2,)), (1, 3)),
+        Node(Add((2,)), (1, 3)[::order]),
         Node(Relu((2,)), (4,)),
         Node(Add((2,)), (base, 5)),
     ]
     return Structure(tuple(nodes))
 
 
+def _checked(structure):
+    """What the checker takes for maxima, node by node."""
+    weights = [np.ones((3, 2), np.float32)] * structure.variable_count
+    graph = dataclasses.make_dataclass("Graph", ["structure"])(structure)
+    nodes = described.Network(describe(graph), weights).nodes
+    return [checked.maximum(nodes, index) for index in range(len(nodes))]
+
+
 def test_sums_of_that_form_are_maxima():
     assert list(picks(FIRST, SECOND, SECOND).maxima) == [4]
-    assert list(sums(-1.0).maxima) == [6]
+    for order in (1, -1):
+        structure = sums(-1.0, order=order)
+        assert list(structure.maxima) == [6]
+        assert [node for node, _ in _checked(structure)[6].sides] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +156,4 @@ def test_sums_of_that_form_are_maxima():
 )
 def test_what_only_looks_like_a_maximum_is_none(structure):
     assert structure.maxima == {}
-    weights = [np.ones((3, 2), np.float32)] * structure.variable_count
-    graph = dataclasses.make_dataclass("Graph", ["structure"])(structure)
-    nodes = described.Network(describe(graph), weights).nodes
-    assert [checked.maximum(nodes, index) for index in range(len(nodes))] == [None] * len(nodes)
+    assert set(_checked(structure)) == {None}

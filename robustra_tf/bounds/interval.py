@@ -105,7 +105,8 @@ def interval_margins(network: Network, ball: Ball, y: tf.Tensor) -> IntervalMarg
     last, classes = network.structure.nodes[-1], network.structure.output_shape[0]
     rows, read, offset = differences(y, classes, ball.centre.dtype), ends[-1], 0.0
     if isinstance(last.op, Dense):
-        read = ends[last.inputs[0]]
+        (below,) = last.inputs
+        read = ends[below]
         if last.op.use_bias:
             offset = tf.linalg.matvec(rows, weights[last.weights[1]])
         rows = tf.matmul(rows, weights[last.weights[0]], transpose_b=True)
