@@ -134,15 +134,18 @@ def test_no_single_alteration_passes(certificates, tmp_path):
 
 
 def test_a_steeper_line_needs_its_own_intercept(certificates, tmp_path):
-    """`relu(z) <= d z + b`: above the chord's slope `d` it is the lower end that decides `b`."""
+    """`relu(z) <= d z + b`: above the chord's slope it is the lower end that decides `b`."""
     path, _ = certificates["dense", 0, "sound"]
     arrays, header = claims.members(path)
-    low, high = arrays["lower_0"], arrays["upper_0"]
+    low, high = (arrays[name].astype(float) for name in ("lower_0", "upper_0"))
     at = tuple(np.argwhere((low < -1e-3) & (high > 1e-3))[0])
-    arrays["slope_0"][at] = 0.5 * (1 + high[at] / (high[at] - low[at]))
-    error = claims.rejection(claims.written(tmp_path / "steep.npz", arrays, header))
-    assert error.layer.startswith("ReLU 0 ")
-    assert error.field == "intercept"
+    steep = 0.5 * (1 + high[at] / (high[at] - low[at]))
+    arrays["slope_0"][at] = steep
+    for intercept in (arrays["intercept_0"][at], (1 - steep) * high[at] * (1 + 1e-12)):
+        arrays["intercept_0"][at] = intercept
+        error = claims.rejection(claims.written(tmp_path / "steep.npz", arrays, header))
+        assert error.layer.startswith("ReLU 0 ")
+        assert error.field == "intercept"
 
 
 def _rehashed(arrays, header):

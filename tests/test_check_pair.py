@@ -1,6 +1,7 @@
 """Certificates of pairs as files, and their checker: accepted as written, altered rejected."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -213,3 +214,20 @@ def test_what_has_no_file_is_refused(tmp_path, options, text):
     with pytest.raises(ValueError, match=text):
         rt.certify(pair, **given, save=tmp_path / "a.npz")
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_mixed_rows_reach_as_far_as_both_and_what_each_may_be_off():
+    rng = np.random.default_rng(0)
+
+    def traced(more):
+        rows = rng.normal(size=(2, 3, 4))
+        support = lambda rows: 0.5 * np.abs(rows).sum(-1)  # noqa: E731, a ball of radius 1/2
+        return types.SimpleNamespace(rows=rows, share=more, support=support)
+
+    f, g = traced(1.25), traced(1.5)
+    share = rng.uniform(size=(2, 3))
+    found = checker._reached(f, g, share, 1 - share)
+    part = share[..., None]
+    own = 0.5 * np.abs(part * f.rows + (1 - part) * g.rows).sum(-1)
+    off = 0.25 * (np.abs(part * f.rows) + np.abs((1 - part) * g.rows)).sum(-1)
+    np.testing.assert_allclose(found, 1.5 * own + off, rtol=1e-12)

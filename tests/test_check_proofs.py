@@ -3,12 +3,13 @@
 import json
 import types
 import zipfile
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from eval import check
-from eval.checker import claim, files, network, proof
+from eval.checker import claim, files, lines, network, proof, steps
 from eval.checker.rejection import RejectedError
 from tests import alterations, proof_cases
 
@@ -300,3 +301,23 @@ def test_one_logit_has_no_rival_for_a_label():
     members = types.SimpleNamespace()
     with pytest.raises(network.WrongError, match="label: expected a class below 1"):
         proof._property("examples[0]", {"label": 0}, members, 1)
+
+
+def test_nothing_is_known_where_numbers_overflow_or_are_none():
+    subject = types.SimpleNamespace(rounding=types.SimpleNamespace(exact=False))
+    known = types.SimpleNamespace(subject=subject, safe=np.array([True, False, True]))
+    found = np.array([[1.0, 2.0], [3.0, 4.0], [np.nan, np.inf]])
+    expected = [[1.0, 2.0], [-np.inf] * 2, [-np.inf] * 2]
+    np.testing.assert_array_equal(steps._kept(known, found), expected)
+
+
+def test_a_stable_relu_adds_nothing_and_no_other_line_is_too_low():
+    """Against fractions: `slope z + intercept` is above the ReLU at both ends."""
+    lower = np.array([-3.0, -1.0, -1e-9, 0.0, 2.0, -1.0, -1.0, -0.7])
+    upper = np.array([-1.0, 0.0, 0.0, 1.0, 5.0, 0.0, 2.0, 0.1])
+    slope = np.array([0.0, 0.0, 0.0, 1.0, 1.0, 0.3, 0.9, 1.0])
+    found = lines.intercept(slope, lower, upper, False)
+    np.testing.assert_array_equal(found[:5], 0.0)
+    for d, b, *ends in zip(slope[5:], found[5:], lower[5:], upper[5:], strict=True):
+        left = [max(Fraction(z), 0) - Fraction(d) * Fraction(z) for z in ends]
+        assert max(left) < Fraction(b) < max(left) + Fraction(1, 10**12)

@@ -3,6 +3,7 @@
 import struct
 
 import numpy as np
+import onnx
 import pytest
 
 import robustra_tf as rt
@@ -118,3 +119,11 @@ def test_a_group_within_itself_is_refused(kept, tmp_path, signature):
     (tmp_path / "round.h5").write_bytes(content)
     with pytest.raises(claim.UnreadableError, match=r"a smaller tree|fewer objects"):
         stored.arrays(tmp_path / "round.h5")
+
+
+def test_an_array_of_negative_size_is_refused(tmp_path):
+    tensor = onnx.TensorProto(dims=[-1], data_type=onnx.TensorProto.FLOAT, name="w")
+    model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor]))
+    (tmp_path / "less.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(claim.UnreadableError, match="file: expected an array, got"):
+        stored.arrays(tmp_path / "less.onnx")

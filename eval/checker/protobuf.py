@@ -89,7 +89,7 @@ def _tensor(content: memoryview) -> np.ndarray | None:
     need(numbers(content, _LOCATION) in ([], [0]), "file", "arrays in the file", "another file")
     shape = numbers(content, _DIMS)
     size = math.prod(shape)
-    need(len(shape) <= 8 and 0 <= size <= LARGEST_LAYER, "file", "an array", shape)
+    need(len(shape) <= 8 and size <= LARGEST_LAYER, "file", "an array", shape)
     data = b"".join(bytes(part) for part in parts(content, _RAW) or _floats(content))
     if len(data) != 4 * size:
         raise WrongError(f"file: expected {size} numbers of an array, got {len(data) / 4:g}")
