@@ -197,6 +197,7 @@ def test_answers_agree_with_samples(margins):
         outcomes.append(answer.outcome)
         if shift < 0:
             assert answer.outcome is Outcome.FOUND
+            assert answer.bound == -np.inf
             u, _ = case.r.values(answer.point[None])
             assert (u @ goal.rows.T + goal.constants).max() <= -goal.tolerance
         elif answer.outcome is Outcome.PROVEN:
@@ -263,6 +264,7 @@ def test_a_float32_bound_alone_closes_nothing(monkeypatch):
     found = search(case, {0: goal})
     found.run(time.monotonic() + 5)
     assert found.answer(0).outcome is Outcome.FOUND
+    assert found.answer(0).bound == -np.inf
 
 
 def test_bounds_that_are_not_numbers_close_nothing():
