@@ -124,6 +124,19 @@ def test_derivatives_are_those_of_differences(case):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6 * np.abs(bound).max())
 
 
+def test_cut_into_blocks_a_network_has_the_same_bounds_and_derivatives(case, monkeypatch):
+    monkeypatch.setattr("robustra_tf.exact.dense._SMALL", 0)
+    cut = dense(case.columns, case.x, case.radius, tf.float64)
+    assert cut.layout[0] > 1
+    given = case.given()
+    whole, found = (
+        ascent(network, case.problem, given, case.kind) for network in (case.network, cut)
+    )
+    np.testing.assert_allclose(found[0], whole[0], rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(found[1], whole[1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
 def test_any_multipliers_are_below_the_network_on_its_domain(case):
     _, u, z = case.points()
     margins = (u @ case.rows.T + case.constants).max(1)

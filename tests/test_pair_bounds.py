@@ -5,6 +5,7 @@ target at once: by duality the least bound over all mixes. It knows nothing of m
 backward passes.
 """
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -170,6 +171,24 @@ def test_no_point_is_beyond_the_joint_bound_of_optimised_slopes():
     found = no_point_is_beyond(5, "dense", ("linf", None), "alpha", False)
     alone = np.maximum(found.f_margin, found.g_margin)
     assert (found.margin_lower > alone + 1e-3).any()
+
+
+def test_networks_of_a_pair_may_differ_in_depth():
+    """Which of both is the deeper one does not matter."""
+    deep = nets.dense(3)
+    flat = keras.Sequential([keras.Input(deep.input_shape[1:]), keras.layers.Flatten()])
+    for units in (6, nets.CLASSES):
+        flat.add(keras.layers.Dense(units, "relu" if units == 6 else None))
+    nets.randomise(flat, 4)
+    x = nets.images(deep, 4, seed=1)
+    y = np.zeros(4, int)
+    even(deep, flat, x[:1], y[:1], 0.05, "linf", (0.0, 1.0))
+    one, other = (
+        rt.certify(rt.Pair(*pair), x, y, 0.05, method="alpha", inner="crown", batch_size=4)
+        for pair in ((deep, flat), (flat, deep))
+    )
+    np.testing.assert_allclose(one.margin_lower, other.margin_lower, atol=1e-4)
+    assert (one.margin_lower > np.maximum(one.f_margin, one.g_margin) + 1e-3).any()
 
 
 def no_point_is_beyond(seed, name, inputs, method, sound):
