@@ -8,7 +8,7 @@ from robustra_tf.bounds.frames import Chosen, Every
 from robustra_tf.bounds.gradients import instead, taken
 from robustra_tf.bounds.passing import absolute_sum_inside, as_whole, past_relu, through
 from robustra_tf.bounds.relu import Relaxation, relax
-from robustra_tf.bounds.rows import WholeRows, WindowRows
+from robustra_tf.bounds.rows import WholeRows, WindowRows, merged, regroup, split
 from robustra_tf.bounds.window import Window
 from robustra_tf.graph.ops import Scale
 from robustra_tf.graph.spread import Tiling, correlated
@@ -167,3 +167,18 @@ def test_only_pixels_in_the_image_are_summed(case, striped):
     mask = frame.constant(tf.constant(WINDOW.inside[..., None], values.dtype))
     expected = frame.listed(tf.reduce_sum(tf.abs(values * mask), [-3, -2, -1]), rows)
     assert_same(absolute_sum_inside(rows, frame), expected)
+
+
+@pytest.mark.parametrize("lead", [(2, 3), (0, 3), (2, 0)])
+def test_merged_axes_are_split_again_where_their_lengths_are_not_known(lead):
+    """Neither of images nor of rows, as in a function that is traced once for all."""
+    unknown = tf.TensorSpec([None, None, 4, 5], tf.float32)
+
+    @tf.function(input_signature=[unknown])
+    def there_and_back(values):
+        return split(merged(values, 2), values, 2), regroup(values, 2, (20,))
+
+    values = np.arange(np.prod([*lead, 4, 5]), dtype=np.float32).reshape(*lead, 4, 5)
+    same, flat = there_and_back(tf.constant(values))
+    np.testing.assert_array_equal(same, values)
+    np.testing.assert_array_equal(flat, values.reshape(*lead, 20))

@@ -133,17 +133,19 @@ def test_no_single_alteration_passes(certificates, tmp_path):
     assert kinds >= expected | {"margin", *BANDS}
 
 
-def test_a_steeper_line_needs_its_own_intercept(certificates, tmp_path):
-    """`relu(z) <= d z + b`: above the chord's slope it is the lower end that decides `b`."""
+@pytest.mark.parametrize("steeper", [True, False])
+def test_another_line_needs_its_own_intercept(certificates, tmp_path, steeper):
+    """`relu(z) <= d z + b`: above the chord's slope the lower end decides `b`, else the upper."""
     path, _ = certificates["dense", 0, "sound"]
     arrays, header = claims.members(path)
     low, high = (arrays[name].astype(float) for name in ("lower_0", "upper_0"))
     at = tuple(np.argwhere((low < -1e-3) & (high > 1e-3))[0])
-    steep = 0.5 * (1 + high[at] / (high[at] - low[at]))
-    arrays["slope_0"][at] = steep
-    for intercept in (arrays["intercept_0"][at], (1 - steep) * high[at] * (1 + 1e-12)):
+    slope = 0.5 * (steeper + high[at] / (high[at] - low[at]))
+    arrays["slope_0"][at] = slope
+    other = (1 - slope) * high[at] if steeper else -slope * low[at]
+    for intercept in (arrays["intercept_0"][at], other * (1 + 1e-12)):
         arrays["intercept_0"][at] = intercept
-        error = claims.rejection(claims.written(tmp_path / "steep.npz", arrays, header))
+        error = claims.rejection(claims.written(tmp_path / "line.npz", arrays, header))
         assert error.layer.startswith("ReLU 0 ")
         assert error.field == "intercept"
 

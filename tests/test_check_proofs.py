@@ -258,6 +258,11 @@ def test_rows_that_trees_share_are_those_of_one(cases, tmp_path):
     weight = np.zeros((len(arrays["0/r0/neuron"]), 1), np.float32)
     with pytest.raises(claim.UnreadableError, match="rows without weights"):
         _checked(path, (header, arrays | {"0/r0/weight": weight}))
+    for place in (-1, 10_000):
+        wrong = arrays["0/r0/neuron"].copy()
+        wrong[0] = place
+        with pytest.raises(claim.UnreadableError, match="r0/neuron: expected places below"):
+            _checked(path, (header, arrays | {"0/r0/neuron": wrong}))
     text["trees"][1]["bounds"] = []
     assert _checked(path, (header, arrays | {"0/r0/weight": weight})).found[0].leaves == 2
     text["trees"][1]["bounds"] = [[0, "rows", 0]]
@@ -321,3 +326,12 @@ def test_a_stable_relu_adds_nothing_and_no_other_line_is_too_low():
     for d, b, *ends in zip(slope[5:], found[5:], lower[5:], upper[5:], strict=True):
         left = [max(Fraction(z), 0) - Fraction(d) * Fraction(z) for z in ends]
         assert max(left) < Fraction(b) < max(left) + Fraction(1, 10**12)
+
+
+@pytest.mark.parametrize("side", ["low", "high"])
+def test_one_wall_that_is_no_number_is_refused(cases, tmp_path, side):
+    header, arrays = cases["property"]
+    walls = arrays[f"0/{side}"].copy()
+    walls.flat[1] = np.nan
+    with pytest.raises(claim.UnreadableError, match="box: expected numbers"):
+        _checked(tmp_path / "p.npz", (header, arrays | {f"0/{side}": walls}))

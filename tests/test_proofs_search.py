@@ -153,3 +153,11 @@ def test_a_tree_is_found_from_its_leaves_in_any_order():
 def test_leaves_that_do_not_cover_are_refused(leaves):
     with pytest.raises(UncoveredError):
         phase_tree(0, (), [leaf(each) for each in leaves])
+
+
+def test_a_single_input_has_a_proof_too(tmp_path):
+    model, x = drawn(3)
+    path = tmp_path / "point.npz"
+    verdict, example = proven(model, x, 0.0, path)
+    assert verdict.status is Status.VERIFIED
+    assert accept(path) == example["verdict"] == "verified"
