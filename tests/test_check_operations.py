@@ -88,9 +88,9 @@ def test_terms_are_those_of_the_dense_matrix(kind):
 @pytest.mark.parametrize(
     "op",
     [
-        convolutions.Conv2D((3, 3, 3), 2, (2, 2)),
-        convolutions.DepthwiseConv2D((3, 3, 3), 2, (2, 2)),
-        convolutions.TurnedConv2D((3, 3, 2), 3, (2, 2)),
+        convolutions.Conv2D((3, 4, 3), 2, (2, 2)),
+        convolutions.DepthwiseConv2D((3, 4, 3), 2, (2, 2)),
+        convolutions.TurnedConv2D((3, 4, 2), 3, (2, 2)),
     ],
     ids=lambda op: type(op).__name__,
 )

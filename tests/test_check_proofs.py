@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval import check
-from eval.checker import claim, files, lines, network, proof, steps
+from eval.checker import claim, files, knowledge, lines, network, proof, steps
 from eval.checker.rejection import RejectedError
 from tests import alterations, proof_cases
 
@@ -335,3 +335,9 @@ def test_one_wall_that_is_no_number_is_refused(cases, tmp_path, side):
     walls.flat[1] = np.nan
     with pytest.raises(claim.UnreadableError, match="box: expected numbers"):
         _checked(tmp_path / "p.npz", (header, arrays | {f"0/{side}": walls}))
+
+
+def test_one_number_that_is_too_large_is_enough():
+    values = np.ones((3, 2, 2))
+    values[1, 0, 1], values[2] = 2e38, np.nan
+    np.testing.assert_array_equal(knowledge._kept(values), [True, False, False])
