@@ -47,10 +47,10 @@ class Convolution(Windows):
     """A convolution with kernel [kh, kw, channels, filters]."""
 
     def __init__(
-        self, shape: Shape, kernel: np.ndarray, bias, strides: Shape, padding, channels: int = 0
+        self, shape: Shape, kernel: np.ndarray, bias, strides: Shape, padding, channels: int
     ):
-        """`channels`: how many an output reads, where not all of them."""
-        self.read = channels or shape[2]
+        """`channels`: how many an output reads."""
+        self.read = channels
         super().__init__(shape, kernel.shape[:2], strides, padding, kernel.shape[3])
         self.kernel, self.bias = kernel, bias
         self.largest = largest(kernel, bias)
