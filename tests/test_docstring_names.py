@@ -8,6 +8,8 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.quiet import keras
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,23 +133,25 @@ def _of_keras(name):
     return any(hasattr(home, name) for home in homes) or name in compiled
 
 
-LIBRARY = Library("robustra_tf", "train", "eval")
+@pytest.fixture(scope="module")
+def library():
+    return Library("robustra_tf", "train", "eval")
 
 
-def test_what_a_docstring_names_is_there():
+def test_what_a_docstring_names_is_there(library):
     wrong, count = [], 0
-    for module, node, scope in LIBRARY.docstrings("robustra_tf"):
+    for module, node, scope in library.docstrings("robustra_tf"):
         for name in BARE.findall(ast.get_docstring(node) or ""):
             count += 1
-            if not LIBRARY.has(name, module, scope):
+            if not library.has(name, module, scope):
                 wrong.append(f"{module}.{getattr(node, 'name', '')}: {name}")
     assert wrong == []
     assert count > 500
 
 
-def test_the_scan_knows_what_is_not_there():
+def test_the_scan_knows_what_is_not_there(library):
     there = ("eps", "Certificate.certified", "keras.Model", "tf.function", "fit", "nuhat_1", "linf")
     module, scope = "robustra_tf.certificates.certify", {"eps"}
-    assert [name for name in there if not LIBRARY.has(name, module, scope)] == []
+    assert [name for name in there if not library.has(name, module, scope)] == []
     gone = ("epsilons", "Certificate.plausible", "keras.Modell", "tf.functional", "bounds.patches")
-    assert [name for name in gone if LIBRARY.has(name, module, scope)] == []
+    assert [name for name in gone if library.has(name, module, scope)] == []

@@ -1,6 +1,7 @@
 """The layers: who may import whom, who may read the command line, who may speak."""
 
 import ast
+import collections
 import functools
 import graphlib
 import statistics
@@ -108,15 +109,19 @@ LIBRARY = files("robustra_tf")
 
 
 @functools.cache
-def tree_of(path):
-    return ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))
+def _by_kind(path):
+    """Every node of a file's tree, by its class: the trees are walked once for all tests."""
+    found = collections.defaultdict(list)
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"), str(path))):
+        found[type(node)].append(node)
+    return found
 
 
 def nodes(path, *kinds):
-    tree = tree_of(path)
-    return [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [node for kind in kinds for node in _by_kind(path)[kind]]
 
 
+@functools.cache
 def imports(path):
     """Every dotted name that a file imports, `from a import b` as `a.b`, wherever it stands.
 
@@ -226,14 +231,13 @@ def test_library_raises_instead_of_asserting_or_printing():
 
 def _functions(package):
     """Of every function of a package: its name, and its lines without its docstring."""
-    for path in sorted((ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                first = node.body[0]
-                lines = node.end_lineno - node.lineno + 1
-                if ast.get_docstring(node) is not None:
-                    lines -= first.end_lineno - first.lineno + 1
-                yield f"{path.relative_to(ROOT)}:{node.name}", lines
+    for path in files(package):
+        for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
+            first = node.body[0]
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                lines -= first.end_lineno - first.lineno + 1
+            yield f"{path}:{node.name}", lines
 
 
 def test_no_source_file_has_more_than_300_lines():
