@@ -81,9 +81,11 @@ def without_pages():
 
 
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first: processes that share the files then end at about one time."""
+    """Files that run long first: processes that share the files then end at about one time."""
+    from tests import covered
+
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path not in slow, not covered.left_out(item)))
 
 
 @pytest.fixture

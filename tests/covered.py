@@ -90,6 +90,11 @@ def pytest_configure(config):
             begun.stop()
 
 
+def left_out(item):
+    """Whether a test's file is one that is not measured."""
+    return item.path.stem.removeprefix("test_") in UNMEASURED
+
+
 @contextlib.contextmanager
 def _unmeasured(controller):
     """Nothing is measured, here or in programs that are started."""
@@ -109,7 +114,7 @@ def pytest_runtest_protocol(item):
     controller = plugin and plugin.cov_controller
     # Whoever asks which test runs a line asks it of all.
     whole = not controller or item.config.option.cov_context
-    if whole or item.path.stem.removeprefix("test_") not in UNMEASURED:
+    if whole or not left_out(item):
         return (yield)
     with _unmeasured(controller):
         return (yield)

@@ -7,6 +7,7 @@ other end; `preparations` has what a process is given to suffer, `outcomes` what
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -157,6 +158,9 @@ def _serve() -> None:
     # Whatever takes long and starts no thread of TensorFlow's.
     for name in ("sklearn.datasets", "sklearn.model_selection", "train.run", "eval.run"):
         importlib.import_module(name)
+    # What was imported is no garbage: no life has to look at it again.
+    gc.collect()
+    gc.freeze()
     for line in sys.stdin:
         order = json.loads(line)
         if "flags" in order:
