@@ -32,7 +32,7 @@ class Config:
     """Which step is written, and where."""
 
     out: str = command.setting("folder to write")
-    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.SIZED_MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
     optimizer: str = command.setting("adam or sgd (momentum 0.9)", "adam", choices=OPTIMIZERS)

@@ -36,7 +36,7 @@ class Config:
     model: str | None = command.setting(
         "the network",
         None,
-        choices=vocabulary.MODELS,
+        choices=vocabulary.SIZED_MODELS,
         otherwise="several standing evaluations",
     )
     weights: str | None = command.setting(

@@ -20,7 +20,7 @@ KEPT = ("memory_mb", "batch", "peak_memory_mb", "ms_per_example", "ratio")
 class Config:
     """The combinations to measure."""
 
-    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.SIZED_MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     eps: float = command.setting("radius in pixels", 0.01)
     memory_mb: tuple[int, ...] = command.setting(

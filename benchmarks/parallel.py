@@ -31,7 +31,7 @@ class Config:
     split_gpu_mb: int = command.setting(
         "two devices of so many MiB from one GPU; 0: whole GPUs", 0, range=Range(0)
     )
-    model: str = command.setting("both networks", "mnist_small", choices=vocabulary.MODELS)
+    model: str = command.setting("both networks", "mnist_small", choices=vocabulary.SIZED_MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     inner: str = command.setting("bounds of inner layers", "dual", choices=vocabulary.TRAINED_INNER)
     eps: float = command.setting("radius in pixels", 0.01)

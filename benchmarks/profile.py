@@ -23,7 +23,7 @@ from robustra_tf.cli.settings import Range
 class Config:
     """What is profiled."""
 
-    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.SIZED_MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
     eps: float = command.setting("radius in pixels", 0.01)

@@ -23,7 +23,7 @@ from robustra_tf.cli.settings import Range
 class Config:
     """The cases: every batch size with the plain channels, every multiple at the middle batch."""
 
-    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.SIZED_MODELS)
     method: str = command.setting("robustra or wong", "robustra", choices=subjects.METHODS)
     eps: float = command.setting("radius in pixels", 0.01)
     batch: tuple[int, ...] = command.setting(

@@ -26,7 +26,7 @@ class Config:
         choices=subjects.METHODS,
         otherwise="both, each in its own process",
     )
-    model: str = command.setting("the network", "mnist_small", choices=vocabulary.MODELS)
+    model: str = command.setting("the network", "mnist_small", choices=vocabulary.SIZED_MODELS)
     inner: str = command.setting("bounds of inner layers", "dual", choices=("dual", "interval"))
     weights: str = command.setting("random, published, or a .mat file", subjects.RANDOM)
     eps: float = command.setting("radius in pixels", 0.01)

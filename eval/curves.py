@@ -26,8 +26,15 @@ from robustra_tf.training.methods import METHODS
 PROGRAM = Program("eval.curves")
 Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
-#: Columns of certified errors, and the bounds that they are by; a run has one of them.
-CERTIFIED = {"test_lp_error": "LP", "test_interval_error": "intervals"}
+_IMAGES = {"test": "test images", "validation": "held-out images"}
+#: Columns of certified errors on further images, which these are and the bounds that they are by; a
+#: run has one of them. And those of clean errors.
+CERTIFIED = {
+    f"{part}_{error}": f"{images}, {bound}"
+    for part, images in _IMAGES.items()
+    for error, bound in (("lp_error", "LP"), ("interval_error", "intervals"))
+}
+CLEAN = {f"{part}_clean_error": images for part, images in _IMAGES.items()}
 #: How the columns end that rest on random projections, in a run that trains on them.
 ESTIMATE = "_estimate"
 TIGHTNESS = ("infeasible", "tight", "loose")
@@ -106,9 +113,9 @@ def _errors(figure: Figure | SubFigure, run: Run) -> None:
             style["label"] += ", estimated"
             curve(axes, rows, f"{train}{ESTIMATE}", 100, **style)
         style = {"color": color, "linestyle": ":", "linewidth": 2}
-        for column, bound in CERTIFIED.items():
-            curve(robust, rows, column, 100, label=f"{name}, test images, {bound}", **style)
-        curve(clean, rows, "test_clean_error", 100, label=f"{name}, test images", **style)
+        for axes, columns in ((robust, CERTIFIED), (clean, CLEAN)):
+            for column, images in columns.items():
+                curve(axes, rows, column, 100, label=f"{name}, {images}", **style)
     robust.set(title="Robust error by bounds (on training images the method's own)")
     robust.title.set_fontsize(10.5)
     clean.set(title="Clean error")
@@ -169,7 +176,7 @@ def compare(runs: Sequence[Run]) -> Figure:
             style = {"color": f"C{position % 10}", "linestyle": _DASHES[name]}
             for column, bound in CERTIFIED.items():
                 curve(certified, rows, column, 100, label=f"{method}, {name}, {bound}", **style)
-    certified.set(title="Certified error on test images", ylabel="%", ylim=(0, 102))
+    certified.set(title="Certified error beside training", ylabel="%", ylim=(0, 102))
     pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if _has_reference(run)]
     for name, rows in (pairs[0] if pairs else {}).items():
         curve(threshold, rows, "t0", 1, linestyle=_DASHES[name], color="C0", label=name)

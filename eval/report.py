@@ -172,7 +172,7 @@ def _training(found: Mapping[str, Any], run: Path | None) -> dict[str, Any]:
             raise
         return content | {"training_note": str(error)}
     content |= {"training": history.method, "training_note": None}
-    if history.has(("robust_error", *curves.CERTIFIED, "clean_error", "test_clean_error")):
+    if history.has(("robust_error", *curves.CERTIFIED, "clean_error", *curves.CLEAN)):
         alt = "Robust and clean error of f and g by epoch"
         content["errors_figure"] = picture("training_errors", alt, curves.errors(history))
     if history.has(("t0", *curves.TIGHTNESS)):

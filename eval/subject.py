@@ -42,7 +42,7 @@ class Source:
     weights: Path | None = command.setting(
         "published weights, a .mat file; with --model", None, topic=_NETWORK
     )
-    model: str | None = _network("architecture of --weights", None, choices=vocabulary.MODELS)
+    model: str | None = _network("architecture of --weights", None, choices=vocabulary.SIZED_MODELS)
     normalised: bool = _network("the network in --weights works on normalised inputs", False)
 
     def __post_init__(self):

@@ -26,7 +26,10 @@ from .rows import Row
 HARDEST, _SPAN = 12, 300.0
 _KINDS = {kind.FIELDS: kind for kind in (Row, PairRow, Held, Answered)}
 #: Columns of `history.csv` that are drawn, in percent of the examples.
-CURVES = ("clean_error", "robust_error", "test_clean_error", "test_lp_error")
+CURVES = (
+    *("clean_error", "robust_error", "test_clean_error", "test_lp_error"),
+    *("validation_clean_error", "validation_lp_error", "validation_interval_error"),
+)
 _WAITS = "unknown"
 
 

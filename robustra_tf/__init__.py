@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from robustra_tf.training.options import StepOptions
     from robustra_tf.training.plan import TrainingPlan
     from robustra_tf.training.pure_step import PureStep
+    from robustra_tf.training.radam import RAdam
     from robustra_tf.training.run import train, train_pair
     from robustra_tf.training.step import TrainStep
 
@@ -56,6 +57,7 @@ _HOMES = {
     "Property": "robustra_tf.property",
     "PropertyCertificate": "robustra_tf.certificates.certificate",
     "PureStep": "robustra_tf.training.pure_step",
+    "RAdam": "robustra_tf.training.radam",
     "Radii": "robustra_tf.certificates.radii",
     "StepOptions": "robustra_tf.training.options",
     "TrainStep": "robustra_tf.training.step",
@@ -102,6 +104,7 @@ __all__ = [
     "Property",
     "PropertyCertificate",
     "PureStep",
+    "RAdam",
     "Radii",
     "StepOptions",
     "TrainStep",

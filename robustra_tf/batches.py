@@ -16,9 +16,10 @@ class TrainingBatches:
     """Shuffled batches of a dataset, any epoch of which can be made again exactly.
 
     The images are kept decoded; each epoch gathers them in an order drawn from (seed, epoch) and,
-    after that cache, augments them by draws from (seed, epoch, step). The shapes are static: an
-    epoch has `steps` full batches and leaves out the examples that do not fill another one (others
-    in each epoch). A dataset smaller than one batch is one batch of its own size.
+    after that cache, augments them by draws from (seed, epoch, step), with a seed of their own. The
+    shapes are static: an epoch has `steps` full batches and leaves out the examples that do not
+    fill another one (others in each epoch). A dataset smaller than one batch is one batch of its
+    own size.
 
     Example:
       >>> digits = rt.data.load("digits", "train", limit=100)
@@ -34,15 +35,17 @@ class TrainingBatches:
         seed: int,
         shift: int = 0,
         mirror: bool = False,
+        augmentation_seed: int | None = None,
     ):
         """Keeps the images as a tensor.
 
         Args:
           dataset: images `[n, h, w, c]` in [0, 1] and labels `[n]`.
           batch_size: examples a step, at least 1.
-          seed: of the order and of the augmentation, at least 0.
+          seed: of the order, at least 0.
           shift: pixels that an image moves by at most, along each axis, as `augment` does it.
           mirror: whether every other image is turned left to right.
+          augmentation_seed: of the augmentation; None for `seed`.
 
         Raises:
           ValueError: an empty dataset or a batch size below 1.
@@ -57,6 +60,7 @@ class TrainingBatches:
         self.batch_size = min(batch_size, count)
         self.steps = count // self.batch_size
         self._count, self._seed, self._augmentation = count, seed, (shift, mirror)
+        self._augmentation_seed = seed if augmentation_seed is None else augmentation_seed
         with tf.device("CPU"):
             self._images = tf.constant(dataset.images, tf.float32)
             self._labels = tf.constant(dataset.labels, tf.int32)
@@ -80,7 +84,8 @@ class TrainingBatches:
         import tensorflow as tf
 
         order = self.order(epoch)[first_step:]
-        seed = tf.constant(np.random.SeedSequence([self._seed, epoch]).generate_state(2), tf.int64)
+        words = np.random.SeedSequence([self._augmentation_seed, epoch]).generate_state(2)
+        seed = tf.constant(words, tf.int64)
 
         def batch(step, indices):
             images, labels = tf.gather(self._images, indices), tf.gather(self._labels, indices)

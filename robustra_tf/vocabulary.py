@@ -33,12 +33,21 @@ MODEL_INPUTS = {
     "cifar10_large": (32, 32, 3),
     "cifar10_resnet": (32, 32, 3),
 }
-#: The names of the models, and how many classes each tells apart.
-MODELS, CLASSES = tuple(MODEL_INPUTS), 10
+# Those for images of any size, at least so many pixels a side.
+SIZED_BY_IMAGE, LEAST_SIDE = ("cnn3", "cnn5", "cnn7"), 4
+#: The names of the models, of those for images of one shape, and how many classes each tells apart.
+MODELS, SIZED_MODELS, CLASSES = (*MODEL_INPUTS, *SIZED_BY_IMAGE), tuple(MODEL_INPUTS), 10
 
 
 class Question:
     """What a property and unsafe outputs are: a question in one object, which few doors take."""
+
+
+def models_for(shape: Sequence[int]) -> list[str]:
+    """The names of the models for images `(h, w, c)`, those for this very shape first."""
+    named = [name for name, other in MODEL_INPUTS.items() if other == tuple(shape)]
+    sized = len(shape) == 3 and min(shape[:2]) >= LEAST_SIDE
+    return [*named, *(SIZED_BY_IMAGE if sized else ())]
 
 
 def largest_radius(norm: str, shape: Sequence[int]) -> float:

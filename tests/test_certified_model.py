@@ -156,6 +156,8 @@ def test_frozen_layers_and_their_places():
         ({"reference": "model"}, "reference must be None for method 'ibp'"),
         ({"eps": 0.0}, "eps must be above 0 and at most 1, in pixels, got 0.0"),
         ({"eps": 8}, "eps must be above 0 and at most 1, in pixels, got 8"),
+        ({"eps_train_ratio": 0.0}, "eps_train_ratio must be above 0, got 0.0"),
+        ({"eps_train_ratio": 12.0}, "eps_train_ratio must lead to at most 1, in pixels, got 12.0"),
         ({"options": {"norm": "l2"}}, "norm must be one of linf, got 'l2'"),
         (
             {"options": {"norm": "l2"}, "method": "wong", "eps": 8},
@@ -209,7 +211,7 @@ def test_the_schedule_says_what_it_lacks():
         output_signature=(tf.TensorSpec((None, 5)), tf.TensorSpec((None,), tf.int64)),
     )
     for model, data, start, message in (
-        (certified, (x, Y), 2 * EPS, "start must be at most eps 0.08, got 0.16"),
+        (certified, (x, Y), 2 * EPS, "start must be at most eps_end 0.08, got 0.16"),
         (certified, (endless,), 0.0, "steps_per_epoch must be given to fit"),
         (plain, (x, Y), 0.0, "model must be a CertifiedModel, got Sequential"),
     ):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import robustra_tf as rt
 from robustra_tf.training import optimizers as rules
 from robustra_tf.training.gradient import StepGradient
 from robustra_tf.training.options import StepOptions
@@ -35,6 +36,8 @@ CASES = {
 #: Every kind of loss, norm and inner bounds that a step takes beside those above.
 OTHERS = {
     "crown_ibp": {"regulariser": 0.5, "clean_share": 0.3, "eps_end": 0.1},
+    "cc_ibp": {"share": 0.3, "eps_end": 0.1, "attack_steps": 2, "attack_ratio": 1.5, "l1": 0.01},
+    "exp_ibp": {"share": 0.3, "eps_end": 0.1, "attack_steps": 2, "microbatch": 2},
     "sabr": {"regulariser": 0.5, "share": 0.3, "eps_end": 0.1, "attack_steps": 2, "microbatch": 2},
     "wong": {"inner": "mixed", "interval_share": 0.3, "attack_share": 0.3, "attack_steps": 2},
     # The radius is halfway: the threshold too.
@@ -166,8 +169,12 @@ def test_the_pure_step_captures_nothing(runs):
         keras.optimizers.Adam(0.1, beta_1=0.8, beta_2=0.95, epsilon=1e-3),
         keras.optimizers.SGD(0.1, momentum=0.7),
         keras.optimizers.SGD(0.1),
+        keras.optimizers.AdamW(0.1, weight_decay=0.3),
+        rt.RAdam(0.1, beta_2=0.7),
+        keras.optimizers.SGD(0.1, momentum=0.7, use_ema=True, ema_momentum=0.8),
+        rt.RAdam(0.1, use_ema=True, ema_momentum=0.8),
     ],
-    ids=["adam", "momentum", "plain"],
+    ids=["adam", "momentum", "plain", "adamw", "radam", "averaged", "radam, averaged"],
 )
 def test_the_rules_update_as_keras_does(optimizer, rng):
     shapes = [(3, 2), (2,)]
@@ -175,7 +182,7 @@ def test_the_rules_update_as_keras_does(optimizer, rng):
     optimizer.build(variables)
     rule = rules.rule(optimizer)
     weights, state = [tf.convert_to_tensor(v.value) for v in variables], rules.state(optimizer)
-    for lr in (0.1, 0.02, 0.3):
+    for lr in (0.1, 0.02, 0.3, 0.1, 0.2, 0.1):
         gradients = [tf.constant(rng.normal(size=shape), tf.float32) for shape in shapes]
         optimizer.learning_rate.assign(lr)
         optimizer.apply(gradients, variables)
@@ -189,7 +196,7 @@ def test_the_rules_update_as_keras_does(optimizer, rng):
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [
-        (keras.optimizers.RMSprop(), "Adam or SGD, got RMSprop"),
+        (keras.optimizers.RMSprop(), "one of Adam, AdamW, RAdam, SGD, got RMSprop"),
         (keras.optimizers.Adam(amsgrad=True), "amsgrad"),
         (keras.optimizers.SGD(momentum=0.9, nesterov=True), "nesterov"),
         (keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
@@ -203,10 +210,9 @@ def test_an_optimizer_without_a_pure_form_is_refused(optimizer, message):
 
 def test_a_state_of_another_optimizer_is_refused():
     weights = [tf.zeros(3)]
+    adam = rules.Rule(rules.Adam(0.9, 0.999, 1e-7))
     with pytest.raises(ValueError, match="state must hold 3 tensors"):
-        rules.updated(
-            rules.Adam(0.9, 0.999, 1e-7), weights, weights, [tf.constant(0), *weights], 0.1
-        )
+        rules.updated(adam, weights, weights, [tf.constant(0), *weights], 0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Training as a library: runs without a program, in a folder or in none."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import robustra_tf as rt
 from robustra_tf.training import methods
 from robustra_tf.training.checkpoint import CheckpointError
 from robustra_tf.training.history import COLUMNS, Row
+from robustra_tf.training.pieces import PIECES
 from robustra_tf.training.summaries import chart
+from train.config import FIELDS
 
 PLAN = rt.TrainingPlan.of(
     eps=0.05, epochs=2, eps_warmup_epochs=1, eps_start=0.01, lr=4e-3, clip_norm=1.0, seed=3
@@ -164,6 +168,22 @@ def test_the_table_of_methods_is_whole():
         assert method.name == name
         assert method.certifies is None or method.certifies in method.measures
         assert set(method.measures) - {"unstable"} <= set(COLUMNS)
+
+
+def test_methods_and_pieces_say_where_they_are_from_and_what_is_otherwise():
+    """Every setting of a piece is one of a plan, or of the command; the page names them all."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "training.md").read_text()
+    for name, method in methods.METHODS.items():
+        assert method.source
+        assert f"`{name}`" in page
+    known = rt.TrainingPlan.names() | {"init", "batch_norm"}
+    for piece in PIECES:
+        assert piece.text
+        assert piece.source
+        for setting in piece.settings:
+            assert setting in known
+            assert setting in FIELDS
+            assert f"`--{setting}" in page, setting
 
 
 def test_whatever_is_recorded_has_a_chart_of_its_own():

@@ -21,7 +21,8 @@ def make(config: Config, name: str, seed: int) -> keras.Model:
     """The network `name` as it begins; weights that are drawn anew follow from `seed`."""
     if config.model_file is None:
         name = settings.known("model", config.model)
-        return models.build(name, seed, config.init, config.batch_norm)
+        shape, width = config.info().shape, config.width
+        return models.build(name, seed, config.init, config.batch_norm, shape=shape, width=width)
     model = read(config)
     return model if config.from_file(name) else drawn_anew(model, seed)
 

@@ -22,7 +22,7 @@ def check(config: Config) -> None:
     """Refuses (`SettingError`) a setting that does not fit the data or another setting."""
     info = config.info()
     check_material(config, info)
-    for name, usual in (("init", type(config).init), ("batch_norm", False)):
+    for name, usual in (("init", type(config).init), ("batch_norm", False), ("width", 1.0)):
         if config.model_file is not None and (value := getattr(config, name)) != usual:
             raise SettingError(name, "none with --model_file, whose layers say it", value)
     method = METHODS[config.method]
@@ -34,6 +34,7 @@ def check(config: Config) -> None:
         if not method.needs_reference and (value := getattr(config, name)) != usual:
             raise SettingError(name, f"{usual} with --method={config.method}", value)
     _check_schedule(config)
+    _check_rates(config)
     settings.one_of("norm", config.norm, method.norms)
     _check_projection(config)
     settings.radius("eps", config.eps, config.norm, info.shape)
@@ -47,8 +48,18 @@ def check(config: Config) -> None:
     settings.within("shift", config.shift, Range(0, info.shape[0] - 1, "pixels"))
     trained, tested = parts(info)
     settings.within("limit_train", config.limit_train, Range(1, info.splits[trained]))
+    settings.within("validation", config.validation, Range(0, config.limit_train - 1))
     most = 0 if tested is None else info.splits[tested]
     settings.within("limit_test", config.limit_test, Range(0, most))
+
+
+def _check_rates(config: Config) -> None:
+    drops = config.lr_drops
+    if bool(drops) != (config.lr_schedule == "drops"):
+        wanted = "epochs, as in 120,140," if not drops else "none"
+        raise SettingError("lr_drops", f"{wanted} with --lr_schedule={config.lr_schedule}", drops)
+    if list(drops) != sorted(set(drops)):
+        raise SettingError("lr_drops", "rising epochs", drops)
 
 
 def _check_projection(config: Config) -> None:

@@ -20,8 +20,8 @@ from .checks import SCHEDULES, check
 from .material import Material, fitting, parts
 
 RAMPS = ("epoch", "step")
-LR_SCHEDULES = ("halving", "cosine")
-OPTIMIZERS = ("adam", "sgd")
+LR_SCHEDULES = ("halving", "cosine", "drops")
+OPTIMIZERS = ("adam", "adamw", "radam", "sgd")
 
 _task, _ball, _bounds, _losses, _steps, _data, _run = (
     functools.partial(command.setting, topic=topic)
@@ -84,7 +84,11 @@ class Config(Material):
         range=Range(0, unit="(0: what fits memory_mb)"),
     )
 
-    share: float = _losses("mtl_ibp: of the interval loss; sabr: of the radius", 0.05, range=_SHARE)
+    share: float = _losses(
+        "mtl_ibp, cc_ibp, exp_ibp: from the attack, 0, to intervals, 1; sabr: of the radius",
+        0.05,
+        range=_SHARE,
+    )
     clean_share: float = _losses(
         "methods on intervals: of the clean loss, after the ramp", 0.0, range=_SHARE
     )
@@ -97,6 +101,9 @@ class Config(Material):
     interval_share: float = _losses(f"{_DUAL}: of a loss by intervals", 0.0, range=_SHARE)
     attack_share: float = _losses(f"{_DUAL}: of the loss at attacked images", 0.0, range=_SHARE)
     attack_steps: int = _losses("steps of the attacks", 8, range=Range(1))
+    attack_ratio: float = _losses(
+        "radius of the attacks, times the radius trained at", 1.0, range=Range(0, open_low=True)
+    )
 
     threshold: str = _losses(
         f"{_PAIRED}: of the reference space, t0 for networks that stand alone, zero for the pair, "
@@ -117,9 +124,24 @@ class Config(Material):
     lr_schedule: str = _steps(
         "learning rate after the warm-up", "halving", choices=LR_SCHEDULES, otherwise=_PRESET
     )
+    lr_drops: tuple[int, ...] = _steps(
+        "drops: epochs that are done when the learning rate falls", (), range=Range(1)
+    )
+    lr_factor: float = _steps(
+        "drops: what it is multiplied by", 0.2, range=Range(0, 1, open_low=True)
+    )
     momentum: float = _steps("momentum of sgd", 0.9, range=Range(0, 1))
     weight_decay: float = _steps(
-        "added to the gradient times the weights", 0.0, range=Range(0), otherwise="by data set"
+        "added to the gradient times the weights; adamw: what they shrink by, times the rate",
+        0.0,
+        range=Range(0),
+        otherwise="by data set",
+    )
+    l1: float = _steps("of the sum of the sizes of weights in the loss", 0.0, range=Range(0))
+    ema: float = _steps(
+        "what an average of the weights, tested and exported, keeps of itself in a step",
+        0.0,
+        range=Range(0, 0.999999, unit="(0: no average)"),
     )
     clip_norm: float = _steps(
         "largest norm of the gradient",
@@ -134,6 +156,17 @@ class Config(Material):
         otherwise="by data set",
     )
     mirror: bool = _data("mirror training images at random", False, otherwise="by data set")
+    order_seed: int | None = _data(
+        "of the order of the data", None, range=Range(0, 2**31 - 1), otherwise="--seed"
+    )
+    augmentation_seed: int | None = _data(
+        "of shifts and mirroring", None, range=Range(0, 2**31 - 1), otherwise="--seed"
+    )
+    validation: int = _data(
+        "training examples held out, in place of test examples, the same for every seed",
+        0,
+        range=Range(0, unit="(0: none)"),
+    )
     limit_train: int = _data("train on the first so many examples", otherwise="all")
     limit_test: int = _data(
         "evaluate on so many test examples an epoch (0: none)",
@@ -141,7 +174,7 @@ class Config(Material):
     )
 
     workdir: str = _run("folder of the run", otherwise="runs/PRESET or runs/DATASET-METHOD")
-    seed: int = _run("of the weights and of the order of the data", 0, range=Range(0, 2**31 - 1))
+    seed: int = _run("of the weights, the data's order and draws", 0, range=Range(0, 2**31 - 1))
     deterministic: bool = _run("equal runs give equal bits, at some cost in speed", False)
     checkpoint_minutes: float = _run(
         "minutes between checkpoints in an epoch", 10.0, range=Range(0, unit="(0: only epochs)")
@@ -212,7 +245,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     if "eps_start" not in given:
         values["eps_start"] = min(values["eps_start"], values["eps"])
     values.setdefault("workdir", str(default_workdir(given)))
-    return Config(**values)
+    return Config(**as_kept(values))
 
 
 def _usual(material: Material, info: Info, method: Method | None) -> dict[str, Any]:
@@ -226,6 +259,11 @@ def _usual(material: Material, info: Info, method: Method | None) -> dict[str, A
     most = 0 if tested is None else info.splits[tested]
     limits = {"limit_train": info.splits[trained], "limit_test": min(values["limit_test"], most)}
     return values | limits
+
+
+def as_kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as `Config` has them: what flags and JSON have as lists are tuples there."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 
 def recipe(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,6 +284,6 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str
     """The settings among `given` that contradict a stored run, each as "name: stored / given"."""
     return [
         f"--{name} {stored.get(name)!r} there, {value!r} here"
-        for name, value in given.items()
-        if value is not None and name not in PLACES and stored.get(name) != value
+        for name, value in as_kept(given).items()
+        if value is not None and name not in PLACES and as_kept(stored).get(name) != value
     ]

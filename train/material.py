@@ -9,7 +9,7 @@ from pathlib import Path
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range, SettingError
 from robustra_tf.data import Dataset, Info, Origin
-from robustra_tf.vocabulary import CLASSES, MODEL_INPUTS, MODELS
+from robustra_tf.vocabulary import CLASSES, MODEL_INPUTS, MODELS, models_for
 
 from . import presets
 
@@ -30,6 +30,9 @@ class Material:
     )
     model: str | None = _task(
         "architecture", None, choices=MODELS, otherwise="the data set's small one"
+    )
+    width: float = _task(
+        "factor of the architecture's filters and hidden units", 1.0, range=Range(0.01, 8)
     )
     model_file: str | None = _task(
         "instead of --model: a Keras model, .keras, .h5 or a SavedModel's folder", None
@@ -98,7 +101,7 @@ def parts(info: Info) -> tuple[str, str | None]:
 
 def fitting(info: Info) -> list[str]:
     """The architectures that take such images."""
-    return [name for name, shape in MODEL_INPUTS.items() if shape == info.shape]
+    return models_for(info.shape)
 
 
 def check_material(material: Material, info: Info) -> None:

@@ -69,7 +69,7 @@ def check(config: Config) -> None:
 
 
 def load(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
-    """The examples that are trained on, and those that networks are tested on, if any.
+    """The examples of training, and those of testing, if any: none beside those held out.
 
     Raises:
       DataNotFoundError: the data set is not there.
@@ -77,7 +77,7 @@ def load(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
     """
     trained, tested = parts(config.info())
     train = config.load(trained, config.limit_train)
-    if tested is None or not config.limit_test:
+    if tested is None or not config.limit_test or config.validation:
         return train, None
     return train, config.load(tested, config.limit_test)
 

@@ -127,7 +127,7 @@ def _stored(workdir: Workdir, given: Mapping[str, Any]) -> tuple[Config, bool]:
     kept = (*configs.PLACES, "epochs")
     places = {name: given[name] for name in kept if given.get(name) is not None}
     values: dict[str, Any] = stored | places | {"workdir": str(workdir.root)}
-    config = Config(**values)
+    config = Config(**configs.as_kept(values))
     if prolonged:
         _check_prolonged(config, stored["epochs"])
     return config, prolonged

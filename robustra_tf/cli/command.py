@@ -112,8 +112,13 @@ def define(flag_values: Any, *kinds: type) -> None:
         hints = typing.get_type_hints(kind)
         for field, declaration in _declared(kind):
             base, several = _type(hints[field.name])
+            told = _told(field, declaration)
+            if several and base is not str:
+                parser, shown = _listed(base), flags.CsvListSerializer(",")
+                flags.DEFINE(parser, field.name, None, told, flag_values, shown)
+                continue
             make = flags.DEFINE_list if several else made.get(base, flags.DEFINE_string)
-            make(field.name, None, _told(field, declaration), flag_values=flag_values)
+            make(field.name, None, told, flag_values=flag_values)
 
 
 def parse(flag_values: Any, argv: Sequence[str]) -> list[str]:
@@ -260,6 +265,16 @@ def _several(base: type) -> Callable[[str], tuple]:
 
     values.__name__ = f"list of {base.__name__}"  # argparse names it where a value cannot be read
     return values
+
+
+def _listed(base: type) -> Any:
+    """absl's parser of values between commas."""
+    from absl import flags
+
+    parser = flags.ArgumentParser()
+    parser.parse = lambda argument: [*map(base, argument.split(","))] if argument else []
+    parser.flag_type = lambda: f"comma separated list of {base.__name__}"
+    return parser
 
 
 def _flag(name: str, hint: Any, declaration: Declaration) -> str:

@@ -5,7 +5,7 @@ never downloaded here. Importing this package imports neither of them, nor Tenso
 missing or does not fit is known at once.
 """
 
-from robustra_tf.data.examples import DataNotFoundError, Dataset, Info
+from robustra_tf.data.examples import DataNotFoundError, Dataset, Info, held_out
 from robustra_tf.data.origin import Origin
 from robustra_tf.data.own import read
 from robustra_tf.data.sets import INFO, NAMES, SPLITS, describe, find, load
@@ -20,6 +20,7 @@ __all__ = [
     "Origin",
     "describe",
     "find",
+    "held_out",
     "load",
     "read",
 ]

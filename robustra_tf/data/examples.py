@@ -9,6 +9,8 @@ import numpy as np
 
 #: Bytes of the images of one data set, as they are stored.
 LARGEST = 2**32
+#: What examples are held out by: one for all, that what is chosen by them is comparable.
+_HELD_OUT = 20190810
 
 
 class Info(NamedTuple):
@@ -46,6 +48,33 @@ class Dataset(NamedTuple):
 
 class DataNotFoundError(FileNotFoundError):
     """A dataset's folder is not there; the text says which was tried and what to do."""
+
+
+def held_out(examples: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    """Those that are trained on, in their order, and `count` that are held out.
+
+    Which ones depends on nothing but the two numbers.
+
+    Args:
+      examples: more than `count`.
+      count: at least 1.
+
+    Raises:
+      ValueError: a count out of its range.
+
+    Example:
+      >>> train, held = rt.data.held_out(rt.data.load("digits", "train"), 100)
+      >>> len(train.labels), len(held.labels)
+      (1337, 100)
+    """
+    total = len(examples.labels)
+    if not 1 <= count < total:
+        wanted = f"at least 1 and below the {total} examples"
+        raise ValueError(f"count must be {wanted}, got {count!r}")
+    drawn = np.random.default_rng(_HELD_OUT).permutation(total)
+    kept, held = (np.sort(part) for part in (drawn[count:], drawn[:count]))
+    train, validation = (Dataset(*(array[part] for array in examples)) for part in (kept, held))
+    return train, validation
 
 
 def to_unit(pixels: np.ndarray, largest: float) -> np.ndarray:

@@ -49,11 +49,12 @@ class LossOptions:
     """What the losses of all methods are tuned by.
 
     Attributes:
-      share: of `mtl_ibp`, the weight of the interval loss beside the attack's; of `sabr`, the
-        radius of the small box as a share of the ball's.
+      share: how far `mtl_ibp`, `cc_ibp` and `exp_ibp` go from the attack, 0, to intervals, 1; of
+        `sabr`, the radius of the small box as a share of the ball's.
       clean_share: of the methods by intervals, the weight of the clean loss once the ramp is over;
         it begins at 1 (Gowal et al.'s kappa).
       attack_steps: of the attacks.
+      attack_ratio: the radius of the attacks as a multiple of the one that is trained at.
       regulariser: of the methods by intervals, the weight at the beginning of the ramp, falling
         to 0 (Shi et al. 2021).
       interval_share: of `robustra` and `wong`, the weight of the loss on the margins' intervals
@@ -78,6 +79,7 @@ class LossOptions:
     share: float = 0.05
     clean_share: float = 0.0
     attack_steps: int = 8
+    attack_ratio: float = 1.0
     regulariser: float = 0.0
     interval_share: float = 0.0
     attack_share: float = 0.0
@@ -92,6 +94,8 @@ class LossOptions:
         if self.threshold not in THRESHOLDS:
             known = ", ".join(THRESHOLDS)
             raise ValueError(f"threshold must be one of {known}, got {self.threshold!r}")
+        if not self.attack_ratio > 0:
+            raise ValueError(f"attack_ratio must be above 0, got {self.attack_ratio!r}")
         least_of = {"attack_steps": 1, "regulariser": 0, "agreement_weight": 0, "eps_end": 0}
         for name, least in least_of.items():
             if not (value := getattr(self, name)) >= least:

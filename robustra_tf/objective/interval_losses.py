@@ -6,8 +6,9 @@ Every loss is a function `(network, batch, options) -> Loss`; all share the boun
 * `ibp`: Gowal et al. 2018, "On the effectiveness of interval bound propagation".
 * `crown_ibp`: Zhang et al. 2020, "Towards stable and efficient training of verifiably robust
   neural networks": one CROWN pass for the margins over interval bounds, faded out along the ramp.
-* `mtl_ibp`: De Palma et al. 2024, "Expressive losses for verified robustness via convex
-  combinations": losses at an attack and over the ball, added with fixed shares.
+* `mtl_ibp`, `cc_ibp`, `exp_ibp`: De Palma et al. 2024, "Expressive losses for verified robustness
+  via convex combinations", between what is lost at an attack and over the ball: an arithmetic mean
+  of both losses, the loss of a mean of both margins, a geometric mean of both losses.
 * `sabr`: Müller et al. 2023, "Certified training: small boxes are all you need": intervals over a
   small box about an attack.
 """
@@ -31,6 +32,8 @@ BOX: Box = (0.0, 1.0)
 #: Of the regularisers of `regulariser`: what is better than this needs none.
 _TOLERANCE = 0.5
 _TINY = 1e-12
+#: A loss below this counts as this in a geometric mean, whose slope at 0 is infinite.
+_LEAST_LOSS = 1e-12
 
 
 def ibp(network: Network, batch: Batch, options: LossOptions) -> Loss:
@@ -58,20 +61,64 @@ def crown_ibp(network: Network, batch: Batch, options: LossOptions) -> Loss:
 
 def mtl_ibp(network: Network, batch: Batch, options: LossOptions) -> Loss:
     """`(1 - share)` cross-entropy at an attacked image plus `share` that of the intervals."""
+
+    def mean(attack: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
+        mixed = _mixed(network, batch, options, upper)
+        return (1.0 - options.share) * robust_cross_entropy(attack, batch.y) + options.share * mixed
+
+    return _expressive(network, batch, options, mean)
+
+
+def cc_ibp(network: Network, batch: Batch, options: LossOptions) -> Loss:
+    """Cross-entropy of `(1 - share)` the margins at an attacked image plus `share` their bounds."""
+
+    def mean(attack: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
+        combined = (1.0 - options.share) * attack + options.share * upper
+        return _mixed(network, batch, options, combined)
+
+    return _expressive(network, batch, options, mean)
+
+
+def exp_ibp(network: Network, batch: Batch, options: LossOptions) -> Loss:
+    """`L_attack^(1 - share) L_intervals^share` of the two cross-entropies of `mtl_ibp`."""
+
+    def mean(attack: tf.Tensor, upper: tf.Tensor) -> tf.Tensor:
+        losses = robust_cross_entropy(attack, batch.y), _mixed(network, batch, options, upper)
+        logs = [tf.math.log(tf.maximum(loss, _LEAST_LOSS)) for loss in losses]
+        return tf.exp((1.0 - options.share) * logs[0] + options.share * logs[1])
+
+    return _expressive(network, batch, options, mean)
+
+
+def _expressive(
+    network: Network,
+    batch: Batch,
+    options: LossOptions,
+    mean: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+) -> Loss:
+    """The loss `mean(attack, upper)` of the margins `f_t - f_y` [n, classes] and their bounds.
+
+    The regulariser counts as far as intervals do.
+    """
     region = whole_ball(batch)
     bounds, upper = interval_margins(network, region, batch.y)
-    attack = clean_cross_entropy(network, attacked(network, batch, options.attack_steps), batch.y)
-    mixed = _mixed(network, batch, options, upper)
-    loss = (1.0 - options.share) * attack + options.share * mixed
-    found = Loss(loss, upper, **_regularised(batch, options, region, bounds))
+    there = attacked(network, batch, options.attack_steps, options.attack_ratio)
+    attack = _margins(network, there, batch.y)
+    found = Loss(mean(attack, upper), upper, **_regularised(batch, options, region, bounds))
     return found._replace(weight=options.share * found.weight)
+
+
+def _margins(network: Network, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """`f_t - f_y` at images `x` for every class t: [n, classes]."""
+    logits = network(x)
+    return logits - tf.gather(logits, y, batch_dims=1)[:, None]
 
 
 def sabr(network: Network, batch: Batch, options: LossOptions) -> Loss:
     """Cross-entropy of the intervals over a box of radius `share eps` about an attacked image."""
     radius = options.share * batch.eps
     far = batch.eps - radius
-    moved = attacked(network, batch, options.attack_steps) - batch.x
+    moved = attacked(network, batch, options.attack_steps, options.attack_ratio) - batch.x
     # Rounding may leave the box: of a centre outside there is no ball.
     centre = tf.clip_by_value(batch.x + tf.clip_by_value(moved, -far, far), *BOX)
     region = ball(centre, radius, box=BOX)
@@ -86,6 +133,8 @@ INTERVAL_LOSSES: dict[str, Callable[[Network, Batch, LossOptions], Loss]] = {
     "ibp": ibp,
     "crown_ibp": crown_ibp,
     "mtl_ibp": mtl_ibp,
+    "cc_ibp": cc_ibp,
+    "exp_ibp": exp_ibp,
     "sabr": sabr,
 }
 
@@ -120,14 +169,15 @@ def _regularised(
     return {"spread": spread(region, bounds), "weight": weight}
 
 
-def attacked(network: Network, batch: Batch, steps: int) -> tf.Tensor:
+def attacked(network: Network, batch: Batch, steps: int, ratio: float = 1.0) -> tf.Tensor:
     """Images moved by sign gradient ascent on the cross-entropy within the cut ball: [n, *shape].
 
-    From a random start, the batch's draw; steps of eps / 2, after three quarters of them eps / 10.
-    A constant for the gradient.
+    The ball's radius r is `ratio` times the batch's. From a random start, the batch's draw; steps
+    of r / 2, after three quarters of them r / 10. A constant for the gradient.
     """
-    low = tf.maximum(batch.x - batch.eps, BOX[0])
-    high = tf.minimum(batch.x + batch.eps, BOX[1])
+    eps = ratio * batch.eps
+    low = tf.maximum(batch.x - eps, BOX[0])
+    high = tf.minimum(batch.x + eps, BOX[1])
     fixed = network.with_weights([tf.stop_gradient(w) for w in network.weights])
 
     def climb(k, point):
@@ -135,7 +185,7 @@ def attacked(network: Network, batch: Batch, steps: int) -> tf.Tensor:
             tape.watch(point)
             loss = clean_cross_entropy(fixed, point, batch.y)
         share = tf.cast(tf.where(4 * k < 3 * steps, 0.5, 0.1), point.dtype)
-        point += share * batch.eps * tf.sign(tape.gradient(loss, point))
+        point += share * eps * tf.sign(tape.gradient(loss, point))
         return k + 1, tf.clip_by_value(point, low, high)
 
     start = low + (high - low) * batch.draw

@@ -9,19 +9,19 @@ from robustra_tf.training.schedules import epsilon_within
 
 
 class EpsilonSchedule(keras.callbacks.Callback):
-    """Raises a `CertifiedModel`'s radius step by step: linearly from `start` to its `eps`.
+    """Raises a `CertifiedModel`'s radius step by step: linearly from `start` to its `eps_end`.
 
-    After `e` epochs, whole or not, the radius is `start + (eps - start) e / warmup_epochs`, then
-    `eps` (Gowal et al. 2018, section 4). `logs["eps"]` of an epoch is that of its last step;
+    After `e` epochs, whole or not, it is `start + (eps_end - start) e / warmup_epochs`, and then
+    `eps_end` (Gowal et al. 2018, section 4). `logs["eps"]` of an epoch is that of its last step;
     callbacks that stand before this one in the list do not see it.
 
     Args:
       warmup_epochs: epochs of the ramp, at least 0.
-      start: radius in pixels at the first step, from 0 to the model's `eps`.
+      start: radius in pixels at the first step, from 0 to the model's `eps_end`.
 
     Raises:
       ValueError: an argument out of its range; when `fit` begins, a model that is no
-        `CertifiedModel`, a start above its `eps`, or an unknown number of steps.
+        `CertifiedModel`, a start above its `eps_end`, or an unknown number of steps.
 
     Example:
       >>> certified = rt.CertifiedModel(model, method="ibp", eps=0.1)
@@ -45,8 +45,8 @@ class EpsilonSchedule(keras.callbacks.Callback):
         """Checks that there is a radius to raise."""
         if not isinstance(self.model, CertifiedModel):
             raise ValueError(f"model must be a CertifiedModel, got {type(self.model).__name__}")
-        if self.start > self.model.eps:
-            raise ValueError(f"start must be at most eps {self.model.eps:g}, got {self.start:g}")
+        if self.start > (end := self.model.eps_end):
+            raise ValueError(f"start must be at most eps_end {end:g}, got {self.start:g}")
         if not self.params.get("steps"):
             raise ValueError("steps_per_epoch must be given to fit: the data do not say it")
 
@@ -57,7 +57,7 @@ class EpsilonSchedule(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         """Sets the radius of the step."""
         done = self._epoch + batch / self.params["steps"]
-        end = self.model.eps
+        end = self.model.eps_end
         self.model.radius.assign(epsilon_within(done, self.start, end, self.warmup_epochs))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

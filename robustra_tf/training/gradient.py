@@ -16,7 +16,7 @@ from robustra_tf.training.methods import method_named
 from robustra_tf.training.microbatches import Evaluation, evaluated, examples_together
 from robustra_tf.training.options import StepOptions
 from robustra_tf.training.problem import Problem
-from robustra_tf.training.regularisers import regularisers
+from robustra_tf.training.regularisers import Regularisers, regularisers
 
 
 class Step(NamedTuple):
@@ -42,7 +42,8 @@ class StepGradient:
     """`(network, reference, batch) -> Step`: the gradient of a method's loss on a batch.
 
     Batch normalisations of the model that are trainable take the batch's statistics; the reference
-    uses its running ones. The regularisers of the model's layers are part of the loss.
+    uses its running ones. The regularisers of the model's layers and the penalty on its weights are
+    part of the loss.
 
     Attributes:
       model, graph: the trained one.
@@ -83,7 +84,7 @@ class StepGradient:
         # What a model cannot be trained with is refused now, not by the first step.
         trained_places(model, self.graph.variables)
         running(model, self.graph)
-        regularisers(model, self.graph)
+        self._terms()
 
     def networks(self) -> tuple[Network, Network | None]:
         """The present network and its reference."""
@@ -101,7 +102,7 @@ class StepGradient:
             self.problem, layers, network, reference, batch, self.together
         )
         gradients, measured = found.weights, dict(found.measured)
-        if terms := regularisers(self.model, self.graph):
+        if terms := self._terms():
             weights = list(network.weights)
             with tf.GradientTape() as tape:
                 tape.watch(weights)
@@ -119,9 +120,13 @@ class StepGradient:
     def evaluated(self, network: Network, reference: Network | None, batch: Batch) -> Evaluation:
         """The losses, with the regularisers', the clean errors and the bounds of a batch."""
         found = evaluated(self.problem, network, reference, batch, self.together)
-        if terms := regularisers(self.model, self.graph):
+        if terms := self._terms():
             return found._replace(loss=found.loss + terms.penalty(network, batch.x))
         return found
+
+    def _terms(self) -> Regularisers:
+        """What is added to the loss at present, of layers and of all weights."""
+        return regularisers(self.model, self.graph, self._options.l1)
 
     def step(self, batch: Batch, with_logits: bool = False) -> tuple[Step, tf.Tensor | None]:
         """The step of a batch with the present weights; and the logits, as training has them."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from robustra_tf.storage.files import write_atomically
-from robustra_tf.training.methods import CLAIMS, METHODS
+from robustra_tf.training.methods import CLAIMS, CLEAN, METHODS
 from robustra_tf.training.mutual import Pass
 
 #: Of each step's measurements, those that have a column: all but the layers'.
@@ -30,7 +30,12 @@ METRICS = (
 )
 #: What is recorded instead where a run rests on projections.
 ESTIMATES = tuple(f"{name}_estimate" for name in CLAIMS if name in METRICS)
-TESTS = (*dict.fromkeys(m.test_error for m in METHODS.values()), "test_clean_error")
+#: Errors on test examples, or on those that are held out of the training examples.
+TESTS = tuple(
+    f"{part}_{error}"
+    for part in ("test", "validation")
+    for error in (*dict.fromkeys(m.error for m in METHODS.values()), CLEAN)
+)
 COLUMNS = ("epoch", "network", "eps", "lr", *METRICS, *ESTIMATES, *TESTS)
 
 
@@ -78,6 +83,10 @@ class History:
         return [
             row.values[name] for row in self.rows if row.network == network and name in row.values
         ]
+
+    def of(self, epoch: int, network: str = "f") -> Row:
+        """The row of an epoch, from 1, and a network."""
+        return next(r for r in reversed(self.rows) if (r.epoch, r.network) == (epoch, network))
 
     def and_row(self, row: Row) -> History:
         """With one more row."""

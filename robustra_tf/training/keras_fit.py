@@ -31,7 +31,7 @@ class CertifiedModel(SavedWhole):
     `fit` minimises the mean over the batch of the method's loss at the present `radius`, the same
     one that the program `train.main` minimises; `evaluate` reports it at the full `eps`:
 
-    * `loss`: drawn anew by every call where the method attacks (`mtl_ibp`, `sabr`);
+    * `loss`: drawn anew by every call where the method attacks (`mtl_ibp`, `sabr` and so on);
     * `accuracy`: the share of correct predictions at the images themselves;
     * `certified_accuracy`: the share of images whose label is proven over the ball of radius `eps`
       by the bound that was trained on: Wong and Kolter's over the plain ball for `wong` and
@@ -60,15 +60,18 @@ class CertifiedModel(SavedWhole):
     Attributes:
       network: the Keras model.
       method, eps: as given.
-      radius: what a step trains at, in pixels: a variable, `eps` until a schedule changes it.
+      eps_end: the radius in pixels that training comes to.
+      radius: what a step trains at, in pixels: a variable, `eps_end` until a schedule changes it.
 
     Args:
       model: a built Keras model of supported layers, image to logits.
-      method: `robustra`, `wong`, `ibp`, `crown_ibp`, `mtl_ibp`, `sabr` or `natural`.
+      method: `robustra`, `wong`, `ibp`, `crown_ibp`, `mtl_ibp`, `cc_ibp`, `exp_ibp`, `sabr` or
+        `natural`.
       eps: radius of the ball in pixels, above 0 and at most the diameter of the images in [0, 1].
       reference: the fixed model in whose adversarial space `robustra` bounds the attack.
       options: what a step is tuned by, the norm of the ball among it; losses fade as the radius
-        comes to `eps`.
+        comes to `eps_end`.
+      eps_train_ratio: training goes up to this times `eps`.
       name: of the model.
 
     Raises:
@@ -90,6 +93,7 @@ class CertifiedModel(SavedWhole):
         *,
         reference: keras.Model | None = None,
         options: StepOptions = StepOptions(),
+        eps_train_ratio: float = 1.0,
         name: str | None = None,
     ):
         super().__init__(name=name)
@@ -98,7 +102,11 @@ class CertifiedModel(SavedWhole):
         # A function hides the reference from Keras, which would train and average it.
         self._reference = lambda: reference
         self._options = options
-        self._gradient = StepGradient(model, reference, method, options.with_losses(eps_end=radius))
+        if not eps_train_ratio > 0:
+            raise ValueError(f"eps_train_ratio must be above 0, got {eps_train_ratio!r}")
+        self.eps_train_ratio, self.eps_end = eps_train_ratio, radius * eps_train_ratio
+        options = options.with_losses(eps_end=self.eps_end)
+        self._gradient = StepGradient(model, reference, method, options)
         structure = self._gradient.graph.structure
         largest = largest_radius(options.bounds.norm, structure.input_shape)
         if not 0 < radius <= largest:
@@ -106,12 +114,15 @@ class CertifiedModel(SavedWhole):
                 f"eps must be above 0 and at most {largest:g}, in pixels, got {eps!r}"
                 f"{checks.likely(radius, largest)}"
             )
+        if not self.eps_end <= largest:
+            wanted = f"lead to at most {largest:g}, in pixels"
+            raise ValueError(f"eps_train_ratio must {wanted}, got {eps_train_ratio!r}")
         self.network, self.method, self.eps = model, method, radius
         self.radius = self.add_weight(
             name="radius",
             shape=(),
             dtype="float32",
-            initializer=keras.initializers.Constant(radius),
+            initializer=keras.initializers.Constant(self.eps_end),
             trainable=False,
         )
         self._means = [keras.metrics.Mean(name=name) for name in _REPORTED]

@@ -19,6 +19,7 @@ class SavedWhole(Wrapper):
 
     method: str
     eps: float
+    eps_train_ratio: float
     radius: keras.Variable
     #: Gives the reference, which an attribute of its own would have Keras train and average.
     _reference: Callable[[], keras.Model | None]
@@ -34,6 +35,7 @@ class SavedWhole(Wrapper):
             "eps": self.eps,
             "reference": reference and keras.saving.serialize_keras_object(reference),
             "options": dataclasses.asdict(self._options),
+            "eps_train_ratio": self.eps_train_ratio,
             "name": self.name,
         }
 

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.batches import TrainingBatches
+from robustra_tf.training.averaging import Averaged
 from robustra_tf.training.means import Means, NotFiniteError
 from robustra_tf.training.plan import TrainingPlan
 from robustra_tf.training.watch import Begun, Position, Watch
@@ -48,6 +49,7 @@ class Learner:
       step: (x, y, eps, seed, lowered) -> metrics, a `TrainStep`.
       device: where all of it is and its steps run; None leaves that to TensorFlow.
       snapshot: the reference that it learns against, where that is not the other network itself.
+      averaged: the network of averaged weights, if there is one.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Learner:
     step: Callable
     device: str | None = None
     snapshot: Snapshot | None = None
+    averaged: Averaged | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

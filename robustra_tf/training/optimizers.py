@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
+
+from robustra_tf.training.radam import RAdam, rectified
+
+Updates = tuple[tf.Tensor, list[tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +38,47 @@ class Adam:
         slots: Sequence[tf.Tensor],
         count: tf.Tensor,
         learning_rate: tf.Tensor,
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    ) -> Updates:
         """One weight after its `count`-th update (1, 2, ...), and its new `m` and `v`."""
         m, v = slots
         m = m + (1 - self.beta_1) * (gradient - m)
         v = v + (1 - self.beta_2) * (tf.square(gradient) - v)
-        count = tf.cast(count, weight.dtype)
+        moved = self.moved(m, v, tf.cast(count, weight.dtype))
+        return weight - learning_rate * moved, [m, v]
+
+    def moved(self, m: tf.Tensor, v: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """How far a weight moves at rate 1, towards less."""
         correction = tf.sqrt(1 - self.beta_2**count) / (1 - self.beta_1**count)
-        return weight - learning_rate * correction * m / (tf.sqrt(v) + self.epsilon), [m, v]
+        return correction * m / (tf.sqrt(v) + self.epsilon)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW(Adam):
+    """Loshchilov and Hutter 2019: weights shrink by `1 - lr weight_decay` before Adam's update."""
+
+    weight_decay: float
+
+    def update(
+        self,
+        gradient: tf.Tensor,
+        weight: tf.Tensor,
+        slots: Sequence[tf.Tensor],
+        count: tf.Tensor,
+        learning_rate: tf.Tensor,
+    ) -> Updates:
+        """One weight after its `count`-th update (1, 2, ...), and its new `m` and `v`."""
+        weight = weight - learning_rate * self.weight_decay * weight
+        return super().update(gradient, weight, slots, count, learning_rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class RectifiedAdam(Adam):
+    """Liu et al. 2020, as `radam.RAdam` has it."""
+
+    def moved(self, m: tf.Tensor, v: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+        """How far a weight moves at rate 1, towards less."""
+        betas = self.beta_1, self.beta_2
+        return rectified(m, v, count, betas=betas, epsilon=self.epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +99,7 @@ class Sgd:
         slots: Sequence[tf.Tensor],
         count: tf.Tensor,
         learning_rate: tf.Tensor,
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    ) -> Updates:
         """One weight after an update, and its new `m`; `count` does not matter."""
         del count
         moved = -learning_rate * gradient
@@ -72,49 +109,88 @@ class Sgd:
         return weight + moved, [moved]
 
 
-Rule = Adam | Sgd
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The update of all weights.
+
+    Attributes:
+      each: that of one weight.
+      average: what the average of the weights keeps of itself in an update; None for no average.
+    """
+
+    each: Adam | Sgd
+    average: float | None = None
+
+    @property
+    def tensors(self) -> int:
+        """What each weight has in the state."""
+        return self.each.slots + (self.average is not None)
 
 
-#: What `make` knows.
-NAMES = ("adam", "sgd")
+#: What `make` knows, and the optimizers that shrink weights themselves.
+NAMES, DECAYING = ("adam", "adamw", "radam", "sgd"), ("adamw",)
 
 
-def make(name: str, lr: float, momentum: float) -> keras.optimizers.Optimizer:
-    """The Keras optimizer of a setting: `adam`, or `sgd` with a momentum."""
-    if name == "adam":
-        return keras.optimizers.Adam(lr)
-    return keras.optimizers.SGD(lr, momentum=momentum)
+def make(
+    name: str, lr: float, momentum: float = 0.0, *, weight_decay: float = 0.0, average: float = 0.0
+) -> keras.optimizers.Optimizer:
+    """The Keras optimizer of a setting.
+
+    Args:
+      name: one of `NAMES`.
+      lr: the learning rate.
+      momentum: of `sgd`.
+      weight_decay: of those in `DECAYING`.
+      average: what the average of the weights keeps of itself in a step; 0 for no average.
+    """
+    ema: dict[str, Any] = {"use_ema": True, "ema_momentum": average} if average else {}
+    if name == "sgd":
+        return keras.optimizers.SGD(lr, momentum=momentum, **ema)
+    if name == "adamw":
+        return keras.optimizers.AdamW(lr, weight_decay=weight_decay, **ema)
+    return {"adam": keras.optimizers.Adam, "radam": RAdam}[name](lr, **ema)
 
 
 def rule(optimizer: keras.optimizers.Optimizer) -> Rule:
-    """The update of a Keras `Adam` or `SGD`.
+    """The update of a Keras `Adam`, `AdamW` or `SGD`, or of `RAdam`, with or without an average.
 
     Raises:
       ValueError: another optimizer, or one with an option that the pure form does not have.
     """
     config = optimizer.get_config()
+    adam = ("beta_1", "beta_2", "epsilon")
     known = {
-        keras.optimizers.Adam: (Adam, ("beta_1", "beta_2", "epsilon")),
+        keras.optimizers.Adam: (Adam, adam),
+        keras.optimizers.AdamW: (AdamW, (*adam, "weight_decay")),
+        RAdam: (RectifiedAdam, adam),
         keras.optimizers.SGD: (Sgd, ("momentum",)),
     }
     if type(optimizer) not in known:
-        raise ValueError(f"optimizer must be Adam or SGD, got {type(optimizer).__name__}")
+        names = ", ".join(kind.__name__ for kind in known)
+        raise ValueError(f"optimizer must be one of {names}, got {type(optimizer).__name__}")
     kind, names = known[type(optimizer)]
-    plain = {*names, "name", "learning_rate", "ema_momentum"}
+    plain = {*names, "name", "learning_rate", "use_ema", "ema_momentum"}
     extra = {name: value for name, value in config.items() if name not in plain and value}
     if extra:
         raise ValueError(f"optimizer must have none of the options {sorted(extra)}, got {extra}")
-    return kind(**{name: config[name] for name in names})
+    average = config["ema_momentum"] if config["use_ema"] else None
+    return Rule(kind(**{name: config[name] for name in names}), average)
 
 
 def state(optimizer: keras.optimizers.Optimizer) -> list[tf.Tensor]:
-    """A built optimizer's present state: the count of updates (int32), then every weight's slots.
+    """A built optimizer's present state: the count of updates (int32), then every weight's tensors.
 
-    These are `optimizer.variables` but for the learning rate, which is an argument of the update.
+    These are `optimizer.variables` but for the learning rate, which is an argument of the update:
+    averages of all weights, if any, then the slots of the first weight, of the second, and so on.
     """
     values = [v.value for v in optimizer.variables if v is not optimizer.learning_rate]
     # int32 because not every runtime has 64-bit integers.
     return [tf.cast(values[0], tf.int32), *map(tf.convert_to_tensor, values[1:])]
+
+
+def averages(optimizer: keras.optimizers.Optimizer, count: int) -> list[tf.Tensor]:
+    """The averages of the `count` weights that a built optimizer keeps averages of."""
+    return state(optimizer)[1 : 1 + count]
 
 
 class Updated(NamedTuple):
@@ -142,14 +218,18 @@ def updated(
     Raises:
       ValueError: a state of another length than the rule has.
     """
-    count, slots = state[0] + 1, state[1:]
-    if len(slots) != rule.slots * len(weights):
-        wanted = 1 + rule.slots * len(weights)
+    if len(state) != (wanted := 1 + rule.tensors * len(weights)):
         raise ValueError(f"state must hold {wanted} tensors for {rule}, got {len(state)}")
-    after, kept = [], [count]
+    count, width = state[0] + 1, rule.each.slots
+    averages = state[1 : 1 + len(weights)] if rule.average is not None else []
+    slots, after, kept = state[1 + len(averages) :], [], []
     for k, (gradient, weight) in enumerate(zip(gradients, weights, strict=True)):
-        mine = slots[k * rule.slots : (k + 1) * rule.slots]
-        weight, mine = rule.update(gradient, weight, mine, count, learning_rate)
+        mine = slots[k * width : (k + 1) * width]
+        weight, mine = rule.each.update(gradient, weight, mine, count, learning_rate)
         after.append(weight)
         kept += mine
-    return Updated(after, kept)
+    if rule.average is not None:
+        # Before the first step there is nothing to keep.
+        share = tf.cast(count > 1, learning_rate.dtype) * rule.average
+        averages = [share * a + (1 - share) * w for a, w in zip(averages, after, strict=True)]
+    return Updated(after, [count, *averages, *kept])

@@ -23,6 +23,8 @@ class StepOptions:
       losses: what the method's loss is tuned by.
       clip_norm: the largest global norm of the gradient, or None.
       weight_decay: the factor of each weight that is added to its gradient.
+      l1: the factor of the sum of the sizes of weights that is added to the loss, of trained ones
+        of two axes and more: neither biases nor what normalises.
       memory_mb: MiB that the rows of one piece of a batch may take.
       microbatch: examples of one piece at most, 0 for no limit but the memory's; the gradient is
         that of the whole batch either way.
@@ -40,13 +42,14 @@ class StepOptions:
     losses: LossOptions = LossOptions()
     clip_norm: float | None = None
     weight_decay: float = 0.0
+    l1: float = 0.0
     memory_mb: float = DEFAULT_MEMORY_MB
     microbatch: int = 0
 
     def __post_init__(self):
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm must be above 0 or None, got {self.clip_norm!r}")
-        for name in ("weight_decay", "microbatch"):
+        for name in ("weight_decay", "l1", "microbatch"):
             if not (value := getattr(self, name)) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r}")
         if not self.memory_mb > 0:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
+
 from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.objective.batch import LossOptions
 from robustra_tf.training import optimizers, schedules
-from robustra_tf.training.methods import Method, method_named
+from robustra_tf.training.methods import CLEAN, Method, method_named
 from robustra_tf.training.options import StepOptions, fields_of
 
 RAMPS = ("epoch", "step")
-LR_SCHEDULES = ("halving", "cosine")
+LR_SCHEDULES = ("halving", "cosine", "drops")
 SCHEDULES = ("alternating", "parallel")
+_LEAST = {
+    "epochs": 1,
+    "batch_size": 1,
+    "shift": 0,
+    "validation": 0,
+    "seed": 0,
+    "order_seed": 0,
+    "augmentation_seed": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +40,26 @@ class TrainingPlan:
       eps_train_ratio: training goes up to this times `eps`.
       ramp: when the radius grows: every `epoch` or every `step`.
       batch_size: examples a step.
-      optimizer: `adam` or `sgd`.
+      optimizer: `adam`, `adamw` (whose `weight_decay` shrinks the weights themselves), `radam` or
+        `sgd`.
       lr: learning rate until the radius is there.
-      lr_schedule: how it falls afterwards: by `halving` every ten epochs, or as a `cosine`.
+      lr_schedule: how it falls afterwards: by `halving` every ten epochs, or as a `cosine`; or by
+        `drops` at epochs of its own.
+      lr_drops: epochs that are done when the rate falls, rising; of `drops` alone.
+      lr_factor: what it is multiplied by then.
       momentum: of `sgd`.
+      ema: what an average of the weights keeps of itself in a step; 0 for none. Networks are tested
+        with their averages, and hold them when a run is done.
       shift: pixels that training images move by at most, at random.
       mirror: whether they are mirrored at random.
       schedule: whether networks of a pair take turns, `alternating`, or learn at the same time on
         devices of their own, `parallel`.
       devices: of the parallel schedule, one TensorFlow device for each network.
-      seed: of the order of the data, of their augmentation, and of all that steps draw.
+      seed: of all that steps draw, and of the next two where these are None.
+      order_seed: of the order of the data.
+      augmentation_seed: of their augmentation.
+      validation: training images that are held out, the same whatever the seed, and take the place
+        of test images; 0 for none.
 
     Raises:
       ValueError: a setting out of its range, by name.
@@ -61,15 +82,22 @@ class TrainingPlan:
     optimizer: str = "adam"
     lr: float = 1e-3
     lr_schedule: str = "halving"
+    lr_drops: tuple[int, ...] = ()
+    lr_factor: float = 0.2
     momentum: float = 0.9
+    ema: float = 0.0
     shift: int = 0
     mirror: bool = False
     schedule: str = "alternating"
     devices: tuple[str, ...] = ()
     seed: int = 0
+    order_seed: int | None = None
+    augmentation_seed: int | None = None
+    validation: int = 0
 
     def __post_init__(self):
         method_named(self.method)
+        self._check_rates()
         for name, allowed in (
             ("ramp", RAMPS),
             ("optimizer", optimizers.NAMES),
@@ -78,8 +106,8 @@ class TrainingPlan:
         ):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0)):
-            if not (value := getattr(self, name)) >= least:
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is not None and not value >= least:
                 raise ValueError(f"{name} must be at least {least}, got {value!r}")
         for name in ("eps_train_ratio", "lr"):
             if not (value := getattr(self, name)) > 0:
@@ -99,6 +127,20 @@ class TrainingPlan:
                 f"devices must be {wanted} with schedule {self.schedule!r}, got {self.devices!r}"
             )
 
+    def _check_rates(self) -> None:
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be at least 0 and below 1, got {self.ema!r}")
+        if not 0 < self.lr_factor <= 1:
+            raise ValueError(f"lr_factor must be above 0 and at most 1, got {self.lr_factor!r}")
+        drops = self.lr_drops
+        if bool(drops) != (self.lr_schedule == "drops"):
+            wanted = "epochs" if self.lr_schedule == "drops" else "none"
+            raise ValueError(
+                f"lr_drops must be {wanted} with lr_schedule {self.lr_schedule!r}, got {drops!r}"
+            )
+        if list(drops) != sorted(set(drops)) or min(drops, default=1) < 1:
+            raise ValueError(f"lr_drops must be rising epochs from 1, got {drops!r}")
+
     @classmethod
     def of(cls, **settings) -> TrainingPlan:
         """The plan of settings by their names, those of `options` and of its parts among them.
@@ -108,6 +150,7 @@ class TrainingPlan:
           ValueError: a setting out of its range, by name.
         """
         own = {name: settings.pop(name) for name in fields_of(cls) & set(settings)}
+        own["lr_drops"] = tuple(own.get("lr_drops", ()))
         return cls(**own, options=StepOptions.of(**settings))
 
     @classmethod
@@ -118,16 +161,26 @@ class TrainingPlan:
         return set().union(*map(fields_of, kinds)) - own
 
     def settings(self) -> dict[str, object]:
-        """What `of` takes for this plan, without devices, which do not change what it computes."""
+        """What `of` takes for this plan, as JSON keeps it.
+
+        Devices are left out, which do not change what it computes.
+        """
         options, found = self.options, {}
         for part in (self, options, options.bounds, options.losses):
             found |= {name: getattr(part, name) for name in fields_of(type(part))}
+        found["lr_drops"] = list(self.lr_drops)
         return {name: found[name] for name in sorted(self.names() - {"devices"})}
 
     @property
     def traits(self) -> Method:
         """The method."""
         return method_named(self.method)
+
+    @property
+    def tests(self) -> tuple[str, str]:
+        """What the certified and the clean error are called that an epoch ends with."""
+        part = "validation" if self.validation else "test"
+        return f"{part}_{self.traits.error}", f"{part}_{CLEAN}"
 
     @property
     def eps_end(self) -> float:
@@ -142,7 +195,17 @@ class TrainingPlan:
     @property
     def step_options(self) -> StepOptions:
         """What the steps are tuned by, with the end of the ramp."""
-        return self.options.with_losses(eps_end=self.eps_end)
+        options = self.options.with_losses(eps_end=self.eps_end)
+        if self.optimizer in optimizers.DECAYING:
+            options = dataclasses.replace(options, weight_decay=0.0)
+        return options
+
+    def make_optimizer(self) -> keras.optimizers.Optimizer:
+        """An optimizer of this plan."""
+        decay, average = self.options.weight_decay, self.ema
+        return optimizers.make(
+            self.optimizer, self.lr, self.momentum, weight_decay=decay, average=average
+        )
 
     def prolongs(self, epochs: int) -> bool:
         """Whether it goes on where an equal plan of so many epochs has come to its end.
@@ -169,4 +232,6 @@ class TrainingPlan:
         """The learning rate of an epoch, from 0."""
         if self.lr_schedule == "cosine":
             return schedules.cosine(epoch, self.lr, self.warmup_epochs, self.epochs)
+        if self.lr_schedule == "drops":
+            return schedules.dropped(epoch, self.lr, self.lr_drops, self.lr_factor)
         return schedules.halving(epoch, self.lr, self.warmup_epochs)

@@ -195,7 +195,7 @@ def _dual_loss(problem: Problem, network: Network, reference: Dual | None, batch
         loss = _between(loss, part, losses.interval_share)
         measured["interval_error"] = robust_error(cheap, batch.y)
     if losses.attack_share:
-        there = network(attacked(network, batch, losses.attack_steps))
+        there = network(attacked(network, batch, losses.attack_steps, losses.attack_ratio))
         own = tf.gather(there, batch.y, batch_dims=1)[:, None]
         part = robust_cross_entropy(_counted(found, there - own), batch.y)
         loss = _between(loss, part, losses.attack_share)

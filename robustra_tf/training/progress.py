@@ -19,6 +19,9 @@ _ERRORS = {
     "test_lp_error": "test LP",
     "test_interval_error": "test IBP",
     "test_clean_error": "test clean",
+    "validation_lp_error": "held LP",
+    "validation_interval_error": "held IBP",
+    "validation_clean_error": "held clean",
 }
 
 

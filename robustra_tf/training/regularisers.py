@@ -2,7 +2,8 @@
 
 Of a weight (a layer's `kernel_regularizer=...`, `bias_regularizer=...` and so on) the
 regulariser's value at it; of a layer's output (`activity_regularizer`) that at the images
-themselves over their number. Weights that do not train have none.
+themselves over their number. Weights that do not train have none. A penalty on all weights is one
+more regulariser of each.
 """
 
 from __future__ import annotations
@@ -43,21 +44,24 @@ class Regularisers(NamedTuple):
         return tf.add_n([tf.cast(part, x.dtype) for part in parts])
 
 
-def regularisers(model: keras.Model, graph: Graph) -> Regularisers:
+def regularisers(model: keras.Model, graph: Graph, l1: float = 0.0) -> Regularisers:
     """The regularisers of a model at present: what is frozen has none.
 
     Args:
       model: a Keras model.
       graph: made of it.
+      l1: the factor of the sum of the sizes of its weights of two axes and more; 0 for none.
 
     Raises:
       ValueError: an activity regulariser of a layer whose output is not told apart in the graph.
     """
     places = {id(variable): place for place, variable in enumerate(graph.variables)}
+    everywhere = keras.regularizers.L1(l1) if l1 else None
     weights = tuple(
-        (places[id(variable.value)], variable.regularizer)
+        (places[id(variable.value)], one)
         for variable in model.trainable_variables
-        if variable.regularizer is not None and id(variable.value) in places
+        for one in (variable.regularizer, everywhere if len(variable.shape) > 1 else None)
+        if one is not None and id(variable.value) in places
     )
     layers = model._flatten_layers(include_self=False)
     active = [layer for layer in layers if getattr(layer, "activity_regularizer", None)]

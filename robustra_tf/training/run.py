@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from robustra_tf.batches import TrainingBatches
-from robustra_tf.certificates.certify import certify
-from robustra_tf.data import Dataset
+from robustra_tf.data import Dataset, held_out
 from robustra_tf.intake.examples import Labelled, labelled
 from robustra_tf.storage.files import hold
-from robustra_tf.training import optimizers
+from robustra_tf.training.averaging import Averaged
 from robustra_tf.training.history import History, Row
 from robustra_tf.training.means import NotFiniteError
 from robustra_tf.training.mutual import Course, Learner, Pass, Snapshot, alternate
@@ -26,12 +22,9 @@ from robustra_tf.training.plan import TrainingPlan
 from robustra_tf.training.progress import Progress
 from robustra_tf.training.saving import Saver
 from robustra_tf.training.step import TrainStep
+from robustra_tf.training.testing import errors_of
 from robustra_tf.training.watch import Position, Watches
 from robustra_tf.training.workdir import Workdir
-
-#: Test images between two looks at whether the run is to stop, and those that the dual bounds at a
-#: time.
-_TESTED_TOGETHER, _BATCH = 500, 20
 
 
 def train_pair(
@@ -52,7 +45,8 @@ def train_pair(
       train: images [n, *shape] in pixels of [0, 1], and their labels [n]; or a `tf.data.Dataset` or
         `keras.utils.PyDataset` of both.
       plan: how they are trained.
-      test: examples, as `train`, that both are certified on after each epoch, if any.
+      test: examples, as `train`, that both are certified on after each epoch, if any; None where
+        the plan holds out examples of `train` for that.
       workdir: a folder for checkpoints, TensorBoard's files and `history.csv`; a run that has been
         interrupted there goes on. Nothing is written where it is None.
       progress: shows a bar for each epoch and prints a line.
@@ -165,10 +159,14 @@ def _learner(
         if reference is not None and device:
             snapshot = Snapshot(keras.models.clone_model(reference), reference)
             reference = snapshot.copy
-        optimizer = optimizers.make(plan.optimizer, plan.lr, plan.momentum)
-        options = plan.step_options
+        optimizer, options = plan.make_optimizer(), plan.step_options
         step = TrainStep(model, reference, optimizer, plan.method, options=options, device=device)
-    return Learner(name, model, optimizer, step, device, snapshot)
+        averaged = Averaged.of(model, optimizer) if plan.ema else None
+    return Learner(name, model, optimizer, step, device, snapshot, averaged)
+
+
+#: Training images that normalisations of averaged weights take their statistics of.
+_SEEN = 2000
 
 
 class Run:
@@ -187,6 +185,7 @@ class Run:
         *,
         test: Dataset | None = None,
         saver: Saver | None = None,
+        judge: Callable[[Row], None] = lambda row: None,
     ):
         """Prepares.
 
@@ -194,9 +193,29 @@ class Run:
           learners: as `make_learners` gives them.
           train, plan, test: as `train_pair` takes them.
           saver: what keeps the run in a folder, of the same networks and plan; None for nowhere.
+          judge: is called with every row once it is kept; what it raises ends the run.
+
+        Raises:
+          ValueError: test examples beside held-out ones, or fewer examples than are held out.
         """
-        self.learners, self._plan, self._test, self._saver = learners, plan, test, saver
-        self.batches = TrainingBatches(train, plan.batch_size, plan.seed, plan.shift, plan.mirror)
+        self.learners, self._plan, self._saver = learners, plan, saver
+        self._judge, self._test = judge, test
+        if plan.validation:
+            if test is not None:
+                raise ValueError(f"test must be None with validation {plan.validation}")
+            if not plan.validation < (count := len(train.labels)):
+                wanted = f"below the {count} examples"
+                raise ValueError(f"validation must be {wanted}, got {plan.validation}")
+            train, self._test = held_out(train, plan.validation)
+        self._seen = train.images[:_SEEN]
+        self.batches = TrainingBatches(
+            train,
+            plan.batch_size,
+            plan.seed if plan.order_seed is None else plan.order_seed,
+            plan.shift,
+            plan.mirror,
+            plan.seed if plan.augmentation_seed is None else plan.augmentation_seed,
+        )
         self._start = saver.start if saver else Position()
         self._history = saver.history if saver else History()
 
@@ -230,6 +249,10 @@ class Run:
                 shown.close()
         if self._saver:
             self._saver.close()
+        for learner in self.learners:
+            if learner.averaged:
+                learner.averaged.refresh(self._seen)
+                learner.averaged.settle()
         return self._history
 
     def _train(self, course: Course, shown: Progress | None) -> None:
@@ -245,6 +268,7 @@ class Run:
             for result, errors in zip(results, tests, strict=True):
                 if shown:
                     shown.summary(result, errors)
+                self._judge(self._history.of(result.epoch + 1, result.learner.name))
 
     def _record(self, done: Pass, errors: Mapping[str, float]) -> None:
         row = Row.of(done, errors)
@@ -259,41 +283,11 @@ class Run:
             if shown:
                 shown.evaluating(learner.name)
 
-        return errors_on_test(learner, self._test, self._plan, between) if self._test else {}
-
-
-def errors_on_test(
-    learner: Learner,
-    test: Dataset,
-    plan: TrainingPlan,
-    between: Callable[[], None] = lambda: None,
-) -> Mapping[str, float]:
-    """The certified error at the full radius and the clean error.
-
-    The bound is the one that was trained on: WK's over the ball alone, or intervals over the ball
-    cut to the box. `between` is called before the first batch and then every `_TESTED_TOGETHER`
-    images.
-    """
-    bounds = plan.options.bounds
-    how: dict[str, Any] = {"box": None, "inner": bounds.inner}
-    batch = _BATCH
-    if plan.traits.bound == "interval":
-        batch, how = _TESTED_TOGETHER, {"method": "interval"}
-    certified, correct = [], []
-    # The first batch, which is compiled, by itself: it says how long that takes. None is smaller
-    # than a batch, for which another one would be compiled.
-    count = len(test.labels)
-    starts = [0, *range(batch, count - batch + 1, _TESTED_TOGETHER)]
-    for first, last in itertools.pairwise([*starts, count]):
-        between()
-        part = Dataset(*(array[first:last] for array in test))
+        if not self._test:
+            return {}
+        model = learner.model
+        if learner.averaged:
+            learner.averaged.refresh(self._seen)
+            model = learner.averaged.copy
         with tf.device(learner.device):
-            certificate = certify(
-                learner.model, *part, eps=plan.eps, norm=bounds.norm, batch_size=batch, **how
-            )
-        certified.append(certificate.certified)
-        correct.append(certificate.predicted == part.labels)
-    return {
-        plan.traits.test_error: float(1 - np.mean(np.concatenate(certified))),
-        "test_clean_error": float(1 - np.mean(np.concatenate(correct))),
-    }
+            return errors_of(model, self._test, self._plan, between)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 # The learning rate is halved whenever this many epochs have passed since the warm-up.
 HALVING_EPOCHS = 10
@@ -60,6 +61,22 @@ def halving(epoch: int, base: float, warmup: int) -> float:
     The first halving comes `HALVING_EPOCHS` after the warm-up's end.
     """
     return base * 0.5 ** (max(epoch - warmup, 0) // HALVING_EPOCHS)
+
+
+def dropped(epoch: int, base: float, drops: Sequence[int], factor: float) -> float:
+    """The learning rate of an epoch: `base`, multiplied by `factor` after each of `drops`.
+
+    Args:
+      epoch: counts from 0.
+      base: in the first epoch.
+      drops: epochs that are done when the rate falls.
+      factor: of each fall.
+
+    Example:
+      >>> [dropped(epoch, 1.0, (2, 3), 0.5) for epoch in range(5)]
+      [1.0, 1.0, 0.5, 0.25, 0.25]
+    """
+    return base * factor ** sum(epoch >= drop for drop in drops)
 
 
 def cosine(epoch: int, base: float, warmup: int, epochs: int) -> float:

@@ -22,6 +22,7 @@ from robustra_tf.training.workdir import Workdir
 _NONE: Mapping[str, int] = MappingProxyType({})
 _TRAINING = "on the training images of the epoch, augmented, while the weights change"
 _TEST = "on test images, after the epoch, at the radius eps"
+_HELD_OUT = "on training images that are held out, after the epoch, at the radius eps"
 _TARGETS = "mean over the examples and their wrong classes"
 _CONSTRAINT = "share of the reference's constraints at t = 0, one for each wrong class,"
 
@@ -57,6 +58,17 @@ CHARTS = {
         "errors/test_interval", f"fraction of images that intervals do not certify, {_TEST}"
     ),
     "test_clean_error": Chart("errors/test_clean", "fraction of test images misclassified"),
+    "validation_lp_error": Chart(
+        "errors/validation_lp",
+        f"fraction of images that the LP bound does not certify, {_HELD_OUT}",
+    ),
+    "validation_interval_error": Chart(
+        "errors/validation_interval",
+        f"fraction of images that intervals do not certify, {_HELD_OUT}",
+    ),
+    "validation_clean_error": Chart(
+        "errors/validation_clean", f"fraction of images misclassified, {_HELD_OUT}"
+    ),
     "t0": Chart(
         "reference/t0",
         f"threshold t of the reference space, a difference of logits (Eqn 10); {_TARGETS}",

@@ -37,7 +37,7 @@ class Settings:
     attack_restarts: int = _attacks("restarts of the attacks", 1, range=Range(1))
     epochs: int = _as_training("epochs", text="epochs of both networks", default=20, otherwise=None)
     batch_size: int = _as_training("batch_size", otherwise="by data set")
-    optimizer: str = _as_training("optimizer")
+    optimizer: str = _as_training("optimizer", choices=("adam", "sgd"))
     lr: float = _as_training("lr", otherwise="by data set")
     momentum: float = _as_training("momentum")
     weight_decay: float = _as_training("weight_decay")
