@@ -26,15 +26,16 @@ from robustra_tf.training.methods import METHODS
 PROGRAM = Program("eval.curves")
 Rows = list[dict[str, str]]
 NETWORKS = ("f", "g")
+#: Which images further errors are of, by the columns' beginnings; a run has one of them.
 _IMAGES = {"test": "test images", "validation": "held-out images"}
-#: Columns of certified errors on further images, which these are and the bounds that they are by; a
-#: run has one of them. And those of clean errors.
+_BOUNDS = {"lp_error": "LP", "interval_error": "intervals"}
+#: Columns of certified errors, with the images and the bounds that they are by; and of clean ones.
 CERTIFIED = {
-    f"{part}_{error}": f"{images}, {bound}"
+    f"{part}_{error}": (images, bound)
     for part, images in _IMAGES.items()
-    for error, bound in (("lp_error", "LP"), ("interval_error", "intervals"))
+    for error, bound in _BOUNDS.items()
 }
-CLEAN = {f"{part}_clean_error": images for part, images in _IMAGES.items()}
+CLEAN = {f"{part}_clean_error": (images,) for part, images in _IMAGES.items()}
 #: How the columns end that rest on random projections, in a run that trains on them.
 ESTIMATE = "_estimate"
 TIGHTNESS = ("infeasible", "tight", "loose")
@@ -114,8 +115,8 @@ def _errors(figure: Figure | SubFigure, run: Run) -> None:
             curve(axes, rows, f"{train}{ESTIMATE}", 100, **style)
         style = {"color": color, "linestyle": ":", "linewidth": 2}
         for axes, columns in ((robust, CERTIFIED), (clean, CLEAN)):
-            for column, images in columns.items():
-                curve(axes, rows, column, 100, label=f"{name}, {images}", **style)
+            for column, words in columns.items():
+                curve(axes, rows, column, 100, label=", ".join((name, *words)), **style)
     robust.set(title="Robust error by bounds (on training images the method's own)")
     robust.title.set_fontsize(10.5)
     clean.set(title="Clean error")
@@ -174,7 +175,7 @@ def compare(runs: Sequence[Run]) -> Figure:
     for position, (method, networks) in enumerate(runs):
         for name, rows in networks.items():
             style = {"color": f"C{position % 10}", "linestyle": _DASHES[name]}
-            for column, bound in CERTIFIED.items():
+            for column, (_, bound) in CERTIFIED.items():
                 curve(certified, rows, column, 100, label=f"{method}, {name}, {bound}", **style)
     certified.set(title="Certified error beside training", ylabel="%", ylim=(0, 102))
     pairs: list[Mapping[str, Rows]] = [run.networks for run in runs if _has_reference(run)]

@@ -152,7 +152,7 @@ def test_held_out_examples_are_the_same_whatever_the_seed():
         ({"model": "cnn9"}, "--model: expected one of digits_small"),
         ({"model_file": "net.keras", "width": 0.5}, "--width: expected none with --model_file"),
         ({"validation": 1437}, "--validation: expected at least 0 and at most 1436, got 1437"),
-        ({"lr_drops": [3]}, "--lr_drops: expected none with --lr_schedule=halving"),
+        ({"lr_drops": [3]}, "--lr_drops: expected none with --lr_schedule=cosine"),
         ({"lr_schedule": "drops"}, "--lr_drops: expected epochs, as in 120,140, with"),
         ({"lr_schedule": "drops", "lr_drops": [3, 3]}, "--lr_drops: expected rising epochs"),
         ({"lr_schedule": "drops", "lr_drops": [0]}, "--lr_drops: expected at least 1, got 0"),

@@ -124,6 +124,18 @@ def test_a_run_is_tested_with_the_averages_and_ends_with_them():
     assert history.series("test_interval_error") == [pytest.approx(1 - found.certified.mean())]
 
 
+def test_each_network_of_a_pair_has_averages_of_its_own():
+    f, g = nets.dense(2), nets.dense(5)
+    given = examples(f)
+    plan = rt.TrainingPlan.of(eps=0.02, epochs=2, batch_size=6, lr=0.05, ema=0.5)
+    history = rt.train_pair(f, g, given, plan, test=given)
+    for name, model in (("f", f), ("g", g)):
+        found = rt.certify(model, *given, eps=0.02, box=None, inner="dual")
+        wanted = pytest.approx(1 - found.certified.mean())
+        assert history.series("test_lp_error", name)[-1] == wanted
+    assert not np.allclose(f.get_weights()[0], g.get_weights()[0])
+
+
 def test_normalisations_of_averages_take_the_statistics_of_images():
     model = nets.batch_norm(2)
     given = examples(model, 8)

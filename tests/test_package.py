@@ -100,7 +100,8 @@ def test_what_is_imported_is_declared():
     """Whatever the package imports, an installation of it alone or of one of its extras brings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [
-        project["optional-dependencies"][name] for name in ("data", "report", "cluster", "gurobi")
+        project["optional-dependencies"][name]
+        for name in ("data", "report", "cluster", "sweep", "gurobi")
     ]
     declared = {
         re.match(r"[\w-]+", text)[0].replace("-", "_")

@@ -55,7 +55,7 @@ def run(config: Config, workdir: Workdir, stop: Stop = NEVER) -> None:
     del train, test  # the run has its own copies
     print(_heading(config, networks, saver), flush=True)
     trained.finish(write=functools.partial(print, flush=True))
-    _export(config, workdir, networks)
+    export_networks(config, workdir, networks)
     print(f"saved in {' and '.join(str(workdir.model(n)) for n in config.networks)}")
     print(f"curves: tensorboard --logdir={workdir.events('')}", flush=True)
 
@@ -82,7 +82,8 @@ def load(config: Config) -> tuple[data.Dataset, data.Dataset | None]:
     return train, config.load(tested, config.limit_test)
 
 
-def _export(config: Config, workdir: Workdir, networks: Sequence[Learner]) -> None:
+def export_networks(config: Config, workdir: Workdir, networks: Sequence[Learner]) -> None:
+    """Writes the SavedModels of trained networks; raises `OSError` where that cannot be."""
     settings = {name: getattr(config, name) for name in ("dataset", "eps", "norm", "epochs")}
     for network in networks:
         place = workdir.model(network.name)

@@ -271,10 +271,14 @@ def _listed(base: type) -> Any:
     """absl's parser of values between commas."""
     from absl import flags
 
-    parser = flags.ArgumentParser()
-    parser.parse = lambda argument: [*map(base, argument.split(","))] if argument else []
-    parser.flag_type = lambda: f"comma separated list of {base.__name__}"
-    return parser
+    class Values(flags.ArgumentParser):
+        def parse(self, argument: str) -> list:
+            return [*map(base, argument.split(","))] if argument else []
+
+        def flag_type(self) -> str:
+            return f"list of {base.__name__}"
+
+    return Values()
 
 
 def _flag(name: str, hint: Any, declaration: Declaration) -> str:

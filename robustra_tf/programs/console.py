@@ -46,12 +46,18 @@ COMMANDS = {
     "report": Command("eval.report:main", "write the page of an evaluation anew"),
     "watch": Command("eval.watch:main", "a page of how far a run has come"),
     "curves": Command("eval.curves:main", "draw the curves of training runs"),
+    "sweep": Command("train.sweep.__main__:start", "search recipes on held-out training images"),
     "motivation": Command(
         "train.motivation.__main__:start", "train away from another network's gradients"
     ),
 }
 #: What an extra of the package installs, by the name that Python imports it by.
-EXTRAS = {"jinja2": "report", "matplotlib": "report", "tensorflow_datasets": "data"}
+EXTRAS = {
+    "jinja2": "report",
+    "matplotlib": "report",
+    "optuna": "sweep",
+    "tensorflow_datasets": "data",
+}
 _BAD_USAGE = 2
 #: What VNN-LIB's standard asks of every solver, each the whole line.
 _ABOUT = {"--name": "robustra", "--version": __version__}

@@ -1,0 +1,1 @@
+"""A search for recipes: clean error against certified error on held-out training images."""
