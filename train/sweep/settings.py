@@ -32,7 +32,10 @@ class Sweep:
     trials: int = _setting("trials in all", 50, range=Range(1))
     processes: int = _setting("trials at a time, each in a process", 1, range=Range(1))
     judged: int = _setting(
-        "held-out examples that finished networks are compared on", 200, range=Range(1)
+        "held-out examples that finished networks are compared on",
+        200,
+        range=Range(1),
+        otherwise="200, or all there are",
     )
     prune_at: float = _setting(
         "share of the epochs after which the worse trials are ended",
@@ -123,5 +126,7 @@ def task(sweep: Mapping[str, Any], runs: Mapping[str, Any]) -> Task:
         for value in dimension.values:
             found.config(0, drawn | {dimension.name: value})
     config.origin.require()
+    if "judged" not in own:
+        made = dataclasses.replace(made, judged=min(made.judged, config.validation))
     settings.within("judged", made.judged, Range(1, config.validation, "(--validation)"))
-    return found
+    return Task(made, given)

@@ -94,7 +94,7 @@ def _dimension(text: str) -> Dimension:
         ordered = kind in (int, float) and ends[0] < ends[1] and all(map(math.isfinite, ends))
         if not ordered or (scale and not log) or (log and not ends[0] > 0):
             raise ValueError(text)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise SettingError("search", f"{_FORM}, of type {kind.__name__}", text) from error
     return Dimension(name, ends, between=True, log=log)
 

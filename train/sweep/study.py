@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from robustra_tf.cli.settings import SettingError
@@ -38,14 +39,14 @@ def objectives(task: Task) -> tuple[str, ...]:
 
 def opened(task: Task, seed: int = 0) -> optuna.Study:
     """The study of a sweep's folder, made where there is none."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     path = task.sweep.root.resolve() / "study.db"
     waits = {"connect_args": {"timeout": _PATIENCE}}
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=waits)
     return optuna.create_study(
         storage=storage,
         study_name=_NAME,
-        directions=["minimize"] * len(objectives(task)),
+        directions=[StudyDirection.MINIMIZE] * len(objectives(task)),
         sampler=optuna.samplers.TPESampler(seed=seed),
         load_if_exists=True,
     )
