@@ -12,11 +12,12 @@ import pathlib
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from robustra_tf.cli import settings
 from robustra_tf.cli.settings import FlagError, Range
+from robustra_tf.cli.values import of_absl, of_argparse
 
 Settings = TypeVar("Settings")
 
@@ -114,7 +115,7 @@ def define(flag_values: Any, *kinds: type) -> None:
             base, several = _type(hints[field.name])
             told = _told(field, declaration)
             if several and base is not str:
-                parser, shown = _listed(base), flags.CsvListSerializer(",")
+                parser, shown = of_absl(base), flags.CsvListSerializer(",")
                 flags.DEFINE(parser, field.name, None, told, flag_values, shown)
                 continue
             make = flags.DEFINE_list if several else made.get(base, flags.DEFINE_string)
@@ -179,7 +180,7 @@ def read(
             parser.add_argument(f"--no{field.name}", action="store_false", **common)
         else:
             required = field.default is dataclasses.MISSING
-            read_one = _several(base) if several else base
+            read_one = of_argparse(base) if several else base
             parser.add_argument(f"--{field.name}", type=read_one, required=required, **common)
     given = vars(parser.parse_args(arguments))
     try:
@@ -257,28 +258,6 @@ def _type(hint: Any) -> tuple[type, bool]:
         # A pair of a fixed form is text to whoever reads the flag.
         return (kinds[0], True) if kinds[-1] is Ellipsis else (str, False)
     return _type(kinds[0]) if kinds else (hint, False)
-
-
-def _several(base: type) -> Callable[[str], tuple]:
-    def values(text: str) -> tuple:
-        return tuple(base(word) for word in text.split(","))
-
-    values.__name__ = f"list of {base.__name__}"  # argparse names it where a value cannot be read
-    return values
-
-
-def _listed(base: type) -> Any:
-    """absl's parser of values between commas."""
-    from absl import flags
-
-    class Values(flags.ArgumentParser):
-        def parse(self, argument: str) -> list:
-            return [*map(base, argument.split(","))] if argument else []
-
-        def flag_type(self) -> str:
-            return f"list of {base.__name__}"
-
-    return Values()
 
 
 def _flag(name: str, hint: Any, declaration: Declaration) -> str:
