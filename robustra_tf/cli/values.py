@@ -1,4 +1,4 @@
-"""Several values of a setting in one word, with commas between them, as both libraries read them."""
+"""Several values of a setting in one word, commas between them, as both libraries read them."""
 
 from __future__ import annotations
 
