@@ -43,7 +43,7 @@ class PureStep:
       model, reference, method, options: as `TrainStep` takes them; of `options.bounds`, the rows
         are always every neuron's.
       optimizer: a Keras `Adam`, `AdamW` or `SGD`, or an `RAdam`, with no other options than its own
-        and those of an average (`use_ema`, `ema_momentum`); it is read, not used.
+        and those of an average (`use_ema=True`); it is read, not used.
 
     Raises:
       ValueError: as `TrainStep`, and for an optimizer that has no pure form.

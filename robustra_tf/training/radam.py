@@ -18,15 +18,15 @@ class RAdam(keras.optimizers.Adam):
 
         r_t = sqrt((rho_t - 4)(rho_t - 2) rho_inf / ((rho_inf - 4)(rho_inf - 2) rho_t)),
 
-    and by `lr mhat_t` before; `mhat` and `vhat` are Adam's means without their bias. The paper has
-    no `epsilon`.
+    and by `lr mhat_t` before, with Adam's means without their bias. The paper has no such constant
+    beside the root.
 
     Args:
       learning_rate: a number, or a schedule of Keras's.
-      **options: as `keras.optimizers.Adam` takes them, but for `amsgrad`.
+      **options: as `keras.optimizers.Adam` takes them, but for `amsgrad=True`.
 
     Raises:
-      ValueError: `amsgrad`, or a `beta_2` that leaves no step to rectify, of 0.6 or less.
+      ValueError: `amsgrad=True`, or `beta_2 <= 0.6`, which leaves no step to rectify.
 
     Example:
       >>> rt.RAdam(1e-3).get_config()["beta_2"]
@@ -81,5 +81,5 @@ def rectified(
 
 
 def _longest(beta_2: float) -> float:
-    """How many gradients the mean of squares comes to weigh, `rho_inf`."""
+    """How many gradients the mean of squares comes to weigh."""
     return 2.0 / (1.0 - beta_2) - 1.0 if beta_2 < 1 else math.inf
