@@ -35,6 +35,7 @@ def domains(bounds, target=0, units=3):
         np.full((count, units), 0.5, np.float16),
         np.ones((count, 1), np.float32),
         np.tile(np.arange(2), (count, 1)),
+        np.zeros((count, 2), np.float32),
     )
 
 
@@ -71,6 +72,29 @@ def test_halves_cover_and_take_nothing_over_for_the_phase():
     assert halves.unit[0, 2] == 0
     assert halves.unit[0, 0] == 0.5
     assert not whole.phases.any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_halves_begin_at_no_less_than_what_the_whole_is_bounded_by(norm):
+    """Where the coefficient is positive: what the slope took, the two phases take."""
+    seen = 0
+    for seed in range(3):
+        case = Case("two_conv", seed, norm)
+        found = search(case, {0: shifted(case, 0.3)})
+        found._bound(found._bounding.roots(8), 20)
+        whole = found._pool.take(1)
+        found._bound(found._split(whole), 5)
+        domains = found._pool.take(99)
+        for place in range(domains.choices.shape[1]):
+            pull, unit = domains.pull[:, place], domains.choices[:, place]
+            part = domains.take((pull > 0) & (unit >= 0))
+            pull, unit = part.pull[:, place], part.choices[:, place]
+            halves = found._bounding.bounded(part.halved(unit, pull))
+            # The slope and the multipliers are halves of float32.
+            spread = 1e-2 * (1.0 + np.abs(pull))
+            assert (halves >= np.tile(part.bound - spread, 2)).all()
+            seen += (halves > found._bounding.bounded(part.halved(unit)) + 1e-6).sum()
+    assert seen > 3
 
 
 @pytest.mark.parametrize("norm", ["linf", "l1"])

@@ -158,11 +158,13 @@ class Explored(NamedTuple):
 
     Attributes:
       score: [k, m] what the relaxation of each open ReLU costs the bound; -inf of the others.
+      pull: [k, m] the coefficients on them.
       point: [k, n] the pixels.
       margin: [k] the greatest of the network's own margins there, in float32.
     """
 
     score: tf.Tensor
+    pull: tf.Tensor
     point: tf.Tensor
     margin: tf.Tensor
 
@@ -177,7 +179,7 @@ def explored(dense: Dense, problem: Problem, given: Multipliers, kind: Kind) -> 
     score = tf.where(chosen, tf.abs(behind * (h - tf.nn.relu(z))), float("-inf"))
     u = forward(dense, at.image)
     margin = tf.reduce_max(tf.linalg.matvec(problem.rows, u) + problem.constants, 1)
-    return Explored(score, at.image, margin)
+    return Explored(score, behind, at.image, margin)
 
 
 def forward(dense: Dense, x: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 import warnings
@@ -108,7 +107,8 @@ class BatchedSearch:
         deadline: float,
         cost: float = np.inf,
         replays: Callable[[np.ndarray], bool] | None = None,
-    ) -> None:
+        nodes: float = np.inf,
+    ) -> bool:
         """Searches until all is proven, a counterexample is found, or others should go on.
 
         Args:
@@ -117,6 +117,10 @@ class BatchedSearch:
             far, what is left is handed over.
           replays: whether a point [n] is a counterexample of the network as it is deployed; by
             default all are taken.
+          nodes: domains after which it is broken off.
+
+        Returns:
+          Whether it was broken off there.
         """
         options, batches, each = self._options, 0, 0.0
         self._replays, self._deadline = replays or self._replays, deadline
@@ -125,6 +129,8 @@ class BatchedSearch:
             start = time.monotonic()
             if start >= deadline:
                 break
+            if self._nodes.sum() >= nodes:
+                return True
             # No more than there is time for.
             most = min(self._batch, (deadline - start) / max(each, _TINY))
             domains = self._split(self._pool.take(max(1, int(most) // 2)))
@@ -138,6 +144,7 @@ class BatchedSearch:
             each = (time.monotonic() - start) / len(domains)
             if options.short and batches > _UNMEASURED and cost * _CHEAPER < each:
                 break
+        return False
 
     def answer(self, number: int) -> Answer:
         """What is known of a target by its number."""
@@ -219,7 +226,7 @@ class BatchedSearch:
         for place in likely[np.argsort(seen.margin[likely])][:1]:
             if self._replays(seen.point[place]):
                 self._point = int(domains.target[place]), seen.point[place]
-        domains = dataclasses.replace(domains, choices=seen.choices)
+        domains = seen.on(domains)
         open_ = np.any(seen.choices >= 0, 1)
         if not open_.all():
             self._stuck.append(domains.take(~open_))

@@ -38,13 +38,19 @@ class Seen(NamedTuple):
 
     Attributes:
       choices: [k, c] the open ReLUs whose relaxations cost the most; -1 where there are fewer.
+      pull: [k, c] the coefficients on them.
       point: [k, n] the inputs.
       margin: [k] the network's own margins there, in float32.
     """
 
     choices: np.ndarray
+    pull: np.ndarray
     point: np.ndarray
     margin: np.ndarray
+
+    def on(self, domains: Domains) -> Domains:
+        """The domains that were looked at, with what they may be split at."""
+        return dataclasses.replace(domains, choices=self.choices, pull=self.pull)
 
 
 class Bounding:
@@ -111,6 +117,7 @@ class Bounding:
             first_slopes(self._lines).astype(np.float16),
             np.ones(self._constants.shape, np.float32),
             np.full((count, min(candidates, units)), -1),
+            np.zeros((count, min(candidates, units)), np.float32),
         )
 
     def climbed(self, domains: Domains, pace: Pace) -> Domains:
@@ -135,12 +142,11 @@ class Bounding:
     def seen(self, domains: Domains) -> Seen:
         """What the minima of their relaxations say."""
         found = self._functions.explored(self._single, *self._asked(domains))
-        choices = np.zeros((len(domains), 0), int)
-        if domains.choices.shape[1]:
-            best = tf.math.top_k(found.score, domains.choices.shape[1])
-            choices = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), -1)
+        best = tf.math.top_k(found.score, domains.choices.shape[1])
+        choices = np.where(np.isfinite(best.values.numpy()), best.indices.numpy(), -1)
+        pull = np.take_along_axis(found.pull.numpy(), best.indices.numpy(), 1)
         point = self._columns.image(found.point.numpy().astype(float))
-        return Seen(choices, point, found.margin.numpy())
+        return Seen(choices, pull, point, found.margin.numpy())
 
     def cut(self, target: int, units: np.ndarray, tolerance: float, pace: Pace) -> bool:
         """Better bounds of some units where a target does not hold; true if that is nowhere.

@@ -22,6 +22,7 @@ class Domains:
       unit: [k, m] the multipliers that a bound begins from, float16.
       mix: [k, j] weights of the target's margins, float32.
       choices: [k, c] the ReLUs to branch on, the likeliest first; -1 where there is none.
+      pull: [k, c] the coefficients that the bound has on them, float32.
     """
 
     target: np.ndarray
@@ -30,6 +31,7 @@ class Domains:
     unit: np.ndarray
     mix: np.ndarray
     choices: np.ndarray
+    pull: np.ndarray
 
     def __len__(self) -> int:
         return len(self.target)
@@ -43,13 +45,21 @@ class Domains:
         unit = np.minimum(unit, _LARGEST).astype(_HALF)
         return dataclasses.replace(self, unit=unit, mix=mix.astype(np.float32))
 
-    def halved(self, units: np.ndarray) -> Domains:
-        """Both halves of every domain: of the ReLU `units` [k], first where it is active."""
-        parts = []
-        for phase in (1, -1):
+    def halved(self, units: np.ndarray, pull: np.ndarray | float = 0.0) -> Domains:
+        """Both halves of every domain: of the ReLU `units` [k], first where it is active.
+
+        Args:
+          units: the ReLUs.
+          pull: [k] the coefficients that the bounds have on them, or 0. A positive one took the
+            slope `alpha`: with the multipliers `pull (1 - alpha)` and `pull alpha` of the two
+            phases either half is bounded by what the whole was.
+        """
+        parts, rows = [], np.arange(len(units))
+        slope = self.unit[rows, units].astype(np.float32)
+        for phase, share in ((1, 1.0 - slope), (-1, slope)):
             phases, unit = self.phases.copy(), self.unit.copy()
-            phases[np.arange(len(units)), units] = phase
-            unit[np.arange(len(units)), units] = 0
+            phases[rows, units] = phase
+            unit[rows, units] = np.clip(pull * share, 0.0, _LARGEST)
             parts.append(dataclasses.replace(self, phases=phases, unit=unit))
         return joined(parts)
 

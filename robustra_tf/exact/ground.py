@@ -12,6 +12,7 @@ from robustra_tf.exact.domains import Domains
 from robustra_tf.exact.encoding import Encoding, encode
 from robustra_tf.exact.inner import improved
 from robustra_tf.exact.probe import Probe
+from robustra_tf.exact.refining import Refinement, refined
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.substitution import Bounds, Form, restrict
 from robustra_tf.intake.deadline import check
@@ -77,14 +78,27 @@ def better(case: Case, probe: Probe, bounds: Bounds) -> Ground:
     steps: list[Step] = []
     keep = None if case.proof is None else case.proof.into(steps)
     small = improved(small, case.flat, case.inputs.l1_radius, case.deadline, keep=keep)
+    _into(bounds, small)
+    ground = restricted(case, probe, bounds, sparse=False, tight=True)
+    return ground._replace(steps=tuple(steps))
+
+
+def finer(case: Case, probe: Probe, bounds: Bounds, ground: Ground, how: Refinement) -> Ground:
+    """The network restricted anew by bounds from small searches, which `bounds` takes in."""
+    small = refined(ground.restriction, case.flat, case.inputs.l1_radius, how)
+    _into(bounds, small)
+    found = restricted(case, probe, bounds, sparse=False, tight=True)
+    return found._replace(unstable=ground.unstable)
+
+
+def _into(bounds: Bounds, small: Restriction) -> None:
+    """Takes in the bounds of a restriction's units."""
     for index in np.unique(small.node):
         units = np.flatnonzero(small.node == index)
         lower, upper = bounds[index]
         place, scale = small.neuron[units], small.scale[units]
         lower[place] = np.maximum(lower[place], small.lower[units] * scale)
         upper[place] = np.minimum(upper[place], small.upper[units] * scale)
-    ground = restricted(case, probe, bounds, sparse=False, tight=True)
-    return ground._replace(steps=tuple(steps))
 
 
 def phases_on(encoding: Encoding, domains: Domains, own: Restriction) -> list[dict[int, bool]]:

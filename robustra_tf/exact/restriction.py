@@ -67,6 +67,25 @@ class Restriction:
         """Where the units of a group stand in `u`."""
         return slice(self.pixels + group.start, self.pixels + group.stop)
 
+    def before(self, number: int) -> Restriction:
+        """The groups before that of a number, with its pre-activations for logits."""
+        group = self.groups[number]
+        units, columns = slice(None, group.start), slice(None, self.pixels + group.start)
+        return dataclasses.replace(
+            self,
+            weights=self.weights[units][:, columns],
+            offset=self.offset[units],
+            logit_weights=self.weights[group][:, columns],
+            logit_offset=self.offset[group],
+            relu=self.relu[units],
+            lower=self.lower[units],
+            upper=self.upper[units],
+            scale=self.scale[units],
+            node=self.node[units],
+            neuron=self.neuron[units],
+            groups=self.groups[:number],
+        )
+
     def values(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(`u` [k, n + m], `z` [k, m]) at the inputs `x` [k, n]."""
         u = np.concatenate([x, np.zeros((len(x), self.units))], axis=1)

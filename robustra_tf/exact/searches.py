@@ -12,15 +12,15 @@ import numpy as np
 
 from robustra_tf.evidence.steps import Leaf
 from robustra_tf.exact.batched import BatchedSearch
-from robustra_tf.exact.bounding import Target
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.descent import descend
-from robustra_tf.exact.ground import Ground, better, compared, phases_on, restricted
-from robustra_tf.exact.leaves import Margins
+from robustra_tf.exact.ground import Ground, better, compared, finer, phases_on, restricted
+from robustra_tf.exact.measured import Measured
 from robustra_tf.exact.options import SearchOptions
-from robustra_tf.exact.probe import Probe, Scale
+from robustra_tf.exact.probe import Probe
 from robustra_tf.exact.proving import Batch
+from robustra_tf.exact.refining import Refinement
 from robustra_tf.exact.solver import Answer, Outcome, Question, Solver, both, undecided
 from robustra_tf.exact.substitution import Bounds
 from robustra_tf.exact.tighten import Enclosed, Kept, tightened
@@ -33,6 +33,11 @@ LATE = ("time limit", "TimeLimit")
 _FIRST_NODES = 100
 # Seconds for the first searches of all groups, where a search of many domains comes behind them.
 _FIRST_SECONDS = 1.0
+# Domains after which a search of many is broken off, units are bounded by small searches of so many
+# domains for each end, and it begins anew on better bounds; of how many units these pay, and the
+# share of the time that they may take.
+_REFINED = ((1000, 24), (8000, 128))
+_MOST_REFINED, _SHARE = 600, 0.25
 
 
 class Found(NamedTuple):
@@ -50,6 +55,7 @@ class Searches:
         """Prepares; `probe` has many points of the ball."""
         self.case, self.task, self.probe = case, case.task, probe
         self.inputs = case.inputs
+        self._measured = Measured(case, probe)
         # Which searches were begun: a dictionary keeps their order.
         self._begun: dict[str, None] = {}
         # What proves the groups that are searched, where that is kept.
@@ -70,7 +76,9 @@ class Searches:
         for number, answer, stood in self._each(found.bounds, ground, left):
             ground = stood
             answers.append(answer)
-            bounds[number] = float(np.fmax(bounds[number], self._bound(answer, number)))
+            bounds[number] = float(
+                np.fmax(bounds[number], self._measured.bound(number, answer.bound))
+            )
             if answer.outcome is Outcome.PROVEN:
                 if self.case.proof is not None:
                     self.case.proof.closed(number, stood.steps, self._leaves[number])
@@ -113,16 +121,6 @@ class Searches:
             solves=sum(answer.solves for answer in answers),
             search=" ".join(self._begun),
         )
-
-    def _bound(self, answer: Answer, number: int) -> float:
-        """What an answer, in the units of each of a group's margins, says of the greatest."""
-        units = [scale.unit for scale in self._scales(number)]
-        return answer.bound * (min(units) if answer.bound > 0 else max(units))
-
-    def _scales(self, number: int) -> list[Scale]:
-        goal = self.case.goal
-        places = goal.groups[number]
-        return [self.probe.scale(goal.rows[place], float(goal.offset[place])) for place in places]
 
     def _one_by_one(self, bounds: Bounds, ground: Ground, left: Sequence[int]) -> Iterator[Found]:
         """Group by group: a short search; where that was too short, better bounds and more."""
@@ -186,21 +184,45 @@ class Searches:
         nodes = sum(answer.nodes for answer in open_.values())
         cost = (time.monotonic() - start) / nodes if nodes else np.inf
         ground = better(self.case, self.probe, bounds)._replace(unstable=ground.unstable)
-        batch = self._batch(list(open_), ground)
-        search = BatchedSearch(
-            ground.restriction,
-            self.case.flat,
-            self.inputs.l1_radius,
-            {number: self._target(number, ground) for number in open_},
-            options,
-            None if batch is None else batch.close,
-        )
-        self._begun[search.name] = None
-        search.check(self.probe.points)
-        search.run(self.case.deadline, cost, self._replays)
+        yield from self._in_rounds(options, bounds, ground, open_, cost)
+
+    def _in_rounds(
+        self,
+        options: SearchOptions,
+        bounds: Bounds,
+        ground: Ground,
+        first: dict[int, Answer],
+        cost: float,
+    ) -> Iterator[Found]:
+        """Searches of many domains, each on better bounds than the one before."""
+        rounds = iter(_REFINED)
+        while True:
+            nodes, each = next(rounds, (np.inf, 0))
+            # Refined bounds have no place in a proof.
+            if self.case.proof is not None or ground.encoding.restriction.units > _MOST_REFINED:
+                nodes = np.inf
+            batch = self._batch(list(first), ground)
+            search = BatchedSearch(
+                ground.restriction,
+                self.case.flat,
+                self.inputs.l1_radius,
+                {n: self._measured.target(n, ground.restriction) for n in first},
+                options,
+                None if batch is None else batch.close,
+            )
+            self._begun[search.name] = None
+            search.check(self.probe.points)
+            if not search.run(self.case.deadline, cost, self._replays, nodes):
+                break
+            for number, before in list(first.items()):
+                first[number] = both(before, search.answer(number))
+                if first[number].outcome is Outcome.PROVEN:
+                    yield Found(number, first.pop(number), ground)
+            how = Refinement.of(each, _SHARE, self.case.deadline)
+            ground = finer(self.case, self.probe, bounds, ground, how)
         if batch is not None:
-            self._leaves |= dict(zip(open_, batch.leaves, strict=True))
-        yield from self._rest(search, bounds, ground, open_)
+            self._leaves |= dict(zip(first, batch.leaves, strict=True))
+        yield from self._rest(search, bounds, ground, first)
 
     def _rest(
         self, search: BatchedSearch, bounds: Bounds, ground: Ground, first: dict[int, Answer]
@@ -227,17 +249,13 @@ class Searches:
     def _replays(self, point: np.ndarray) -> bool:
         return self.case.replayed([point]) is not None
 
-    def _target(self, number: int, ground: Ground) -> Target:
-        tolerance = max(scale.tolerance for scale in self._scales(number))
-        return Target(*self._margins(number, ground), tolerance)
-
     def _question(self, number: int, ground: Ground) -> Question:
         """Of a group's margins in the units in which tolerances are meant."""
-        rows, constants = self._margins(number, ground)
-        tolerance, start = max(scale.tolerance for scale in self._scales(number)), self.case.flat
+        rows, constants = self._measured.margins(number, ground.restriction)
+        tolerance, start = self._measured.tolerance(number), self.case.flat
         keeper = None
         if self.case.proof is not None:
-            margins = self._measured(number, ground)
+            margins = self._measured.written(number, ground.restriction)
             keeper = self.case.proof.keeper(ground.restriction, margins)
             self._leaves[number] = keeper.leaves
         if self._descends:
@@ -249,26 +267,12 @@ class Searches:
         encoding.check(self.probe.points)
         return Question(encoding, rows, constants, start, tolerance, keeper)
 
-    def _measured(self, number: int, ground: Ground) -> Margins:
-        units = np.array([scale.unit for scale in self._scales(number)])
-        return Margins(*self._margins(number, ground), units)
-
     def _batch(self, numbers: Sequence[int], ground: Ground) -> Batch | None:
         """What keeps the domains that a search closes, where a proof is wanted."""
         if self.case.proof is None:
             return None
         named = self.case.proof.named(ground.restriction)
-        return Batch(named, [self._measured(number, ground) for number in numbers])
-
-    def _margins(self, number: int, ground: Ground) -> tuple[np.ndarray, np.ndarray]:
-        """A group's margins on the restricted network, each in its own unit."""
-        goal = self.case.goal
-        rows, constants = [], []
-        for place, scale in zip(goal.groups[number], self._scales(number), strict=True):
-            row, constant = ground.restriction.margin(goal.rows[place], float(goal.offset[place]))
-            rows.append(row / scale.unit)
-            constants.append(constant / scale.unit)
-        return np.stack(rows), np.array(constants)
+        return Batch(named, [self._measured.written(n, ground.restriction) for n in numbers])
 
     @property
     def _descends(self) -> bool:
@@ -291,5 +295,5 @@ class Searches:
         if answer.point is not None:
             yield answer.point
             if self._descends:
-                margins = self._margins(number, ground)
+                margins = self._measured.margins(number, ground.restriction)
                 yield descend(ground.restriction, *margins, answer.point)

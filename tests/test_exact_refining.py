@@ -1,0 +1,112 @@
+"""Small searches for the bounds of units: below every sample, above linear programmes."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from scipy.optimize import linprog
+
+import robustra_tf as rt
+from robustra_tf.exact import refining, searches
+from robustra_tf.exact.inner import improved
+from robustra_tf.exact.refining import Refinement, refined
+from tests import nets
+from tests.test_exact_multipliers import Case
+
+
+def room(r):
+    """What the triangles of open ReLUs may be off, of every group."""
+    open_ = r.relu & (r.lower < 0) & (r.upper > 0)
+    off = np.where(open_, -r.lower * r.upper / np.maximum(r.upper - r.lower, 1e-12), 0.0)
+    return np.array([off[group].sum() for group in r.groups])
+
+
+@pytest.mark.parametrize(("name", "norm"), [("two_conv", "linf"), ("residual", "l1")])
+def test_refined_bounds_hold_and_are_better(name, norm):
+    gained = 0.0
+    for seed in range(2):
+        case = Case(name, seed, norm)
+        before = improved(case.r, case.x, case.radius, np.inf)
+        after = refined(before, case.x, case.radius, Refinement(12, np.inf))
+        assert (after.lower >= before.lower).all()
+        assert (after.upper <= before.upper).all()
+        _, _, z = case.points(3000)
+        assert (after.lower <= z + 1e-9).all()
+        assert (z <= after.upper + 1e-9).all()
+        gained += (room(before) - room(after))[1:].sum()
+    assert gained > 1e-3
+
+
+def exact(case, unit):
+    """The least of a unit of the second group: a linear programme for all phases of the first."""
+    r, first = case.r, case.r.groups[0]
+    w, c = r.weights[first][:, : r.pixels].toarray(), r.offset[first]
+    row = r.weights[[unit]].toarray()[0]
+    open_ = np.flatnonzero(r.relu[first] & (r.lower[first] < 0) & (r.upper[first] > 0))
+    assert len(open_) <= 6
+    least = np.inf
+    for signs in itertools.product((-1.0, 1.0), repeat=len(open_)):
+        active = np.where(r.relu[first], r.lower[first] >= 0, True).astype(float)
+        active[open_] = np.array(signs) > 0
+        through = row[r.columns(first)] * active
+        side = np.array(signs)[:, None]
+        solved = linprog(
+            row[: r.pixels] + through @ w,
+            A_ub=-side * w[open_],
+            b_ub=np.array(signs) * c[open_],
+            bounds=list(zip(r.low, r.high, strict=True)),
+        )
+        if solved.status == 0:
+            least = min(least, solved.fun + through @ c + r.offset[unit])
+    return least
+
+
+def test_with_enough_domains_a_bound_is_the_unit_s_own(monkeypatch):
+    monkeypatch.setattr(refining, "_PATIENCE", 10**6)
+    case = Case("dense", 1)
+    r = case.r
+    after = refined(r, case.x, case.radius, Refinement(300, np.inf))
+    second = np.arange(r.groups[1].start, r.groups[1].stop)
+    crossing = second[(r.lower[second] < 0) & (r.upper[second] > 0) & (after.lower[second] < 0)]
+    gained = total = 0.0
+    for unit in crossing[:3]:
+        least = exact(case, unit)
+        assert after.lower[unit] <= least + 1e-9
+        gained += after.lower[unit] - r.lower[unit]
+        total += least - r.lower[unit]
+    assert total > 1e-3
+    assert gained > 0.95 * total
+
+
+def test_no_time_leaves_bounds_as_they_are():
+    case = Case("two_conv", 0)
+    after = refined(case.r, case.x, case.radius, Refinement(12, time.monotonic() - 1.0))
+    np.testing.assert_array_equal(after.lower, case.r.lower)
+    np.testing.assert_array_equal(after.upper, case.r.upper)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1"])
+def test_a_search_in_rounds_decides_as_one_of_linear_programmes(monkeypatch, norm):
+    monkeypatch.setattr(searches, "_REFINED", ((1, 6), (2, 6)))
+    rounds, finer = [], searches.finer
+
+    def counted(*given):
+        rounds.append(given)
+        return finer(*given)
+
+    monkeypatch.setattr(searches, "finer", counted)
+    found = []
+    for seed in range(2):
+        model = nets.randomise(nets.ALL["two_conv"](), seed)
+        x = nets.images(model, 1, seed=seed)[0]
+        label = int(model(x[None]).numpy().argmax())
+        for eps in (0.1, 0.2) if norm == "linf" else (0.6, 1.0):
+            ours, other = (
+                rt.Verifier(model, eps, norm, solver=solver).verify(x, label).status
+                for solver in ("batched", "branch")
+            )
+            assert ours is other
+            found.append(ours)
+    assert len(rounds) > 1
+    print(found, len(rounds))
