@@ -37,7 +37,7 @@ _FIRST_SECONDS = 1.0
 # domains for each end, and it begins anew on better bounds; of how many units these pay, and the
 # share of the time that they may take.
 _REFINED = ((1000, 24), (8000, 128))
-_MOST_REFINED, _SHARE = 600, 0.25
+_MOST_REFINED, _SHARE = 1600, 0.25
 
 
 class Found(NamedTuple):
