@@ -74,11 +74,10 @@ def test_halves_cover_and_take_nothing_over_for_the_phase():
     assert not whole.phases.any()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l1"])
-def test_halves_begin_at_no_less_than_what_the_whole_is_bounded_by(norm):
+def test_halves_begin_at_no_less_than_what_the_whole_is_bounded_by():
     """Where the coefficient is positive: what the slope took, the two phases take."""
     seen = 0
-    for seed in range(3):
+    for norm, seed in itertools.product(("linf", "l1"), range(3)):
         case = Case("two_conv", seed, norm)
         found = search(case, {0: shifted(case, 0.3)})
         found._bound(found._bounding.roots(8), 20)
