@@ -31,10 +31,13 @@ VICTIMS = ("worker", "scheduler", "program")
 _TRAINING_EVERY = 4
 #: Columns of a ledger that follow from times.
 _TIMED = ("seconds", "search")
+# A network whose images are decided by all stages: some wrong, some attacked, some hard to prove.
 _TRAIN = (
     "--epochs=2",
+    "--eps=0.05",
     "--eps_warmup_epochs=1",
-    "--limit_train=200",
+    "--batch_size=10",
+    "--limit_train=600",
     "--limit_test=0",
     "--deterministic",
     "--seed=3",
@@ -48,7 +51,7 @@ class Config:
     minutes: float = command.setting("to go on for", 120.0, range=Range(0, open_low=True))
     rounds: int = command.setting("at most", 10_000, range=Range(1))
     images: int = command.setting("of the digits, of each evaluation", 200, range=Range(1))
-    eps: float = command.setting("radius in pixels", 0.1)
+    eps: float = command.setting("radius in pixels", 0.06)
     stages: str = command.setting("of the evaluation", "clean,pgd,lp,milp")
     workers: int = command.setting("of the cluster", 2, range=Range(1))
     seed: int = command.setting("of what is killed when", 0)
