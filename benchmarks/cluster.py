@@ -87,6 +87,7 @@ def sleepers(workers: int) -> Iterator[Sleepers]:
     import distributed
 
     from eval import cluster
+    from eval.clustered import Place
 
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
         there = Cluster(Path(home), 0)
@@ -96,10 +97,11 @@ def sleepers(workers: int) -> Iterator[Sleepers]:
             given = [f"--scheduler={address}", f"--workers={min(_TOGETHER, workers - first)}"]
             begun = processes.run("benchmarks.asleep", *given, log=Path(home) / "log")
             stack.callback(_end, begun)
-        client = stack.enter_context(distributed.Client(address, set_as_default=False))
-        client.wait_for_workers(workers, timeout=processes.PATIENCE)
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=processes.PATIENCE)
         assert there.scheduler is not None
-        found = Sleepers(cluster.Cluster(client, print), there.scheduler.pid)
+        pool = stack.enter_context(cluster.opened(Place(0, address, {}), False, print))
+        found = Sleepers(pool, there.scheduler.pid)
         found.through(iter([(0.0,)] * workers))
         yield found
 

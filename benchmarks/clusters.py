@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks import processes
+
+#: Messages that Dask keeps on each way, for whoever looks for faults in it.
+_REMEMBERED = {"DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "4"}
 
 
 class Cluster:
@@ -32,8 +36,9 @@ class Cluster:
             self.nanny = self._begun("distributed.cli.dask_worker", *quiet, *several)
 
     def _begun(self, module: str, *flags: str) -> subprocess.Popen:
+        command, own = [sys.executable, "-m", module, *flags], os.environ | _REMEMBERED
         with self._log.open("a") as log:
-            return subprocess.Popen([sys.executable, "-m", module, *flags], stdout=log, stderr=log)
+            return subprocess.Popen(command, stdout=log, stderr=log, env=own)
 
     def pids(self) -> list[int]:
         """The processes of its workers."""

@@ -18,6 +18,8 @@ from .cluster_run import Run
 from .clustered import Place
 from .workers import Job, Orders, Result, StageError
 
+#: Messages that Dask remembers, on each way: those that hand out tasks have images in them.
+_REMEMBERED = {"distributed.admin.low-level-log-length": 4}
 #: Of a cluster that this program begins: three workers lost on one task are enough, a worker that
 #: is not heard of is replaced, and none is paused for its memory, which would leave it so.
 _LOCAL = {
@@ -49,6 +51,7 @@ def opened(place: Place, insecure: bool, say: Callable[[str], None]) -> Iterator
     for name in ("distributed", "tornado"):  # what happens to workers is told here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(dask.config.set(_REMEMBERED))
         if place.workers:
             stack.enter_context(dask.config.set(_LOCAL))
             client = distributed.Client(
