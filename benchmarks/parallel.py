@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Config:
     """One measurement of a pair at its initial weights; `eps` in pixels."""
 
-    devices: str = command.setting("f's and g's, as in GPU:0,GPU:1", "CPU:0,CPU:1")
+    devices_f: str = command.setting("f's, as in GPU:0 or GPU:0,GPU:1", "CPU:0")
+    devices_g: str = command.setting("g's", "CPU:1")
     split_gpu_mb: int = command.setting(
         "two devices of so many MiB from one GPU; 0: whole GPUs", 0, range=Range(0)
     )
@@ -46,7 +47,8 @@ class Config:
 
     def __post_init__(self):
         command.check(self)
-        devices.names(self.devices)
+        for name in ("devices_f", "devices_g"):
+            devices.names(name, getattr(self, name))
         settings.radius("eps", self.eps, "linf", vocabulary.MODEL_INPUTS[self.model])
 
 
@@ -60,7 +62,7 @@ def networks(config: Config, schedule: str) -> Sequence[Learner]:
 
     given: dict[str, Any] = {"dataset": config.model.partition("_")[0], "schedule": schedule}
     if schedule == "parallel":
-        given |= {"devices": config.devices, "split_gpu_mb": config.split_gpu_mb}
+        given |= {n: getattr(config, n) for n in ("devices_f", "devices_g", "split_gpu_mb")}
     same = ("model", "method", "inner", "eps", "memory_mb")
     pair = run.make_networks(resolve(given | {name: getattr(config, name) for name in same}))
     for network in pair:
@@ -79,7 +81,8 @@ def measure(config: Config) -> dict[str, Any]:
     from robustra_tf.training.mutual import in_turn
     from robustra_tf.training.parallel import AtOnce
 
-    devices.require(config.devices, config.split_gpu_mb)
+    wanted = [devices.names(n, getattr(config, n)) for n in ("devices_f", "devices_g")]
+    devices.require(wanted, config.split_gpu_mb)
     found = subjects.images(config.model, 2 * config.batch, config.data_dir)
     x, y = subjects.batch(found, 2 * config.batch)
     with tf.device("CPU:0"):  # where batches come from

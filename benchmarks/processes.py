@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 #: Seconds after which what is waited for does not come.
-PATIENCE = 1200.0
+PATIENCE = 3600.0
 
 
 def children(pid: int) -> list[int]:

@@ -32,7 +32,7 @@ _TRAINING_EVERY = 4
 #: Columns of a ledger that follow from times.
 _TIMED = ("seconds", "search")
 # A network whose images are decided by all stages: some wrong, some attacked, some hard to prove.
-_TRAIN = (
+TRAIN = (
     "--epochs=2",
     "--eps=0.05",
     "--eps_warmup_epochs=1",
@@ -97,7 +97,7 @@ class Soak:
 
     def _train(self, name: str, *flags: str) -> subprocess.Popen:
         workdir = f"--workdir={self._home / name}"
-        return processes.run("train.main", workdir, *_TRAIN, *flags, log=self._log)
+        return processes.run("train.main", workdir, *TRAIN, *flags, log=self._log)
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()
@@ -188,15 +188,18 @@ def measure(config: Config, home: Path) -> dict[str, Any]:
     soak, found = Soak(config, home), []
     end = time.monotonic() + 60.0 * config.minutes
     soak.prepare()
+    failed = ""
     try:
         while time.monotonic() < end and len(found) < config.rounds:
             number = len(found)
             one = soak.training if number % _TRAINING_EVERY == 3 else soak.evaluation
             found.append(one(number))
             print(f"{number}: {found[-1]}", file=sys.stderr, flush=True)
+    except (RuntimeError, TimeoutError, subprocess.TimeoutExpired) as error:
+        failed = str(error)[:500]  # what the rounds before came to is told
     finally:
         soak.cluster.close()
-    return {"examples": len(soak.expected), **summary(found)}
+    return {"examples": len(soak.expected), "failed": failed, **summary(found)}
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -226,7 +229,8 @@ def main(config: Config) -> int:
     with tempfile.TemporaryDirectory() as home:
         found = measure(config, Path(home))
     harness.show(found)
-    return int(found["same"] != found["rounds"] or found["lost"] + found["double"] > 0)
+    wrong = found["failed"] or found["same"] != found["rounds"] or found["lost"] + found["double"]
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Merges evaluations of disjoint examples.
 
 `python -m eval.merge --out=DIR DIR1 DIR2 ...`, or `robustra merge`. Parts are made with `eval.main
---first=N --limit=M`, on one machine after another or on several at once. What is merged must be
-finished and alike in all but its range of examples: the network, the weights, the split, the
-radius, the norm and every option. The merged directory holds what an evaluation's does, with the
-seconds added up; it cannot be resumed.
+--first=N --limit=M`, of a network or of a pair, on one machine after another or on several at once.
+What is merged must be finished and alike in all but its range of examples: the network, the
+weights, the split, the radius, the norm and every option. The merged directory holds what an
+evaluation's does, with the seconds added up; it cannot be resumed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 from robustra_tf.cli import command
 from robustra_tf.cli.program import Program
 
-from . import folder, gallery, ledger, page, results, sweep, witnesses
-from .ledger import Ledger, LedgerError, Stored
+from . import folder, gallery, ledger, page, pair_results, results, sweep, witnesses
+from .ledger import Kept, Ledger, LedgerError, Stored
+from .pair_rows import PairRow
 from .rows import Row
 
 PROGRAM = Program("eval.merge")
@@ -56,7 +57,9 @@ def merge(out: Path, directories: Sequence[Path], overwrite: bool = False) -> di
         raise LedgerError("expected the directories of evaluations to merge, got none")
     if out.resolve() in [directory.resolve() for directory in directories]:
         raise LedgerError(f"--out: expected another directory than the parts', got {out}")
-    parts = [_read(directory) for directory in directories]
+    pairs = pair_results.is_of(directories[0])
+    kind = PairRow if pairs else Row
+    parts = [_read(directory, kind) for directory in directories]
     _check_alike(parts)
     _check_disjoint(parts)
     parts.sort(key=lambda part: min(part.stored.rows))
@@ -68,30 +71,30 @@ def merge(out: Path, directories: Sequence[Path], overwrite: bool = False) -> di
     for directory in (out, *(sweep.directory(out, eps) for eps in at)):
         ledger.check(directory, {}, resume=False)
     results.require_free(out)
-    rows, seconds = _write(out, identity, [part.stored for part in parts])
+    rows, seconds = _write(out, identity, [part.stored for part in parts], kind)
     points = []
     for eps, own in at.items():
         stored = [part.sweep[eps] for part in parts]
-        points.append(sweep.point(eps, *_write(sweep.directory(out, eps), own, stored)))
+        points.append(sweep.point(eps, *_write(sweep.directory(out, eps), own, stored, kind)))
     sweep.write(out, identity, points)
     kept = [witnesses.read(part.directory, part.stored.identity) for part in parts]
     witnesses.write(out, identity, [witness for of_part in kept for witness in of_part])
-    merged = results.results(
-        identity, figures[0]["model"], figures[0]["source"], rows.values(), seconds
-    )
+    made = pair_results.figures if pairs else results.results
+    merged = made(identity, figures[0]["model"], figures[0]["source"], rows.values(), seconds)
     results.write(merged, out)
     return merged
 
 
-def _read(directory: Path) -> Part:
-    stored = _finished(directory)
+def _read(directory: Path, kind: type[Kept]) -> Part:
+    stored = _finished(directory, kind)
     points = sweep.read(directory, stored.identity)
     radii = [point.eps for point in points]
-    return Part(directory, stored, {e: _finished(sweep.directory(directory, e)) for e in radii})
+    at = {eps: _finished(sweep.directory(directory, eps), kind) for eps in radii}
+    return Part(directory, stored, at)
 
 
-def _finished(directory: Path) -> Stored:
-    stored = ledger.read(directory)
+def _finished(directory: Path, kind: type[Kept]) -> Stored[Kept]:
+    stored = ledger.read(directory, kind)
     if not stored.finished or not stored.rows:
         raise LedgerError(
             f"{directory}: the evaluation is not finished; eval.main --resume goes on"
@@ -132,11 +135,11 @@ def _identity(identities: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _write(
-    directory: Path, identity: Mapping[str, Any], stored: Sequence[Stored]
-) -> tuple[dict[int, Row], dict[str, float]]:
+    directory: Path, identity: Mapping[str, Any], stored: Sequence[Stored], kind: type[Kept]
+) -> tuple[dict[int, Kept], dict[str, float]]:
     """Writes the merged ledger; gives its rows in their order and its seconds."""
     directory.mkdir(parents=True, exist_ok=True)
-    target = Ledger(directory, identity, resume=False)
+    target = Ledger(directory, identity, resume=False, kind=kind)
     rows = {index: row for part in stored for index, row in part.rows.items()}
     for name in dict.fromkeys(name for part in stored for name in part.seconds):
         spent = sum(part.seconds.get(name, 0.0) for part in stored)
@@ -166,7 +169,8 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         figures = merge(given.out, given.parts, given.overwrite)
-        print(results.table(figures))
+        table = pair_results.table if pair_results.is_of(given.out) else results.table
+        print(table(figures))
         print(page.write(given.out, data_dir=given.data_dir, data=given.data))
     except (ValueError, OSError) as error:
         sys.exit(PROGRAM.refuse(error))

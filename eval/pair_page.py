@@ -22,14 +22,6 @@ _TEMPLATE = "pair.html"
 _DRAWN = ("coverage", "falsified")
 
 
-def is_of(out: Path) -> bool:
-    """Whether a directory has results, of a pair."""
-    try:
-        return "classifiers" in results.read(out)
-    except ValueError:
-        return False
-
-
 def build(out: Path) -> Path:
     """Writes `report.html` and `figures/*.png` for the finished evaluation in a directory.
 

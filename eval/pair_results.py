@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from . import results
@@ -19,6 +20,14 @@ ENDS = {
     "abstention_lower": "no answer or a wrong one, found (a lower bound)",
     "abstention_upper": "no answer or a wrong one, not excluded (an upper bound)",
 }
+
+
+def is_of(out: Path) -> bool:
+    """Whether a directory has results, of a pair."""
+    try:
+        return "classifiers" in results.read(out)
+    except ValueError:
+        return False
 
 
 def figures(

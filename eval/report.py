@@ -36,6 +36,7 @@ from . import (
     figures,
     gallery,
     pair_page,
+    pair_results,
     property_page,
     published,
     results,
@@ -111,7 +112,7 @@ def build(
     """
     if property_page.is_of(out):
         return property_page.build(out)
-    if pair_page.is_of(out):
+    if pair_results.is_of(out):
         return pair_page.build(out)
     stored, found = read(out), results.read(out)
     attacked = None if motivation is None else curves.read_motivation(motivation)

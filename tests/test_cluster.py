@@ -4,6 +4,7 @@ import asyncio
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,9 +19,12 @@ from eval.cluster import Cluster
 from eval.workers import LostError, Orders, OverrunError, RefusedError, StageError
 from robustra_tf.cli.settings import SettingError
 from tests import evaluations
+from tests.test_clustered import given as given_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = "tcp://127.0.0.1:1"
+#: Who shows what, in a cluster by TLS.
+ROLES = [(who, what) for who in ("scheduler", "worker", "client") for what in ("cert", "key")]
 
 
 class Future:
@@ -319,6 +323,51 @@ def test_a_scheduler_that_listens_elsewhere_too_is_refused(monkeypatch):
         pass
     with cluster.opened(place, True, print) as pool:
         assert isinstance(pool, Cluster)
+
+
+@pytest.mark.usefixtures("without_pages")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes certificates")
+def test_a_cluster_by_tls_takes_jobs_from_those_with_a_certificate_alone(tmp_path):
+    """A scheduler and a worker in this process, behind a certificate that signs itself."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    form = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=me"
+    given = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(["openssl", *form.split(), *given], check=True, capture_output=True)
+    files = {"tls_ca_file": cert, "tls_cert": cert, "tls_key": key}
+    security = distributed.Security(
+        tls_ca_file=str(cert),
+        require_encryption=True,
+        **{f"tls_{who}_{what}": str(files[f"tls_{what}"]) for who, what in ROLES},
+    )
+    with distributed.LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tls://",
+        host="127.0.0.1",
+        security=security,
+        dashboard_address=None,
+        silence_logs=50,
+    ) as there:
+        asked = given_settings(cluster=there.scheduler_address, **files)
+        clustered.check(asked)
+        assert there.scheduler_address.startswith("tls://127.0.0.1:")
+        with pools.opened(asked) as pool:
+            jobs = [("give", i) for i in range(5)]
+            found = list(pool.share_out(jobs, Orders(), work, lambda job: job))
+        assert sorted(result("") for _, result in found) == [0, 1, 2, 3, 4]
+        # Another one's certificate, that nobody of these has signed.
+        other = tmp_path / "other.pem"
+        given[-1] = str(other)
+        subprocess.run(["openssl", *form.split(), *given], check=True, capture_output=True)
+        asked = given_settings(
+            cluster=there.scheduler_address, tls_ca_file=cert, tls_cert=other, tls_key=key
+        )
+        with (
+            pytest.raises(StageError, match="no scheduler answers at tls://127"),
+            pools.opened(asked),
+        ):
+            pass
 
 
 def test_without_the_setting_nothing_of_dask_is_imported():

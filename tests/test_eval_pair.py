@@ -1,6 +1,7 @@
 """Evaluations of a pair: what is decided, kept, resumed, printed and drawn."""
 
 import csv
+import dataclasses
 import json
 import pickle
 
@@ -9,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 import robustra_tf as rt
-from eval import config, coverage, pair_page, pair_run, report, results, shared
+from eval import config, coverage, merge, pair_results, pair_run, report, results, shared
 from eval.cascade import Examples
+from eval.ledger import LedgerError
 from eval.pair_rows import NAMES, PairRow
 from eval.rows import Status
 from robustra_tf.cli.stopping import Stopped
@@ -125,6 +127,41 @@ def test_the_figures_are_counts_of_the_rows(done):
     assert found["abstention_lower"] <= found["abstention_upper"]
 
 
+def test_parts_are_merged_into_the_evaluation_of_all(trained, tmp_path):
+    """Rows, figures and page are those of one evaluation, but for times."""
+    stages = {"stages": ["clean", "pgd", "ibp"], "attack_steps": 2}
+    parts = [tmp_path / "a", tmp_path / "b"]
+    whole = evaluate(trained, tmp_path / "whole", limit=16, **stages)
+    evaluate(trained, parts[0], limit=9, **stages)
+    evaluate(trained, parts[1], first=9, limit=7, **stages)
+    merged = merge.merge(tmp_path / "merged", parts[::-1])
+
+    def untimed(out):
+        return [dataclasses.replace(row, seconds=0.0) for row in table(out)]
+
+    assert untimed(tmp_path / "merged") == untimed(tmp_path / "whole")
+    for name in ("classifiers", "decided", "undecided", "silent_error_upper", "n", "first"):
+        assert merged[name] == whole[name]
+    assert (
+        pair_results.table(merged).splitlines()[:-1]
+        == (pair_results.table(whole).splitlines()[:-1])
+    )
+    assert "averaged logits" in report.build(tmp_path / "merged").read_text()
+    with pytest.raises(LedgerError, match=r"b: examples 9-15 are in .*merged too; parts must"):
+        merge.merge(tmp_path / "again", [tmp_path / "merged", parts[1]])
+
+
+def test_a_pair_and_a_network_are_not_merged(trained, tmp_path):
+    """In whichever order: their rows are of two kinds."""
+    evaluate(trained, tmp_path / "pair", limit=4, stages=["clean"])
+    evaluations.evaluate(trained / "f", tmp_path / "one", limit=4, eps=EPS, stages=["clean"])
+    places = [tmp_path / "pair", tmp_path / "one"]
+    for order in (places, places[::-1]):
+        with pytest.raises(LedgerError, match=r"ledger.csv, line 1: expected index,label"):
+            merge.merge(tmp_path / "merged", order)
+    assert not (tmp_path / "merged").exists()
+
+
 def test_averaged_logits_are_those_of_one_model(asked):
     pair, x, _ = asked
     f, g = pair(x)
@@ -133,7 +170,7 @@ def test_averaged_logits_are_those_of_one_model(asked):
 
 def test_the_page_shows_the_table_and_the_curves(done):
     out, found = done
-    assert pair_page.is_of(out)
+    assert pair_results.is_of(out)
     page = report.build(out).read_text()
     for name in ("averaged logits", "Risk against coverage", "silent error, not excluded"):
         assert name in page

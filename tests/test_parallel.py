@@ -158,10 +158,11 @@ def test_the_pair_is_measured_by_both_schedules(found):
 
 @pytest.mark.slow
 def test_a_device_that_is_not_there_is_refused_by_name(nursery, tmp_path):
-    flags = {"schedule": "parallel", "devices": "CPU:0,GPU:7", "workdir": tmp_path / "run"}
+    flags = {"schedule": "parallel", "devices_f": "CPU:0", "devices_g": "GPU:7"}
+    flags["workdir"] = tmp_path / "run"
     life = nursery.run("train", "plain", **flags)
     assert (life.wait(), life.printed()) == (2, "")
-    expected = "train.main: --devices: expected devices that are there (CPU:0), got 'GPU:7'"
+    expected = "train.main: --devices_g: expected devices that are there (CPU:0), got 'GPU:7'"
     assert life.told().splitlines()[-1] == expected
     assert "Traceback" not in life.told()
     assert list(tmp_path.iterdir()) == []
@@ -184,23 +185,24 @@ def test_a_single_gpu_is_split_where_that_is_asked_for(monkeypatch):
         machine(1)
 
     machine(1)
+    wanted = [["GPU:0"], ["GPU:1"]]
     with pytest.raises(
         settings.SettingError, match=r"that are there \(CPU:0, GPU:0\), got 'GPU:1'"
     ):
-        devices.require("GPU:0,GPU:1")
-    assert devices.require("GPU:0,GPU:1", 500) == ("GPU:0", "GPU:1")
+        devices.require(wanted)
+    devices.require(wanted, 500)
     assert asked == [("GPU", [500, 500])]
     asked.clear()
     machine(2)
-    assert devices.require("GPU:0,GPU:1", 500) == ("GPU:0", "GPU:1")
+    devices.require(wanted, 500)
     assert not asked
 
 
 def test_names_of_devices():
-    assert devices.names("gpu:0, GPU:01") == ("GPU:0", "GPU:1")
-    assert devices.names("CPU:0,XPU_FAST:2") == ("CPU:0", "XPU_FAST:2")
-    for text in (None, "", "CPU:0", "CPU:0,CPU:1,CPU:2", "CPU:0,GPU", "0,1", "CPU:0,,CPU:1"):
-        with pytest.raises(settings.SettingError, match="--devices: expected two TensorFlow"):
-            devices.names(text)
+    assert devices.names("devices_f", "gpu:0, GPU:01") == ("GPU:0", "GPU:1")
+    assert devices.names("devices_f", "XPU_FAST:2") == ("XPU_FAST:2",)
+    for text in ("", "CPU:0,GPU", "0,1", "CPU:0,,CPU:1"):
+        with pytest.raises(settings.SettingError, match="--devices_g: expected TensorFlow dev"):
+            devices.names("devices_g", text)
     with pytest.raises(settings.SettingError, match="not GPU:1 twice"):
-        devices.names("GPU:1,gpu:1")
+        devices.names("devices_f", "GPU:1,gpu:1")

@@ -14,7 +14,10 @@ from train.workdir import Workdir
 # A process imports TensorFlow; some thirty short runs begin in it, each of which traces a step.
 pytestmark = pytest.mark.slow
 
-PAIR = {"alternating": {}, "parallel": {"schedule": "parallel", "devices": "CPU:0,CPU:1"}}
+PAIR = {
+    "alternating": {},
+    "parallel": {"schedule": "parallel", "devices_f": "CPU:0", "devices_g": "CPU:1"},
+}
 CASES = {
     "alternating": (PAIR["alternating"] | {"epochs": 12}, 10),
     "parallel": (PAIR["parallel"] | {"epochs": 18}, 10),

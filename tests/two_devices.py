@@ -34,7 +34,8 @@ DEVICES = ("CPU:0", "CPU:1")
 STEPS, BATCH = 4, 8
 SETTINGS = {
     "schedule": "parallel",
-    "devices": ",".join(DEVICES),
+    "devices_f": DEVICES[0],
+    "devices_g": DEVICES[1],
     "epochs": 2,
     "eps_warmup_epochs": 1,
     "eps_start": 0.01,
@@ -175,7 +176,7 @@ def runs(out: Path) -> None:
 
 def main(out: Path) -> None:
     """Everything, the real convolutional network where its placement matters."""
-    devices.require(SETTINGS["devices"])
+    devices.require([[device] for device in DEVICES])
     environment.make_deterministic()
     batches = TrainingBatches(data.load("digits", "train", STEPS * BATCH), BATCH, seed=3)
     found, config = {}, resolve(SETTINGS)

@@ -77,11 +77,20 @@ def _check_projection(config: Config) -> None:
 
 
 def _check_schedule(config: Config) -> None:
-    paired = len(config.networks) > 1
+    found, paired = devices.of(config), len(config.networks) > 1
     settings.one_of("schedule", config.schedule, SCHEDULES if paired else SCHEDULES[:1])
+    if config.devices_g is not None and not (paired and config.devices_f):
+        raise SettingError("devices_g", "none without a pair and --devices_f", config.devices_g)
     if config.schedule == "parallel":
-        devices.names(config.devices)
-        return
-    for name in ("devices", "split_gpu_mb"):
-        if value := getattr(config, name):
-            raise SettingError(name, f"none with --schedule={config.schedule}", value)
+        for name in ("devices_f", "devices_g"):
+            if not getattr(config, name):
+                raise SettingError(name, "devices with --schedule=parallel", None)
+        if both := sorted(set(found[0]) & set(found[1])):
+            expected = "others than f's with --schedule=parallel"
+            raise SettingError("devices_g", expected, ",".join(both))
+    if config.split_gpu_mb and not found:
+        raise SettingError("split_gpu_mb", "none without --devices_f", config.split_gpu_mb)
+    for name, each in zip(("devices_f", "devices_g"), found, strict=False):
+        if len(each) > config.batch_size:
+            expected = f"at most --batch_size={config.batch_size} devices"
+            raise SettingError(name, expected, ",".join(each))

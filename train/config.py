@@ -180,11 +180,16 @@ class Config(Material):
         "minutes between checkpoints in an epoch", 10.0, range=Range(0, unit="(0: only epochs)")
     )
     schedule: str = _run(
-        "f and g in turn, or at the same time on two devices", "alternating", choices=SCHEDULES
+        "f and g in turn, or at the same time on devices of their own",
+        "alternating",
+        choices=SCHEDULES,
     )
-    devices: str | None = _run("parallel: f's and g's TensorFlow devices, as in GPU:0,GPU:1", None)
+    devices_f: str | None = _run(
+        "TensorFlow devices that share f's batches out, as in GPU:0,GPU:1", None
+    )
+    devices_g: str | None = _run("g's; in turn, f's where none are given", None)
     split_gpu_mb: int = _run(
-        "parallel: two devices of so many MiB from one GPU", 0, range=Range(0, unit="(0: whole)")
+        "devices of so many MiB each from one GPU", 0, range=Range(0, unit="(0: whole)")
     )
 
     def __post_init__(self):
@@ -214,7 +219,7 @@ class Config(Material):
 # computes.
 PLACES = (
     *("workdir", "data", "data_dir", "model_file"),
-    *("devices", "split_gpu_mb", "checkpoint_minutes"),
+    *("devices_f", "devices_g", "split_gpu_mb", "checkpoint_minutes"),
 )
 
 FIELDS = command.names(Config)

@@ -84,8 +84,7 @@ def _require(opening: workdir.Opening) -> None:
     PROGRAM.say(f"{begins}; starting TensorFlow")
     environment.prepare(config.deterministic, bool(FLAGS["verbosity"].present))
     require_tensorflow_backend()
-    if config.devices:
-        devices.require(config.devices, config.split_gpu_mb)
+    devices.require(devices.of(config), config.split_gpu_mb)
     if config.model_file or config.data:
         from . import run
 

@@ -100,17 +100,17 @@ def training_plan(config: Config) -> TrainingPlan:
     names = TrainingPlan.names() & set(FIELDS)
     settings = {name: getattr(config, name) for name in names}
     settings["clip_norm"] = config.clip_norm or None
-    settings["devices"] = devices.names(config.devices) if config.devices else ()
+    settings["devices"] = devices.of(config)
     return TrainingPlan.of(**settings)
 
 
 def make_networks(config: Config) -> tuple[Learner, ...]:
     """Networks as they begin; for `robustra`, each is the other's reference.
 
-    In the parallel schedule each is on its own device, with a copy of its reference.
+    In the parallel schedule each is on devices of its own, with a copy of its reference.
     """
     plan, names = training_plan(config), config.networks
-    places = plan.devices or (None,) * len(names)
+    places = [each[0] for each in plan.devices] or [None] * len(names)
     seeds = np.random.SeedSequence(config.seed).generate_state(len(names))
     built: dict[str, keras.Model] = {}
     for name, seed, place in zip(names, seeds, places, strict=True):

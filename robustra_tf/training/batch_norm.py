@@ -129,23 +129,26 @@ def gradients_in_training(
     reference: Network | None,
     batch: Batch,
     together: int,
+    devices: Sequence[str] = (),
 ) -> TrainingGradient:
     """`microbatches.gradients` with batch normalisation in training.
 
-    The statistics are those of the whole batch, in however many pieces it is worked on.
+    The statistics are those of the whole batch, in however many pieces and on however many devices
+    it is worked on: they are computed where this is called.
 
     Args:
-      problem, network, reference, batch, together: as `gradients` takes them.
+      problem, network, reference, batch, together, devices: as `gradients` takes them.
       layers: the batch normalisations that train.
     """
     if not layers:
-        return TrainingGradient(*gradients(problem, network, reference, batch, together), {})
+        found = gradients(problem, network, reference, batch, together, devices)
+        return TrainingGradient(*found, {})
     weights = list(network.weights)
     with tf.GradientTape() as tape:
         tape.watch(weights)
         # Copies: what a tape gives for a tensor that is source and target at once is left open.
         there = normalised(network.with_weights(weights), layers, batch.x)
         there = there.with_weights([tf.identity(w) for w in there.weights])
-    found: BatchGradient = gradients(problem, there, reference, batch, together)
+    found: BatchGradient = gradients(problem, there, reference, batch, together, devices)
     pulled = tape.gradient(there.weights, weights, found.weights, unconnected_gradients="zero")
     return TrainingGradient(pulled, found.measured, moved(layers, network, there))

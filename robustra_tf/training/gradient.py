@@ -13,8 +13,9 @@ from robustra_tf.intake.subject import take
 from robustra_tf.objective.batch import Batch
 from robustra_tf.training.batch_norm import gradients_in_training, normalised, running
 from robustra_tf.training.methods import method_named
-from robustra_tf.training.microbatches import Evaluation, evaluated, examples_together
+from robustra_tf.training.microbatches import Evaluation, evaluated
 from robustra_tf.training.options import StepOptions
+from robustra_tf.training.batch_pieces import examples_together
 from robustra_tf.training.problem import Problem
 from robustra_tf.training.regularisers import Regularisers, regularisers
 
@@ -56,6 +57,7 @@ class StepGradient:
       reference: the network whose adversarial space bounds the attack, for `robustra`.
       method: the name of one of `robustra_tf.training.methods.METHODS`.
       options: of the step.
+      devices: that each take an equal share of a batch; none leaves all where it is asked for.
 
     Raises:
       ValueError: an unknown method, a reference that is missing or not wanted, or an option that
@@ -68,6 +70,7 @@ class StepGradient:
         reference: keras.Model | None,
         method: str,
         options: StepOptions = StepOptions(),
+        devices: Sequence[str] = (),
     ):
         traits = method_named(method)
         traits.check_reference(reference is not None)
@@ -80,7 +83,7 @@ class StepGradient:
             self.graph.structure, aside, traits, options.bounds_in_memory, options.losses
         )
         self.together = examples_together(self.problem, options.memory_mb, options.microbatch)
-        self._options = options
+        self._options, self._devices = options, tuple(devices)
         # What a model cannot be trained with is refused now, not by the first step.
         trained_places(model, self.graph.variables)
         running(model, self.graph)
@@ -99,7 +102,7 @@ class StepGradient:
         """
         layers, options = running(self.model, self.graph), self._options
         found = gradients_in_training(
-            self.problem, layers, network, reference, batch, self.together
+            self.problem, layers, network, reference, batch, self.together, self._devices
         )
         gradients, measured = found.weights, dict(found.measured)
         if terms := self._terms():

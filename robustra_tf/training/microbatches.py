@@ -1,78 +1,21 @@
-"""A batch worked on piece by piece, so that memory does not grow with it."""
+"""A batch worked on piece by piece, so that memory does not grow with it, or by several devices."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from robustra_tf.bounds.cost import example_bytes
 from robustra_tf.bounds.interval import interval_margins
-from robustra_tf.bounds.projection import vector_bytes
 from robustra_tf.graph.graph import Network
 from robustra_tf.objective.batch import Batch, Loss
 from robustra_tf.objective.interval_losses import BOX, Spread, regulariser
+from robustra_tf.training.batch_pieces import Pieces
 from robustra_tf.training.problem import Problem, solve
-
-#: Examples whose rows are worked on together. More fill memory, not the machine; fewer repeat the
-#: many small operations on the weights alone, which take as long for one example as for all.
-MOST_TOGETHER = 50
-#: More examples than any batch has.
-UNLIMITED = 2**31 - 1
-
-
-def examples_together(problem: Problem, memory_mb: float, microbatch: int = 0) -> int:
-    """How many examples of a batch are worked on at a time, at least 1.
-
-    As many as fit `memory_mb`, at most `MOST_TOGETHER` with inner rows; without rows, all.
-
-    Args:
-      problem: what is computed for them.
-      memory_mb: MiB that their rows may take.
-      microbatch: at most so many; 0 for no limit of its own.
-    """
-    found = UNLIMITED
-    if problem.method.bound == "dual":
-        inner, projection = problem.bounds.inner != "interval", problem.bounds.projection
-        needed = example_bytes(problem.structure, inner and not projection)
-        if projection:
-            needed += vector_bytes(problem.structure, projection)
-        found = int(max(1, memory_mb * 2**20 // needed))
-        found = min(MOST_TOGETHER, found) if inner else found
-    return min(found, microbatch) if microbatch else found
-
-
-class Pieces(NamedTuple):
-    """A batch in equal pieces.
-
-    The batch size may be unknown while a step is traced. The pieces' number and size are tensors
-    then, and slices of rows within a piece are not planned: `together` alone bounds the memory.
-
-    Attributes:
-      index: the examples of every piece, [pieces, size], filled up by the last one.
-      share: their shares of the batch's mean, 0 for what fills up, [pieces, size].
-      count: how many pieces.
-      single: whether it is one for certain.
-    """
-
-    index: tf.Tensor
-    share: tf.Tensor
-    count: tf.Tensor | int
-    single: bool
-
-    @classmethod
-    def of(cls, x: tf.Tensor, together: int) -> Pieces:
-        """The pieces, of at most `together` examples each, of images `x` [n, ...]."""
-        batch = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-        count = -(-batch // together)
-        single = together >= UNLIMITED if x.shape[0] is None else count == 1
-        size = -(-batch // count)  # Equal pieces leave less to fill up.
-        index = tf.range(count * size)
-        share = tf.cast(index < batch, x.dtype) / tf.cast(batch, x.dtype)
-        index = tf.reshape(tf.minimum(index, batch - 1), (count, size))
-        return cls(index, tf.reshape(share, (count, size)), count, single)
 
 
 class BatchGradient(NamedTuple):
@@ -83,7 +26,12 @@ class BatchGradient(NamedTuple):
 
 
 def gradients(
-    problem: Problem, network: Network, reference: Network | None, batch: Batch, together: int
+    problem: Problem,
+    network: Network,
+    reference: Network | None,
+    batch: Batch,
+    together: int,
+    devices: Sequence[str] = (),
 ) -> BatchGradient:
     """The gradient of the mean loss in every weight, and the mean of every measurement.
 
@@ -99,14 +47,27 @@ def gradients(
       reference: its reference, or None.
       batch: as `problem.batch` gives it.
       together: examples at a time.
+      devices: each takes an equal share of the batch, in pieces of its own; what they add up to
+        is added where this is called. Without any all is done there.
     """
-    work = _Work(problem, network, reference, batch, Pieces.of(batch.x, together))
-    if work.pieces.single:
+    pieces = Pieces.of(batch.x, together, max(len(devices), 1))
+    work = _Work(problem, network, reference, batch, pieces)
+    if pieces.single:
         return work.gradient(0)
-    mean = work.mean_spread() if problem.regularised else None
-    zeros = [tf.zeros_like(w) for w in network.weights]
-    nothing = BatchGradient(zeros, dict.fromkeys(problem.measurements, tf.zeros(())))
-    return work.total(lambda i: work.gradient(i, mean), nothing)
+    shards = list(work.shards(devices)) if len(devices) > 1 else [(contextlib.nullcontext, work)]
+    mean = None
+    if problem.regularised:
+        mean = _total(shards, _Work.mean_spread)
+    return _total(shards, lambda shard: shard.gradients(mean))
+
+
+def _total(shards: Sequence[_Shard], work: Callable[[_Work], Any]) -> Any:
+    """The sum of what each of several devices comes to, a nest."""
+    parts = []
+    for device, shard in shards:
+        with device():
+            parts.append(work(shard))
+    return functools.reduce(functools.partial(tf.nest.map_structure, tf.add), parts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,6 +79,29 @@ class _Work:
     reference: Network | None
     batch: Batch
     pieces: Pieces
+
+    def shards(self, devices: Sequence[str]) -> Iterator[_Shard]:
+        """The work of each device, which has no examples but its own, and the weights once."""
+        size = len(devices)
+        flat = tf.reshape(self.pieces.index, (size, -1))
+        for place, device in enumerate(devices):
+            mine = self.batch.take(flat[place])
+            with tf.device(device):
+                # Branches and loops would each fetch for themselves what is not there.
+                shard = _Work(
+                    self.problem,
+                    _copied(self.network),
+                    _copied(self.reference),
+                    _copied(mine),
+                    self.pieces.part(place, size),
+                )
+            yield functools.partial(tf.device, device), shard
+
+    def gradients(self, mean_spread: tf.Tensor | None) -> BatchGradient:
+        """What all pieces add."""
+        zeros = [tf.zeros_like(w) for w in self.network.weights]
+        nothing = BatchGradient(zeros, dict.fromkeys(self.problem.measurements, tf.zeros(())))
+        return self.total(lambda i: self.gradient(i, mean_spread), nothing)
 
     def gradient(self, i: tf.Tensor | int, mean_spread: tf.Tensor | None = None) -> BatchGradient:
         """What piece `i` adds; `mean_spread` is the batch's, where it is more than the piece."""
@@ -159,6 +143,8 @@ class _Work:
 
         Starting from zeros, the work is traced once, not once before the loop and once within.
         """
+        if self.pieces.single:
+            return work(0)
         return tf.while_loop(
             lambda i, _: i < self.pieces.count,
             lambda i, total: (i + 1, tf.nest.map_structure(tf.add, total, work(i))),
@@ -169,6 +155,15 @@ class _Work:
 
     def _at(self, i: tf.Tensor | int) -> tf.Tensor:
         return tf.gather(self.pieces.index, i)
+
+
+def _copied(nest: Any) -> Any:
+    """A copy of all tensors of a nest, where this is called."""
+    return tf.nest.map_structure(lambda part: part if part is None else tf.identity(part), nest)
+
+
+#: The device that works on a share of a batch, and the share.
+_Shard = tuple[Callable[[], contextlib.AbstractContextManager], _Work]
 
 
 def _tangent(mean: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

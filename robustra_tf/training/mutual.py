@@ -47,7 +47,7 @@ class Learner:
       model: the network.
       optimizer: a Keras optimizer.
       step: (x, y, eps, seed, lowered) -> metrics, a `TrainStep`.
-      device: where all of it is and its steps run; None leaves that to TensorFlow.
+      device: where it is and its steps are put together; None leaves that to TensorFlow.
       snapshot: the reference that it learns against, where that is not the other network itself.
       averaged: the network of averaged weights, if there is one.
     """

@@ -54,7 +54,8 @@ class TrainingPlan:
       mirror: whether they are mirrored at random.
       schedule: whether networks of a pair take turns, `alternating`, or learn at the same time on
         devices of their own, `parallel`.
-      devices: of the parallel schedule, one TensorFlow device for each network.
+      devices: for each network the TensorFlow devices that take equal shares of its batches; the
+        first holds it. None leaves that to TensorFlow, but in the parallel schedule.
       seed: of all that steps draw, and of the next two where these are None.
       order_seed: of the order of the data.
       augmentation_seed: of their augmentation.
@@ -89,7 +90,7 @@ class TrainingPlan:
     shift: int = 0
     mirror: bool = False
     schedule: str = "alternating"
-    devices: tuple[str, ...] = ()
+    devices: tuple[tuple[str, ...], ...] = ()
     seed: int = 0
     order_seed: int | None = None
     augmentation_seed: int | None = None
@@ -121,11 +122,22 @@ class TrainingPlan:
                 f"eps_warmup_epochs must be at least 0 and at most epochs {self.epochs}, got "
                 f"{self.eps_warmup_epochs!r}"
             )
-        if bool(self.devices) != (self.schedule == "parallel"):
-            wanted = "one for each network" if self.schedule == "parallel" else "none"
-            raise ValueError(
-                f"devices must be {wanted} with schedule {self.schedule!r}, got {self.devices!r}"
-            )
+        self._check_devices()
+
+    def _check_devices(self) -> None:
+        parallel, wanted = self.schedule == "parallel", ""
+        if parallel and not self.devices:
+            wanted = "those of each network with schedule 'parallel'"
+        elif not all(isinstance(each, tuple | list) and each for each in self.devices):
+            wanted = "a tuple of names for each network"
+        named = [name for each in self.devices for name in each]
+        apart = [named] if parallel else self.devices
+        if not wanted and any(len(set(names)) < len(names) for names in apart):
+            wanted = "different ones for each network" if parallel else "different ones"
+        if not wanted and any(len(each) > self.batch_size for each in self.devices):
+            wanted = f"at most batch_size {self.batch_size} for a network"
+        if wanted:
+            raise ValueError(f"devices must be {wanted}, got {self.devices!r}")
 
     def _check_rates(self) -> None:
         if not 0 <= self.ema < 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -41,7 +41,7 @@ def train_pair(
 
     Args:
       f, g: Keras models of supported layers, image to logits, of one input and one output shape;
-        with the parallel schedule, made on the devices of the plan.
+        made on the first of their devices where the plan names any.
       train: images [n, *shape] in pixels of [0, 1], and their labels [n]; or a `tf.data.Dataset` or
         `keras.utils.PyDataset` of both.
       plan: how they are trained.
@@ -127,12 +127,12 @@ def make_learners(
       reference: of a single network.
 
     Raises:
-      ValueError: as many devices as networks are not there, or shapes that differ.
+      ValueError: devices for another number of networks, or shapes that differ.
     """
     names, built = list(models), list(models.values())
-    places = plan.devices or (None,) * len(names)
+    places = plan.devices or ((),) * len(names)
     if len(places) != len(names):
-        raise ValueError(f"devices must be one for each of {len(names)} networks, got {places}")
+        raise ValueError(f"devices must be those of {len(names)} networks, got {places}")
     shapes = [(model.input_shape, model.output_shape) for model in built]
     if len(set(shapes)) > 1:
         raise ValueError(f"f and g must map the same inputs to the same classes, got {shapes}")
@@ -152,15 +152,16 @@ def _learner(
     model: keras.Model,
     reference: keras.Model | None,
     plan: TrainingPlan,
-    device: str | None,
+    devices: Sequence[str],
 ) -> Learner:
-    snapshot = None
+    snapshot, device = None, devices[0] if devices else None
     with tf.device(device):
-        if reference is not None and device:
+        # In turn, each learns against the other as it is.
+        if reference is not None and plan.schedule == "parallel":
             snapshot = Snapshot(keras.models.clone_model(reference), reference)
             reference = snapshot.copy
         optimizer, options = plan.make_optimizer(), plan.step_options
-        step = TrainStep(model, reference, optimizer, plan.method, options=options, device=device)
+        step = TrainStep(model, reference, optimizer, plan.method, options=options, devices=devices)
         averaged = Averaged.of(model, optimizer) if plan.ema else None
     return Learner(name, model, optimizer, step, device, snapshot, averaged)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -30,8 +32,11 @@ class TrainStep:
       optimizer: a Keras optimizer; its `learning_rate` is a variable that a schedule assigns.
       method: the name of one of `robustra_tf.training.methods.METHODS`.
       options: what the step is tuned by. The metrics that rest on projections are called estimates.
-      device: that every operation is placed on, where the variables are too; None leaves it to
-        TensorFlow.
+      devices: the first is where the variables are and what updates them, and every operation of
+        a single one; of several, each takes an equal share of the batch, with the weights as they
+        are, and the first adds up their gradients. Statistics of batch normalisations and layers'
+        regularisers, which are of the batch as a whole, are the first one's too. Without any,
+        operations are left to TensorFlow.
 
     Raises:
       ValueError: an unknown method, a reference that is missing or not wanted, or an option that
@@ -52,10 +57,10 @@ class TrainStep:
         method: str = "robustra",
         *,
         options: StepOptions = StepOptions(),
-        device: str | None = None,
+        devices: Sequence[str] = (),
     ):
-        self._gradient = StepGradient(model, reference, method, options)
-        self._optimizer, self._device = optimizer, device
+        self._gradient = StepGradient(model, reference, method, options, devices)
+        self._optimizer, self._device = optimizer, devices[0] if devices else None
         optimizer.build(model.trainable_variables)
         self.traces = 0
         self._step = tf.function(self._run, autograph=False)
