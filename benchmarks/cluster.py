@@ -13,7 +13,6 @@ import contextlib
 import csv
 import dataclasses
 import itertools
-import json
 import math
 import os
 import random
@@ -92,7 +91,7 @@ def sleepers(workers: int) -> Iterator[Sleepers]:
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
         there = Cluster(Path(home), 0)
         stack.callback(there.close)
-        address = json.loads(there.file.read_text())["address"]
+        address = there.address
         for first in range(0, workers, _TOGETHER):
             given = [f"--scheduler={address}", f"--workers={min(_TOGETHER, workers - first)}"]
             begun = processes.run("benchmarks.asleep", *given, log=Path(home) / "log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,7 +32,7 @@ class Cluster:
         threads = ("--nthreads", "1", "--memory-limit", "0", "--host", "127.0.0.1")
         several = ("--nworkers", str(self._workers), *threads)
         self.scheduler = self._begun("distributed.cli.dask_scheduler", *quiet, *own)
-        processes.wait(self.file.exists, "a scheduler")
+        processes.wait(self._named, "a scheduler")
         if self._workers:
             self.nanny = self._begun("distributed.cli.dask_worker", *quiet, *several)
 
@@ -39,6 +40,17 @@ class Cluster:
         command, own = [sys.executable, "-m", module, *flags], os.environ | _REMEMBERED
         with self._log.open("a") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=own)
+
+    @property
+    def address(self) -> str:
+        """The scheduler's."""
+        return json.loads(self.file.read_text())["address"]
+
+    def _named(self) -> bool:
+        try:
+            return bool(self.address)
+        except (OSError, ValueError):  # not there, or not written to its end
+            return False
 
     def pids(self) -> list[int]:
         """The processes of its workers."""
