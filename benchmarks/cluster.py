@@ -4,6 +4,9 @@ Workers that sleep for as long as examples of a ledger took stand in for machine
 not; `benchmarks.asleep` has some in each of a few processes, the scheduler is a process too. The
 efficiency is the sum of what was slept over what the workers had; the overhead is what a job takes
 beyond its sleep, of a worker's time and of the processor, in the program and in the scheduler.
+Beside it stands what is computed of the same jobs in the same portions, where handing a task out
+takes `--handing_ms` of one thread and its way there and back `--way_ms`: what machines would do
+that have nothing else to do. `--computed` leaves the sleeping out.
 `--memory` sends jobs without a ledger instead, and gives the memory that the program holds.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import heapq
 import itertools
 import math
 import os
@@ -44,6 +48,9 @@ class Config:
     workers: tuple[int, ...] = command.setting("cases", (10, 50, 100, 200), range=Range(1))
     seconds: float = command.setting("of work for each worker", 20.0)
     scale: tuple[float, ...] = command.setting("cases: what durations are multiplied by", (1.0,))
+    handing_ms: float = command.setting("of a task, of one thread", 4.0, range=Range(0))
+    way_ms: float = command.setting("of a task and its answer", 10.0, range=Range(0))
+    computed: bool = command.setting("nothing sleeps", False)
     memory: tuple[int, ...] = command.setting("cases: jobs that take no time, instead", ())
     figure: Path | None = command.setting("file for the figure", None)
 
@@ -110,12 +117,48 @@ def _end(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def simulate(config: Config, drawn: Sequence[float], workers: int, scale: float) -> dict[str, Any]:
-    """One case: so many workers, each with its share of the same work."""
+def jobs_of(config: Config, drawn: Sequence[float], workers: int, scale: float) -> list[float]:
+    """What each job of a case sleeps: so many that each worker has its share of the same work."""
     rng = random.Random(workers)
-    mean = scale * sum(drawn) / len(drawn)
-    count = math.ceil(workers * config.seconds / mean)
-    jobs = [(scale * rng.choice(drawn),) for _ in range(count)]
+    count = math.ceil(workers * config.seconds * len(drawn) / (scale * sum(drawn)))
+    return [scale * rng.choice(drawn) for _ in range(count)]
+
+
+def computed(config: Config, drawn: Sequence[float], workers: int, scale: float) -> dict[str, Any]:
+    """One case by a clock that is only counted: no machine takes part in it."""
+    from eval.portions import Portions
+
+    jobs = jobs_of(config, drawn, workers, scale)
+    source, free, tasks = Portions(iter(jobs)), 0.0, 0
+    # When each worker can be given a task, and the seconds and the jobs of the one before.
+    ready = [(0.0, number, 0.0, 0) for number in range(workers)]
+    ended = 0.0
+    while ready:
+        now, number, slept, done = heapq.heappop(ready)
+        ended = max(ended, now)
+        if done:
+            source.measure(slept, done, workers)
+        if portion := source.next(workers):
+            free = max(free, now) + config.handing_ms / 1e3
+            tasks += 1
+            back = free + config.way_ms / 1e3 + sum(portion)
+            heapq.heappush(ready, (back, number, sum(portion), len(portion)))
+    return {
+        "workers": workers,
+        "scale": scale,
+        "jobs": len(jobs),
+        "tasks": tasks,
+        "mean_seconds": sum(jobs) / len(jobs),
+        "seconds": ended,
+        "efficiency": sum(jobs) / (workers * ended),
+        "overhead_ms_a_job": 1e3 * (workers * ended - sum(jobs)) / len(jobs),
+        "tasks_a_second": tasks / ended,
+    }
+
+
+def simulate(config: Config, drawn: Sequence[float], workers: int, scale: float) -> dict[str, Any]:
+    """One case by workers that sleep."""
+    jobs = [(seconds,) for seconds in jobs_of(config, drawn, workers, scale)]
     with sleepers(workers) as there:
         found = there.through(iter(jobs))
     longest, had = max(job[0] for job in jobs), workers * found["seconds"]
@@ -123,7 +166,7 @@ def simulate(config: Config, drawn: Sequence[float], workers: int, scale: float)
         "workers": workers,
         "scale": scale,
         "jobs": found["jobs"],
-        "mean_seconds": mean,
+        "mean_seconds": sum(job[0] for job in jobs) / len(jobs),
         "longest_seconds": longest,
         "seconds": found["seconds"],
         "efficiency": found["slept"] / had,
@@ -163,25 +206,27 @@ def _mib() -> float:
     return processes.usage(os.getpid())["mib"]
 
 
-def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
-    """The efficiency and the overhead against the number of workers, by the jobs' length."""
+def draw(slept: Sequence[dict[str, Any]], counted: Sequence[dict[str, Any]], path: Path) -> None:
+    """Efficiency and overhead against the number of workers: points that slept, lines computed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for k, scale in enumerate(sorted({one["scale"] for one in found})):
-        rows = [one for one in found if one["scale"] == scale]
-        x = [one["workers"] for one in rows]
-        label = f"jobs of {rows[0]['mean_seconds']:.2g} s in the mean"
-        left.plot(x, [100 * one["efficiency"] for one in rows], f"C{k}o-", label=label)
-        for name, line in (("scheduler", "s-"), ("program", "^--")):
-            y = [one[f"{name}_ms_a_job"] for one in rows]
-            right.plot(x, y, f"C{k}{line}", label=f"{name}, {rows[0]['mean_seconds']:.2g} s")
+    for k, scale in enumerate(sorted({one["scale"] for one in counted})):
+        lines, points = ([o for o in f if o["scale"] == scale] for f in (counted, slept))
+        label = f"jobs of {lines[0]['mean_seconds']:.2g} s in the mean"
+        for axes, name, factor in (
+            (left, "efficiency", 100.0),
+            (right, "overhead_ms_a_job", 1.0),
+        ):
+            for found, style in ((lines, "-"), (points, "o")):
+                x, y = [o["workers"] for o in found], [factor * o[name] for o in found]
+                axes.plot(x, y, f"C{k}{style}", label=label if style == "-" else None)
     left.set(xlabel="workers", ylabel="efficiency in %", ylim=(0, 102))
-    right.set(xlabel="workers", ylabel="processor's ms a job", ylim=(0, None))
+    right.set(xlabel="workers", ylabel="overhead in ms a job", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    left.legend(fontsize=8)
     figure.savefig(path)
 
 
@@ -197,13 +242,13 @@ def main(config: Config) -> int:
         sys.stderr.write("benchmarks.cluster: --ledger: expected a ledger, got None\n")
         return 2
     drawn = durations(config.ledger, config.stage)
-    found = [
-        simulate(config, drawn, workers, scale)
-        for scale in config.scale
-        for workers in config.workers
-    ]
+    cases = [(workers, scale) for scale in config.scale for workers in config.workers]
+    found = {
+        "computed": [computed(config, drawn, *case) for case in cases],
+        "slept": [] if config.computed else [simulate(config, drawn, *case) for case in cases],
+    }
     if config.figure is not None:
-        draw(found, config.figure)
+        draw(found["slept"], found["computed"], config.figure)
     harness.show(found)
     return 0
 

@@ -1,6 +1,6 @@
 """One process, two, and a cluster of two, in turn: `python -m benchmarks.pools`.
 
-The same evaluation of digits by each, whose complete stage is what several share. Its speed is
+The same evaluation of MNIST by each, whose complete stage is what several share. Its speed is
 taken from the first verdict of that stage to the last, which leaves out what programs and workers
 import, and the program's whole time stands beside it; seconds of the processor are those of the
 program and of all that it has begun. The ledgers have to be the same but for times.
@@ -29,11 +29,12 @@ _CASES = {"one": (), "workers": ("--workers={}",), "cluster": ("--cluster=local:
 class Config:
     """How much of what."""
 
-    saved_model: Path | None = command.setting(
-        "a network of digits", None, otherwise="one that is trained for this"
+    weights: Path = command.setting(
+        "of mnist_small", Path("../shared/weights/robustra_mnist_small_eps0.1.mat")
     )
-    images: int = command.setting("of the digits' test split", 300, range=Range(1))
-    eps: float = command.setting("radius in pixels", 0.06)
+    data_dir: str = command.setting("TensorFlow Datasets' folder", "../shared/tfds")
+    images: int = command.setting("of MNIST's test split", 600, range=Range(1))
+    eps: float = command.setting("radius in pixels", 0.1)
     workers: int = command.setting("of each several", 2, range=Range(2))
     rounds: int = command.setting("each with all cases", 2, range=Range(1))
 
@@ -79,18 +80,16 @@ def watched(program: subprocess.Popen, out: Path) -> dict[str, Any]:
 
 def measure(config: Config, home: Path) -> dict[str, Any]:
     """All cases, round by round."""
-    network, log = config.saved_model, home / "log"
-    if network is None:
-        workdir = f"--workdir={home / 'run'}"
-        processes.finished(processes.run("train.main", workdir, *soak.TRAIN, log=log), log)
-        network = home / "run" / "f"
+    log = home / "log"
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in _CASES}
     ledgers = []
     for number in range(config.rounds):
         for name, flags in _CASES.items():
             out = home / f"{name}{number}"
-            given = [f"--saved_model={network}", f"--limit={config.images}", f"--eps={config.eps}"]
-            given += [f"--out={out}", "--stages=clean,milp", "--solver=branch"]
+            given = [f"--weights={config.weights}", "--model=mnist_small", "--dataset=mnist"]
+            given += [f"--data_dir={config.data_dir}", f"--limit={config.images}"]
+            given += [f"--eps={config.eps}", f"--out={out}"]
+            given += ["--stages=clean,milp", "--solver=branch"]
             given += [flag.format(config.workers) for flag in flags]
             found[name].append(watched(processes.run("eval.main", *given, log=log), out))
             ledgers.append(soak.rows(out))

@@ -32,7 +32,7 @@ _TRAINING_EVERY = 4
 #: Columns of a ledger that follow from times.
 _TIMED = ("seconds", "search")
 # A network whose images are decided by all stages: some wrong, some attacked, some hard to prove.
-TRAIN = (
+_TRAIN = (
     "--epochs=2",
     "--eps=0.05",
     "--eps_warmup_epochs=1",
@@ -97,7 +97,7 @@ class Soak:
 
     def _train(self, name: str, *flags: str) -> subprocess.Popen:
         workdir = f"--workdir={self._home / name}"
-        return processes.run("train.main", workdir, *TRAIN, *flags, log=self._log)
+        return processes.run("train.main", workdir, *_TRAIN, *flags, log=self._log)
 
     def _sha256(self, name: str) -> str:
         digest = hashlib.sha256()

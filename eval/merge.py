@@ -58,7 +58,7 @@ def merge(out: Path, directories: Sequence[Path], overwrite: bool = False) -> di
     if out.resolve() in [directory.resolve() for directory in directories]:
         raise LedgerError(f"--out: expected another directory than the parts', got {out}")
     pairs = pair_results.is_of(directories[0])
-    kind = PairRow if pairs else Row
+    kind: type[Any] = PairRow if pairs else Row  # which all rows below are of
     parts = [_read(directory, kind) for directory in directories]
     _check_alike(parts)
     _check_disjoint(parts)

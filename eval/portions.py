@@ -62,5 +62,5 @@ class Portions:
         self._seconds = kept * self._seconds + seconds
         self._done = kept * self._done + jobs
         wanted = max(SECONDS, APART * workers)
-        fitting = int(wanted / max(self._seconds / self._done, wanted / MOST))
+        fitting = round(wanted / max(self._seconds / self._done, wanted / MOST))
         self._size = max(1, min(fitting, max(self._size, 2 * jobs)))
