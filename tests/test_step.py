@@ -10,10 +10,10 @@ from robustra_tf.graph import Network, build
 from robustra_tf.objective.losses import robust_cross_entropy, robust_error
 from robustra_tf.objective.robustra import ball_margins, objective
 from robustra_tf.training import methods
+from robustra_tf.training.batch_pieces import examples_together
 from robustra_tf.training.gradient import StepGradient
 from robustra_tf.training.microbatches import gradients
 from robustra_tf.training.options import StepOptions
-from robustra_tf.training.batch_pieces import examples_together
 from robustra_tf.training.step import TrainStep
 from tests import nets, oracle_nets, oracles
 from tests.oracles import assert_close

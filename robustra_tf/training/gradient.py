@@ -12,10 +12,10 @@ from robustra_tf.graph.graph import Network
 from robustra_tf.intake.subject import take
 from robustra_tf.objective.batch import Batch
 from robustra_tf.training.batch_norm import gradients_in_training, normalised, running
+from robustra_tf.training.batch_pieces import examples_together
 from robustra_tf.training.methods import method_named
 from robustra_tf.training.microbatches import Evaluation, evaluated
 from robustra_tf.training.options import StepOptions
-from robustra_tf.training.batch_pieces import examples_together
 from robustra_tf.training.problem import Problem
 from robustra_tf.training.regularisers import Regularisers, regularisers
 

@@ -14,7 +14,17 @@ from ..config import Config
 #: What stays as it is, for trials would not be compared by the same examples or at the same ball.
 _FIXED = {
     *("preset", "dataset", "data", "scale", "data_dir", "model_file", "start", "workdir"),
-    *("norm", "eps", "limit_train", "limit_test", "validation", "pair", "schedule", "devices"),
+    *(
+        "norm",
+        "eps",
+        "limit_train",
+        "limit_test",
+        "validation",
+        "pair",
+        "schedule",
+        "devices_f",
+        "devices_g",
+    ),
     *("split_gpu_mb", "checkpoint_minutes", "deterministic", "memory_mb", "microbatch", "lr_drops"),
 }
 _FORM = "NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A|B|..."
