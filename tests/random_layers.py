@@ -112,8 +112,11 @@ class Others:
             return layers.Conv2DTranspose(filters, size, strides, padding, **options)
 
         def first():
-            where = {"data_format": "channels_first"} if channels_first_runs() else {}
-            return layers.Conv2D(filters, size, 1, "same", **where, **options)
+            if not channels_first_runs():
+                return layers.Conv2D(filters, size, 1, "same", **options)
+            # Keras adds a bias along the last axis where that is as long: refused.
+            options["use_bias"] &= filters != x.shape[3]
+            return layers.Conv2D(filters, size, 1, "same", data_format="channels_first", **options)
 
         choices = {
             "Conv2D": grouped,
