@@ -148,6 +148,11 @@ def _header(made, change):
     return header, made[1]
 
 
+def _without_weights(header):
+    first = next(node for node in header["network"] if node["op"] == "dense")
+    first["weights"] = []
+
+
 HEADERS = {
     "version": (lambda h: h.update(version=2), "version: expected 1, got 2"),
     "field": (lambda h: h.update(more=1), "header: expected the fields"),
@@ -173,6 +178,7 @@ HEADERS = {
     "kind": (lambda h: h["examples"][0].update(trees=[{"kind": []}]), "expected kind phases"),
     "group": (lambda h: h["examples"][0]["trees"][0].update(group=7), "the number of a group"),
     "deep": (lambda h: h["network"].append(h["network"][1] | {"inputs": [99]}), "inputs below"),
+    "no kernel": (_without_weights, "a kernel of 2 axes, perhaps a bias"),
     "open": (lambda h: h["examples"][0].update(verdict="open"), "no proof of what is not"),
     "shared": (lambda h: h.update(network=None), "network.npz: file: cannot be read"),
 }

@@ -239,6 +239,18 @@ def test_a_broken_highs_is_undecided(hard, monkeypatch):
     assert "out of licence" in verdict.reason
 
 
+@pytest.mark.parametrize("bound", [np.inf, np.nan])
+def test_a_bound_of_highs_that_is_no_number_proves_nothing(bound, monkeypatch):
+    """An infinite one comes of an infeasible programme, and this one has the clean image."""
+    case = exact_networks.Case(exact_networks.network("skip_behind_relu", "as drawn"))
+    row, constant = case.restriction.margin(oracles.target_rows(0, 2)[1])
+    question = Question(encode(case.restriction, case.x), row, constant + 1e3)
+    assert Highs().decide(question, 20.0).outcome is Outcome.PROVEN
+    told = types.SimpleNamespace(mip_dual_bound=bound, mip_node_count=1)
+    monkeypatch.setattr("robustra_tf.exact.highs._Silent.getInfo", lambda self: told)
+    assert Highs().decide(question, 20.0).outcome is Outcome.UNDECIDED
+
+
 @pytest.mark.parametrize("duals", [None, "noise"])
 def test_a_lying_linear_solver_proves_nothing_wrong(duals, monkeypatch):
     """Statuses are not believed: bounds come from duals alone, and hold for any duals."""

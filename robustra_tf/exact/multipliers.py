@@ -138,7 +138,7 @@ def backward(dense: Dense, problem: Problem, given: Multipliers, kind: Kind) -> 
 def widths(dense: Dense) -> list[tf.Tensor]:
     """The numbers of pixels of their blocks."""
     if not dense.weights:
-        return [tf.shape(dense.region.low)[0]]
+        return [tf.size(dense.region.low)]
     return [tf.shape(block.values)[1] for block in dense.weights[0]]
 
 
