@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.frames import Chosen, Every
 from robustra_tf.bounds.gradients import instead, taken
 from robustra_tf.bounds.passing import absolute_sum_inside, as_whole, past_relu, through
@@ -182,3 +183,12 @@ def test_merged_axes_are_split_again_where_their_lengths_are_not_known(lead):
     same, flat = there_and_back(tf.constant(values))
     np.testing.assert_array_equal(same, values)
     np.testing.assert_array_equal(flat, values.reshape(*lead, 20))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_one_radius_that_is_none_leaves_its_image_without_a_ball(norm):
+    x, radii = tf.fill((2, 3), 0.5), np.full((2, 3), 0.1, np.float32)
+    radii[1, 1] = -0.1
+    radii = radii if norm == "linf" else radii[:, 1:2]
+    found = ball(x, tf.constant(radii), norm).centre.numpy()
+    np.testing.assert_array_equal(np.isnan(found), [[False] * 3, [True] * 3])

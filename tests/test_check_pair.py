@@ -2,6 +2,7 @@
 
 import json
 import types
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -231,3 +232,23 @@ def test_mixed_rows_reach_as_far_as_both_and_what_each_may_be_off():
     own = 0.5 * np.abs(part * f.rows + (1 - part) * g.rows).sum(-1)
     off = 0.25 * (np.abs(part * f.rows) + np.abs((1 - part) * g.rows)).sum(-1)
     np.testing.assert_allclose(found, 1.5 * own + off, rtol=1e-12)
+
+
+def test_a_mix_is_rounded_downward():
+    """Against fractions; for shares from a half up the rest is an exact difference."""
+    rng = np.random.default_rng(0)
+    share = rng.uniform(0.5, 1.0, (60, 3))
+    margins = rng.normal(size=(2, 60, 3))
+    conditions = types.SimpleNamespace(group=np.zeros((60, 3)))
+    claim = types.SimpleNamespace(mix=share, f=types.SimpleNamespace(conditions=conditions))
+    sides = [
+        types.SimpleNamespace(
+            check=types.SimpleNamespace(sound=True),
+            derived=types.SimpleNamespace(margin_lower=margin),
+        )
+        for margin in margins
+    ]
+    found = checker._follows(claim, *sides)
+    for s, f, g, follows in zip(*map(np.ravel, (share, *margins, found)), strict=True):
+        exact = Fraction(s) * Fraction(f) + (1 - Fraction(s)) * Fraction(g)
+        assert exact - Fraction(1, 10**12) < Fraction(follows) <= exact

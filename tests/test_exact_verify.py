@@ -248,7 +248,9 @@ def test_a_bound_of_highs_that_is_no_number_proves_nothing(bound, monkeypatch):
     assert Highs().decide(question, 20.0).outcome is Outcome.PROVEN
     told = types.SimpleNamespace(mip_dual_bound=bound, mip_node_count=1)
     monkeypatch.setattr("robustra_tf.exact.highs._Silent.getInfo", lambda self: told)
-    assert Highs().decide(question, 20.0).outcome is Outcome.UNDECIDED
+    answer = Highs().decide(question, 20.0)
+    assert answer.outcome is Outcome.UNDECIDED
+    assert answer.bound == -np.inf
 
 
 @pytest.mark.parametrize("duals", [None, "noise"])
