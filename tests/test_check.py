@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -319,3 +320,17 @@ def test_the_checker_imports_numpy_and_nothing_of_what_it_checks(certificates):
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert run.stdout.splitlines()[-1] == "0 set()", run.stderr
+
+
+def test_layers_with_nothing_between_them_are_bounded_by_their_product(tmp_path):
+    """By intervals each would widen what the other leaves, and the claim would not follow."""
+    model = keras.Sequential(
+        [keras.Input((6,)), *(keras.layers.Dense(5) for _ in range(2)), keras.layers.ReLU()]
+    )
+    model.add(keras.layers.Dense(nets.CLASSES))
+    nets.randomise(model, 0)
+    x = nets.images(model, 2, seed=1)
+    path = tmp_path / "product.npz"
+    found = rt.certify(model, x, [0, 1], 0.05, sound=True, box=None, save=path)
+    derived = derive.check(claim.read(path))
+    assert np.abs(derived.margin_lower - found.margin_lower).max() < 1e-6
