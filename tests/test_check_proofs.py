@@ -179,6 +179,7 @@ HEADERS = {
     "group": (lambda h: h["examples"][0]["trees"][0].update(group=7), "the number of a group"),
     "deep": (lambda h: h["network"].append(h["network"][1] | {"inputs": [99]}), "inputs below"),
     "no kernel": (_without_weights, "a kernel of 2 axes, perhaps a bias"),
+    "nothing": (lambda h: h["network"][0].update(shape=[0]), "whole numbers from 1 on, got"),
     "open": (lambda h: h["examples"][0].update(verdict="open"), "no proof of what is not"),
     "shared": (lambda h: h.update(network=None), "network.npz: file: cannot be read"),
 }

@@ -175,3 +175,12 @@ def test_a_solution_with_parts_missing_is_none(missing, monkeypatch):
     )
     monkeypatch.setattr(solver, "_highs", lying)
     assert solver.solve(lower, upper, 10.0).values is None
+
+
+def test_logits_that_are_no_numbers_in_either_arithmetic_are_seen():
+    probe = Case(network("unequal_depth", "as drawn")).probe
+    assert probe.finite
+    deployed, values = probe.deployed.copy(), probe.values[-1].copy()
+    deployed.flat[1] = values.flat[1] = np.inf
+    assert not probe._replace(deployed=deployed).finite
+    assert not probe._replace(values=[*probe.values[:-1], values]).finite
