@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from eval import check
-from eval.checker import claim, files, knowledge, lines, network, proof, steps
+from eval.checker import claim, files, knowledge, lines, network, proof, sets, steps
 from eval.checker.rejection import RejectedError
+from eval.checker.steps import margins
 from tests import alterations, proof_cases
 
 EXACT, FLOAT32 = files.Options(exact=True), files.Options(float32=True)
@@ -348,3 +349,51 @@ def test_one_number_that_is_too_large_is_enough():
     values = np.ones((3, 2, 2))
     values[1, 0, 1], values[2] = 2e38, np.nan
     np.testing.assert_array_equal(knowledge._kept(values), [True, False, False])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l1", "l2"])
+def test_whether_a_point_is_in_its_set_is_what_fractions_say(norm):
+    """At radii that are the distance itself, next to it, and far off."""
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(300):
+        x, moved = rng.normal(size=(2, int(rng.integers(1, 6))))
+        point = x + moved
+        apart = [abs(Fraction(a) - Fraction(b)) for a, b in zip(point, x, strict=True)]
+        power = 2 if norm == "l2" else 1
+        size = max(apart) if norm == "linf" else sum(a**power for a in apart)
+        radius = float(size) ** (1 / power)
+        radius *= rng.choice([1, 1 + 2**-52, 1 - 2**-53, 1 + 1e-13, 1 - 1e-13, 1.1, 0.9])
+        expected = size <= Fraction(radius) ** power
+        reach = np.full(len(x) if norm == "linf" else 1, radius)
+        assert sets.within(norm, x, reach, None, point) == expected
+        inside += expected
+        walls = point - 1, np.where(np.arange(len(x)) == 0, point - 2.0**-40, point + 1)
+        assert not sets.within(norm, x, reach, walls, point)
+    assert 100 < inside < 200
+
+
+def test_bounds_that_leave_nothing_between_them_close_a_tree(tmp_path):
+    """Rows that lean on margins which are above 0: there is no input where none of them is."""
+    case = proof_cases.Case("dense", 0, 0.02)
+    known = case.known()
+    assert (margins(known, case.asked, "crown")[0] > 0).all()
+    groups = [int(g) for g in case.groups]
+    none = {"unit": np.zeros(0, np.int32), "beta": np.zeros(0, np.float32)}
+    case.text["margins"] = []
+    for k, group in enumerate(groups):
+        case.text["trees"].append({"kind": "phases", "group": group, "bounds": [[1, "rows", k]]})
+        rows = {"neuron": np.int32([0, 0]), "end": np.int8([1, -1]), "unit": none["unit"]}
+        rows |= {"alpha": np.zeros((2, 0), "f4"), "weight": np.full((2, 1), 1e4, "f4")}
+        tree = none | {"split": np.int32([-1]), "alpha": np.zeros((1, 0), "f4")}
+        tree |= {"weight": np.zeros((1, 1), np.float32)}
+        for name, parts in ((f"r{k}", rows), (f"t{k}", tree)):
+            case.arrays |= {f"0/{name}/{key}": value for key, value in parts.items()}
+    header, arrays = case.file()
+    for options in (files.PLAIN, FLOAT32, EXACT):
+        (found,) = _checked(tmp_path / "p.npz", (header, arrays), options).found
+        assert found.verdict == "verified"
+        assert found.leaves == 0
+        assert found.bound > 0
+    arrays["0/r0/weight"] = np.zeros((2, 1), np.float32)
+    with pytest.raises(RejectedError, match="bound: what follows"):
+        _checked(tmp_path / "p.npz", (header, arrays))

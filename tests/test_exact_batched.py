@@ -154,11 +154,11 @@ def test_cut_bounds_hold_where_the_target_does_not(margins):
         case = Case("two_conv", seed, "linf", margins)
         goal = shifted(case, -0.4)
         bounds = search(case, {0: goal})._bounding
-        before = bounds._lower.copy(), bounds._upper.copy()
-        free = np.flatnonzero(bounds._lines.free[0])
+        before = bounds._ends.lower.copy(), bounds._ends.upper.copy()
+        free = np.flatnonzero(bounds._ends.lines.free[0])
         for _ in range(2):
             assert not bounds.cut(0, free, goal.tolerance, Pace.of(20, 0.3))
-        lower, upper = bounds._lower[0], bounds._upper[0]
+        lower, upper = bounds._ends.lower[0], bounds._ends.upper[0]
         for gained in (lower - before[0][0], before[1][0] - upper):
             assert (gained >= 0).all()
             assert gained.sum() > 1e-3

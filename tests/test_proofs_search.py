@@ -8,8 +8,9 @@ import pytest
 
 import robustra_tf as rt
 from eval.checker import files
+from eval.checker.rejection import RejectedError
 from robustra_tf.evidence.steps import Leaf, Slopes, UncoveredError, phase_tree
-from robustra_tf.exact import Status, Verifier, searches
+from robustra_tf.exact import Status, Verifier, batched, searches
 from tests import exact_networks, nets
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -71,6 +72,34 @@ def test_bounds_of_their_own_are_accepted_by_fractions(solver, tmp_path, monkeyp
     assert steps
     assert {step[1] for step in steps} == {"rows"}
     assert accept(path) == "verified"
+
+
+def test_bounds_that_lean_on_margins_are_accepted_by_fractions(tmp_path, monkeypatch):
+    """Of targets that take long, the costliest units are bounded where no margin is above 0."""
+    monkeypatch.setattr(batched, "_LONG", 2)
+    monkeypatch.setattr(batched, "_CUTS", 1)
+    monkeypatch.setattr(batched, "_CUT_UNITS", 3)
+    path, leaves, rejected = tmp_path / "proof.npz", [], []
+    for seed, eps in ((35, 0.3), (37, 0.4), (71, 0.3)):
+        model, x = drawn(seed)
+        verdict, example = proven(model, x, eps, path, solver="batched")
+        assert verdict.status is Status.VERIFIED
+        arrays = dict(np.load(path))
+        steps = [step for tree in example["trees"] for step in tree["bounds"]]
+        names = [f"0/r{step[2]}/weight" for step in steps]
+        leaning = [name for name in names if name in arrays]
+        assert leaning
+        assert accept(path) == "verified"
+        alphas = [rows for name, rows in arrays.items() if "/t" in name and name.endswith("alpha")]
+        leaves.append(max(map(len, alphas)))
+        # Without the margins these rows prove less, and most often too little.
+        np.savez_compressed(path, **arrays | {name: 0 * arrays[name] for name in leaning})
+        try:
+            files.check(path)
+        except RejectedError as error:
+            rejected.append(error.field)
+    assert max(leaves) > 1
+    assert set(rejected) == {"bound"}
 
 
 @pytest.mark.parametrize("kind", exact_networks.KINDS)

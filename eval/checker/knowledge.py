@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -149,6 +149,20 @@ class Knowledge:
         found.bounds, found.passed = list(self.bounds), list(self.passed)
         found.lines, found.restricted = dict(self.lines), dict(self.restricted)
         found.shadow = self.shadow and self.shadow.copy()
+        return found
+
+    @property
+    def gap(self) -> Any:
+        """By how much a lower bound of a unit is above its upper one, of one set; at least 0.
+
+        There is nothing in the set then. Where numbers may overflow nothing is known.
+        """
+        found = 0
+        for bounds in self.bounds:
+            if bounds is not None and self.safe.all():
+                lower, upper = (end.reshape(-1) for end in bounds)
+                finite = (np.abs(lower) < np.inf) & (np.abs(upper) < np.inf)
+                found = max(found, (lower - upper)[np.asarray(finite, bool)].max(initial=0))
         return found
 
     def tighten(self, number: int, lower: np.ndarray, upper: np.ndarray) -> None:

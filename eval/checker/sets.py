@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .rounding import TINY, Rounding
+from .rounding import FEW, TINY, Rounding
 
 #: Balls of which `support` knows the norm.
 ROUND = ("l2", "l1")
@@ -70,6 +70,37 @@ def ball(norm: str, x: np.ndarray, radius: np.ndarray, walls: Any, rounding: Rou
     if norm == "linf":
         return Region(low, high)
     return Region(low, high, norm, x, radius)
+
+
+def within(norm: str, centre: np.ndarray, reach: np.ndarray, walls: Any, point: np.ndarray) -> bool:
+    """Whether a point is in the ball about an image and between walls, in real numbers.
+
+    Args:
+      norm: `linf`, `l2` or `l1`.
+      centre: [*shape].
+      reach: the radius, [*shape] for `linf`, else one number.
+      walls: lower and upper ends [*shape], or None.
+      point: [*shape].
+    """
+    x, radius, flat = centre.ravel(), reach.ravel(), point.ravel()
+    if walls is not None:
+        low, high = (wall.ravel() for wall in walls)
+        if not ((flat >= low) & (flat <= high)).all():
+            return False
+    moved = np.abs(flat - x)
+    if norm == "linf":
+        # One subtraction is off by less than this share; fractions decide what is as close.
+        near = np.abs(moved - radius) <= FEW * radius + TINY
+        exact = zip(flat[near].tolist(), x[near].tolist(), radius[near].tolist(), strict=True)
+        return bool((moved <= radius)[~near].all()) and all(
+            abs(Fraction(a) - Fraction(b)) <= Fraction(r) for a, b, r in exact
+        )
+    power, (own,) = 1 if norm == "l1" else 2, radius.tolist()
+    size, most = float((moved**power).sum()), own**power
+    if np.isfinite(size) and abs(size - most) > FEW * (len(x) + 100) * most + TINY:
+        return size <= most
+    pairs = zip(flat.tolist(), x.tolist(), strict=True)
+    return sum(abs(Fraction(a) - Fraction(b)) ** power for a, b in pairs) <= Fraction(own) ** power
 
 
 def lowest(region: Region, rows: np.ndarray, rounding: Rounding) -> np.ndarray:

@@ -6,7 +6,6 @@ multipliers are taken from it, and any that are allowed give bounds that hold.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,8 @@ import numpy as np
 from .knowledge import Knowledge, Subject, fractions
 from .proof import FALSIFIED, OPEN, Example
 from .rejection import RejectedError
-from .rounding import EXACT, FEW, TINY
-from .sets import Region, ball
+from .rounding import EXACT
+from .sets import Region, ball, within
 from .slopes import CROWN, Given, Slopes
 from .steps import Asked, Step, follow, margins, slices, weighed_margins
 from .trees import Boxes, Phases, closing
@@ -78,7 +77,7 @@ class Checker:
         point = example.point
         assert point is not None
         where = f"{name}: counterexample"
-        if not _within(example, point):
+        if not within(example.norm, example.x, example.radius, example.walls, point):
             raise RejectedError(where, "point", "it is not in the set")
         known = self.known(Region(point[None], point[None]))
         relus = range(len(self.subject.relus))
@@ -143,6 +142,11 @@ class _Verified:
         _allowed(tree.given, tree.weight, where, "leaf")
         asked = self.asked.take(self.group == tree.group)
         known = self._followed(known, tree.bounds, where, asked)
+        gap = known.gap
+        if gap > 0:
+            # No input has numbers between such bounds: nothing is left for leaves to show.
+            self.closed[tree.group] = gap
+            return
         count, least = len(tree.weight), []
         for first, last in slices(known, count, 2):
             slopes = Slopes(known, CROWN, tree.given.take(first, last))
@@ -270,29 +274,3 @@ def _path(given: Given, leaf: int) -> str:
     shown = [f"{unit}{'+' if sign > 0 else '-'}" for unit, sign in pairs]
     more = "" if len(shown) <= 12 else f" and {len(shown) - 12} more"
     return f" ({' '.join(shown[:12])}{more})"
-
-
-def _within(example: Example, point: np.ndarray) -> bool:
-    """Whether a point is in the set, in real numbers."""
-    x, radius = example.x.ravel(), example.radius.ravel()
-    flat = point.ravel()
-    if example.walls is not None:
-        low, high = (wall.ravel() for wall in example.walls)
-        if not ((flat >= low) & (flat <= high)).all():
-            return False
-    moved = np.abs(flat - x)
-    if example.norm == "linf":
-        # One subtraction is off by less than this share; fractions decide what is as close.
-        near = np.abs(moved - radius) <= FEW * radius + TINY
-        exact = zip(flat[near].tolist(), x[near].tolist(), radius[near].tolist(), strict=True)
-        return bool((moved <= radius)[~near].all()) and all(
-            abs(Fraction(a) - Fraction(b)) <= Fraction(r) for a, b, r in exact
-        )
-    power, (reach,) = 1 if example.norm == "l1" else 2, radius.tolist()
-    size, most = float((moved**power).sum()), reach**power
-    if np.isfinite(size) and abs(size - most) > FEW * (len(x) + 100) * most + TINY:
-        return size <= most
-    pairs = zip(flat.tolist(), x.tolist(), strict=True)
-    return (
-        sum(abs(Fraction(a) - Fraction(b)) ** power for a, b in pairs) <= Fraction(reach) ** power
-    )

@@ -139,7 +139,13 @@ class Layers:
         return low, np.minimum(high, np.maximum(first_high, second_high))
 
     def _rows(self, relu: int, rows: RowSet) -> None:
-        """A step of rows with slopes of their own."""
+        """A step of rows with slopes of their own.
+
+        Raises:
+          ValueError: they lean on margins, which are a tree's.
+        """
+        if rows.weight is not None:
+            raise ValueError("rows: expected none that lean on margins")
 
         def slopes(part: slice) -> Slopes:
             given = rows.alpha[part].astype(float)

@@ -22,12 +22,15 @@ class RowSet:
       end: [q], 1 where the lower end is bounded, -1 where the upper one is.
       unit: [m] units of earlier ReLUs, numbered through, increasing.
       alpha: [q, m] their lower slopes, within [0, 1]; float32 or float16.
+      weight: [q, j] float32, what of a group's margins is added, at least 0; of a tree's own rows,
+        which count where none of these margins is above 0. None of all others.
     """
 
     neuron: np.ndarray
     end: np.ndarray
     unit: np.ndarray
     alpha: np.ndarray
+    weight: np.ndarray | None = None
 
     def parts(self) -> dict[str, np.ndarray]:
         """The arrays as files have them."""
@@ -36,6 +39,7 @@ class RowSet:
             "end": self.end.astype(np.int8),
             "unit": self.unit.astype(np.int32),
             "alpha": self.alpha,
+            **({} if self.weight is None else {"weight": self.weight}),
         }
 
 

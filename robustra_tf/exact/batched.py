@@ -14,6 +14,7 @@ from robustra_tf.exact.ascent import Pace
 from robustra_tf.exact.bounding import Bounding, Target
 from robustra_tf.exact.domains import Domains, Pool, joined
 from robustra_tf.exact.options import SearchOptions
+from robustra_tf.exact.proving import Batch
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.solver import Answer, Outcome, undecided
 
@@ -33,8 +34,6 @@ _LONG = 400
 _CUT_UNITS, _CUTS, _CUT_STEPS, _CUT_RATE, _GAIN = 32, 4, 40, 0.3, 0.05
 # Seconds that no domain is bounded in.
 _TINY = 1e-9
-# Float32 numbers for each column that a domain holds while it is bounded, or a little more.
-_COPIES = 24
 
 
 class BatchedSearch:
@@ -58,7 +57,7 @@ class BatchedSearch:
         l1_radius: float | None,
         targets: Mapping[int, Target],
         options: SearchOptions = SearchOptions(),
-        close: Callable[[Domains], None] | None = None,
+        proof: Batch | None = None,
     ):
         """Prepares.
 
@@ -66,9 +65,9 @@ class BatchedSearch:
           restriction, centre, l1_radius: as `encode` takes them.
           targets: what is to be decided, by numbers.
           options: how the search goes.
-          close: is given the domains that are closed, with the multipliers that prove it.
+          proof: keeps the domains that are closed, with the multipliers that prove it.
         """
-        self._options, self._close = options, close
+        self._options, self._proof = options, proof
         self._numbers, self._targets = list(targets), list(targets.values())
         self._bounding = Bounding(restriction, centre, l1_radius, self._targets)
         self._tolerance = np.array([target.tolerance for target in self._targets])
@@ -80,18 +79,12 @@ class BatchedSearch:
         self._deadline = math.inf
         # Whether a target's bounds say something of points alone where it does not hold.
         self._cut = np.zeros(len(targets), bool)
-        self._batch = self._fitting()
-        bytes_each = 3 * restriction.units + 8 * _CANDIDATES + 64
-        self._pool = Pool(max(1, int(0.5 * options.memory_mb * 2**20 / bytes_each)))
+        self._batch = options.together(self._bounding.numbers)
+        self._pool = Pool(options.waiting(3 * restriction.units + 8 * _CANDIDATES + 64))
 
     def check(self, points: np.ndarray) -> None:
         """As `Bounding.check`."""
         self._bounding.check(points)
-
-    def _fitting(self) -> int:
-        """Domains of a batch that fit the memory."""
-        most = 0.5 * self._options.memory_mb * 2**20 / (4 * _COPIES * self._bounding.numbers)
-        return int(np.clip(most, 2, self._options.batch))
 
     @property
     def _late(self) -> bool:
@@ -135,14 +128,13 @@ class BatchedSearch:
             most = min(self._batch, (deadline - start) / max(each, _TINY))
             domains = self._split(self._pool.take(max(1, int(most) // 2)))
             self._bound(domains, options.steps)
-            # Cut bounds have no place in a proof.
-            long = (self._nodes > _LONG) & ~self._cut & (self._close is None)
-            for place in np.flatnonzero(long):
+            for place in np.flatnonzero((self._nodes > _LONG) & ~self._cut):
                 if place in domains.target:
                     self._tighten(int(place))
             batches += 1
             each = (time.monotonic() - start) / len(domains)
-            if options.short and batches > _UNMEASURED and cost * _CHEAPER < each:
+            hands = options.short and (self._proof is None or not self._cut.any())
+            if hands and batches > _UNMEASURED and cost * _CHEAPER < each:
                 break
         return False
 
@@ -210,8 +202,8 @@ class BatchedSearch:
             likely = domains.take(closed)
             certain = self._bounding.certified(likely)
             proven = certain > tolerance[closed]
-            if self._close is not None:
-                self._close(likely.take(proven))
+            if self._proof is not None:
+                self._proof.close(likely.take(proven))
             # Where the margin is above the tolerance, cut bounds say nothing of it.
             least = np.nextafter(tolerance[closed], np.inf)
             certain = np.where(self._cut[likely.target], np.minimum(certain, least), certain)
@@ -233,30 +225,45 @@ class BatchedSearch:
         self._pool.add(domains.take(open_))
 
     def _tighten(self, place: int) -> None:
-        """Better bounds where a target is still to be decided, and all of it once more."""
-        tolerance, before = float(self._tolerance[place]), -np.finfo(float).max
+        """Better bounds where a target is still to be decided; for a proof it is searched anew."""
         self._cut[place] = True
+        if self._proof is not None:
+            self._pool.drop(place)
+            self._stuck = [each.take(each.target != place) for each in self._stuck]
+            self._proven[place] = np.inf
+            self._proof.forget(place)
+        if self._cut_and_closed(place):
+            self._pool.drop(place)
+        elif self._proof is not None:
+            root = self._bounding.roots(_CANDIDATES).take(np.array([place]))
+            self._bound(root, self._options.root_steps)
+
+    def _cut_and_closed(self, place: int) -> bool:
+        """Whether bounds that are cut, as often as that gains, close a target as a whole."""
+        tolerance, before = float(self._tolerance[place]), -np.finfo(float).max
+        keep = () if self._proof is None else (self._proof.cut,)
         for _ in range(_CUTS):
             if self._late:
-                return
-            whole = self._bounding.roots(_CUT_UNITS).take(np.array([place]))
+                return False
             pace = Pace.of(self._options.root_steps, self._options.rate, self._deadline)
+            whole = self._bounding.roots(_CUT_UNITS).take(np.array([place]))
             whole = self._bounding.climbed(whole, pace)
             if self._closed(whole).all():
-                self._pool.drop(place)
-                return
+                return True
             if not whole.bound[0] > (1 - _GAIN) * before:
-                return
+                return False
             before = whole.bound[0]
             units = self._bounding.seen(whole).choices[0]
             units = np.sort(units[units >= 0])
             if not len(units):
-                return
+                return False
             pace = Pace.of(_CUT_STEPS, _CUT_RATE, self._deadline)
-            if self._bounding.cut(place, units, tolerance, pace):
+            if self._bounding.cut(place, units, tolerance, pace, *keep):
+                if self._proof is not None:
+                    self._proof.nowhere(place)
                 self._proven[place] = min(self._proven[place], np.nextafter(tolerance, np.inf))
-                self._pool.drop(place)
-                return
+                return True
+        return False
 
     def _split(self, domains: Domains) -> Domains:
         """Both halves of every domain, or more where there are few."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from robustra_tf.exact.ascent import Pace, engine
+from robustra_tf.exact.ascent import Engine, Pace, engine
 from robustra_tf.exact.dense import Columns, Lines, dense
 from robustra_tf.exact.domains import Domains
+from robustra_tf.exact.ends import Ends, Rows
 from robustra_tf.exact.inner import as_type, first_slopes
 from robustra_tf.exact.multipliers import Kind, Multipliers, Problem
 from robustra_tf.exact.restriction import SLACK, Restriction
@@ -72,10 +73,11 @@ class Bounding:
         most = max(len(target.constants) for target in targets)
         self._kind = Kind("linf" if l1_radius is None else "l1")
         self._functions = engine(self._single.layout, self._kind, most)
-        # Bounds of the units where a target is still to be decided: [targets, m].
-        ends = (restriction.lower, restriction.upper)
-        self._lower, self._upper = (np.repeat(end[None], len(targets), 0) for end in ends)
-        self._lines = Lines.of(restriction.relu, self._lower, self._upper)
+        # Of the units where a target is still to be decided; and, once any are cut and a proof is
+        # kept, where none of its margins is above 0, which is what a checker takes them to be.
+        self._ends = Ends.of(restriction, len(targets))
+        self._checked: Ends | None = None
+        self._counts = [len(target.constants) for target in targets]
         # What is repeated is no other margin.
         given = [
             self._columns.rows(
@@ -114,7 +116,7 @@ class Bounding:
             np.arange(count),
             np.full(count, -np.inf),
             np.zeros((count, units), np.int8),
-            first_slopes(self._lines).astype(np.float16),
+            first_slopes(self._ends.lines).astype(np.float16),
             np.ones(self._constants.shape, np.float32),
             np.full((count, min(candidates, units)), -1),
             np.zeros((count, min(candidates, units)), np.float32),
@@ -134,10 +136,15 @@ class Bounding:
         return np.where(np.isfinite(found), found, -np.inf)
 
     def certified(self, domains: Domains) -> np.ndarray:
-        """What they prove in float64, less its rounding: [k]."""
-        problem = self._problem(domains, np.float64)
+        """What they prove in float64, less its rounding: [k]; nothing where no checker would."""
         given = as_type(self._given(domains), tf.float64)
-        return self._functions.certified(self._double, problem, given).numpy()
+        problem = self._problem(domains, np.float64)
+        found = self._functions.certified(self._double, problem, given).numpy()
+        if self._checked is None:
+            return found
+        problem = self._problem(domains, np.float64, self._checked)
+        checked = self._functions.certified(self._double, problem, given).numpy()
+        return np.where(checked > 0, found, -np.inf)
 
     def seen(self, domains: Domains) -> Seen:
         """What the minima of their relaxations say."""
@@ -148,7 +155,14 @@ class Bounding:
         point = self._columns.image(found.point.numpy().astype(float))
         return Seen(choices, pull, point, found.margin.numpy())
 
-    def cut(self, target: int, units: np.ndarray, tolerance: float, pace: Pace) -> bool:
+    def cut(
+        self,
+        target: int,
+        units: np.ndarray,
+        tolerance: float,
+        pace: Pace,
+        keep: Callable[[Rows], None] | None = None,
+    ) -> bool:
         """Better bounds of some units where a target does not hold; true if that is nowhere.
 
         Points where the greatest of its margins is above the tolerance need no bounds: those of a
@@ -157,46 +171,112 @@ class Bounding:
 
         Args:
           target: its place.
-          units: their numbers [c].
+          units: their numbers [c], increasing.
           tolerance: of the target.
           pace: of the ascent.
+          keep: is given the rows of one node's units after the other, where a proof is kept. Each
+            part then rests on what those before have left.
         """
-        r, margins = self._restriction, self._rows.shape[1]
+        if keep is None:
+            given, _ = self._climbed_cut(target, units, tolerance, pace)
+            found = self._cut_bounds(self._ends, target, units, tolerance, given)
+            return self._ends.tighten(target, units, *found)
+        self._checked = self._checked or self._ends.copy()
+        node = self._restriction.node[units]
+        parts = (units[node == index] for index in np.unique(node))
+        return any(self._cut_and_kept(target, part, tolerance, pace, keep) for part in parts)
+
+    def _cut_and_kept(
+        self,
+        target: int,
+        units: np.ndarray,
+        tolerance: float,
+        pace: Pace,
+        keep: Callable[[Rows], None],
+    ) -> bool:
+        """`cut` of units of one node, by rows as they are written."""
+        given, written = self._climbed_cut(target, units, tolerance, pace, half=True)
+        both = (self._ends, tolerance), (self._checked or self._ends, 0.0)
+        found = [self._cut_bounds(ends, target, units, above, given) for ends, above in both]
+        known = np.isfinite([end for pair in found for end in pair]).all(0)
+        if not known.any():
+            return False
+        keep(written.take(np.tile(known, 2)))
+        found = [[end[known] for end in pair] for pair in found]
+        nowhere = [
+            ends.tighten(target, units[known], *pair)
+            for (ends, _), pair in zip(both, found, strict=True)
+        ]
+        return all(nowhere)
+
+    def _climbed_cut(
+        self, target: int, units: np.ndarray, tolerance: float, pace: Pace, half: bool = False
+    ) -> tuple[Multipliers, Rows]:
+        """The multipliers in float64 that an ascent finds for both ends of units, and as rows."""
+        margins, count = self._rows.shape[1], 2 * len(units)
+        problem = self._cut_problem(self._ends, target, units, tolerance)
+        functions = self._cutting
+        first = np.repeat(first_slopes(self._ends.of_target(target)), count, axis=0)
+        mix = np.concatenate([np.ones((count, 1)), np.zeros((count, margins))], 1)
+        given = Multipliers(tf.constant(first), tf.constant(mix, tf.float32))
+        _, best = functions.climbed(self._single, as_type(problem, tf.float32), given, pace)
+        unit, mix = best.unit.numpy(), best.mix.numpy()
+        if half:
+            unit = unit.astype(np.float16)
+            mix = _folded(mix, self._counts[target])
+        signs = np.repeat([1, -1], len(units))
+        rows = Rows(target, np.tile(units, 2), signs, unit, mix[:, 1 : 1 + self._counts[target]])
+        parts = (tf.constant(part.astype(np.float64)) for part in (unit, mix))
+        return Multipliers(*parts), rows
+
+    def _cut_bounds(
+        self, ends: Ends, target: int, units: np.ndarray, above: float, given: Multipliers
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both ends [c] of units where no margin is more than `above`."""
+        problem = self._cut_problem(ends, target, units, above)
+        found = self._cutting.certified(self._double, problem, given).numpy()
+        found -= SLACK * (1.0 + np.abs(found))
+        return found[: len(units)], -found[len(units) :]
+
+    @property
+    def _cutting(self) -> Engine:
+        """The functions of problems that are cut."""
+        return engine(self._single.layout, self._kind._replace(cut=True), self._rows.shape[1] + 1)
+
+    def _cut_problem(self, ends: Ends, target: int, units: np.ndarray, above: float) -> Problem:
+        """Both ends of units, lower ones first, with what margins are above `above`."""
+        r, count = self._restriction, 2 * len(units)
         rows, constants = self._columns.rows(r.weights[units].toarray(), r.offset[units])
         rows = np.pad(rows, ((0, 0), (0, self._rows.shape[2] - rows.shape[1])))
         both = np.concatenate([rows, -rows]), np.concatenate([constants, -constants])
-        count, lines = 2 * len(units), Lines(*(part[target][None] for part in self._lines))
-        shared = self._rows[target], self._constants[target] - tolerance
+        shared = self._rows[target], self._constants[target] - above
         problem = Problem(
             np.concatenate([both[0][:, None], np.repeat(shared[0][None], count, 0)], 1),
             np.concatenate([both[1][:, None], np.repeat(shared[1][None], count, 0)], 1),
             np.zeros((count, r.units)),
-            lines,
+            ends.of_target(target),
         )
-        problem = as_type(tf.nest.map_structure(tf.constant, problem), tf.float64)
-        functions = engine(self._single.layout, self._kind._replace(cut=True), margins + 1)
-        unit = tf.constant(np.repeat(first_slopes(lines), count, axis=0))
-        mix = tf.concat([tf.ones((count, 1)), tf.zeros((count, margins))], 1)
-        given = Multipliers(unit, mix)
-        _, best = functions.climbed(self._single, as_type(problem, tf.float32), given, pace)
-        found = functions.certified(self._double, problem, as_type(best, tf.float64)).numpy()
-        found -= SLACK * (1.0 + np.abs(found))
-        lower, upper = self._lower[target], self._upper[target]
-        lower[units] = np.maximum(lower[units], found[: len(units)])
-        upper[units] = np.minimum(upper[units], -found[len(units) :])
-        nowhere = bool((lower > upper).any())
-        self._lines = Lines.of(r.relu, self._lower, np.maximum(self._lower, self._upper))
-        return nowhere
+        return as_type(tf.nest.map_structure(tf.constant, problem), tf.float64)
 
     def _asked(self, domains: Domains) -> tuple[Problem, Multipliers]:
         return self._problem(domains, np.float32), self._given(domains)
 
-    def _problem(self, domains: Domains, dtype: type) -> Problem:
+    def _problem(self, domains: Domains, dtype: type, ends: Ends | None = None) -> Problem:
         which = domains.target
         parts = (self._rows[which], self._constants[which], domains.phases)
-        lines = Lines(*(part[which] for part in self._lines)).tensors(tf.as_dtype(dtype))
+        found = (ends or self._ends).lines
+        lines = Lines(*(part[which] for part in found)).tensors(tf.as_dtype(dtype))
         return Problem(*(tf.constant(part.astype(dtype)) for part in parts), lines=lines)
 
     def _given(self, domains: Domains) -> Multipliers:
         parts = (domains.unit, domains.mix)
         return Multipliers(*(tf.constant(part.astype(np.float32)) for part in parts))
+
+
+def _folded(mix: np.ndarray, count: int) -> np.ndarray:
+    """Weights [k, 1 + j] of margins of which only so many are others: theirs in all, float32."""
+    own = np.zeros_like(mix)
+    own[:, 0] = mix[:, 0]
+    for place in range(mix.shape[1] - 1):
+        own[:, 1 + place % count] += mix[:, 1 + place]
+    return own

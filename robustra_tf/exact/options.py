@@ -6,6 +6,9 @@ import dataclasses
 
 from robustra_tf.vocabulary import DEFAULT_MEMORY_MB
 
+# Float32 numbers for each column that a domain holds while it is bounded, or a little more.
+_COPIES = 24
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchOptions:
@@ -29,3 +32,12 @@ class SearchOptions:
     steps: int = 10
     parts: int = 2
     rate: float = 0.15
+
+    def together(self, numbers: int) -> int:
+        """Domains of a batch, of so many numbers each, that fit half of the memory."""
+        most = 0.5 * self.memory_mb * 2**20 / (4 * _COPIES * numbers)
+        return int(min(max(most, 2), self.batch))
+
+    def waiting(self, size: int) -> int:
+        """Domains of so many bytes each that fit the other half."""
+        return max(1, int(0.5 * self.memory_mb * 2**20 / size))

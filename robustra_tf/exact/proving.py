@@ -20,12 +20,14 @@ from robustra_tf.evidence.steps import (
     Leaf,
     PhaseTree,
     RowSet,
+    Slopes,
     Step,
     phase_tree,
 )
 from robustra_tf.exact.domains import Domains
+from robustra_tf.exact.ends import Rows
 from robustra_tf.exact.goal import Goal
-from robustra_tf.exact.leaves import Duals, End, Keeper, Margins, Named
+from robustra_tf.exact.leaves import Duals, End, Keeper, Margins, Named, RecordError
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.tighten import Enclosed
 from robustra_tf.property import Query
@@ -103,22 +105,55 @@ class Prover:
 
     def rows(self, restriction: Restriction, ends: Sequence[End]) -> Step:
         """The step that bounds ends of units of one group of a restricted network."""
+        unit, sign = (np.array(part) for part in zip(*(end[:2] for end in ends), strict=True))
+        return self._step(restriction, unit, sign, np.stack([end.alpha for end in ends]))
+
+    def cut(self, restriction: Restriction, rows: Rows, margins: Margins) -> Step:
+        """The step of rows that lean on a group's margins.
+
+        Raises:
+          RecordError: float32 does not hold their weights.
+        """
+        scale = restriction.scale[rows.unit][:, None]
+        # All are powers of two.
+        weight = np.asarray(rows.weight * (scale / margins.unit), np.float32)
+        if not np.array_equal(weight * (margins.unit / scale), rows.weight):
+            raise RecordError("weights of margins beyond float32's range")
+        return self._step(restriction, rows.unit, rows.sign, rows.alpha, weight)
+
+    def _step(
+        self,
+        restriction: Restriction,
+        unit: np.ndarray,
+        sign: np.ndarray,
+        alpha: np.ndarray,
+        weight: np.ndarray | None = None,
+    ) -> Step:
         named = self.named(restriction)
-        unit = np.array([end.unit for end in ends])
-        alpha = np.stack([end.alpha for end in ends])
         slopes = named.slopes(alpha)
         node = int(restriction.node[unit[0]])
         relu = self.network.structure.relus.index(node)
-        earlier = slopes.unit < self.network.starts[relu]
+        # Rows that lean on margins pass all ReLUs.
+        stop = self.network.starts[-1 if weight is not None else relu]
+        earlier = slopes.unit < stop
         half = slopes.alpha.astype(np.float16)
         exact = (half == slopes.alpha).all()
         rows = RowSet(
             restriction.neuron[unit],
-            np.array([end.sign for end in ends]),
+            sign,
             slopes.unit[earlier],
             (half if exact else slopes.alpha.astype(np.float32))[:, earlier],
+            weight,
         )
         return Step(relu, rows)
+
+    def batch(self, restriction: Restriction, margins: Sequence[Margins]) -> Batch:
+        """What keeps the domains that a search of many at a time closes."""
+        return Batch(
+            self.named(restriction),
+            margins,
+            lambda rows: self.cut(restriction, rows, margins[rows.target]),
+        )
 
     def into(self, steps: list[Step]) -> Callable[[Restriction, Sequence[End]], None]:
         """What adds the steps of `rows` to a list."""
@@ -162,11 +197,28 @@ class Prover:
 class Batch:
     """The closed domains of a search of many at a time, on one restricted network."""
 
-    def __init__(self, named: Named, margins: Sequence[Margins]):
-        """Of the margins of several targets."""
-        self._named, self._margins = named, margins
+    def __init__(self, named: Named, margins: Sequence[Margins], step: Callable[[Rows], Step]):
+        """Of the margins of several targets; `step` writes rows down that lean on these."""
+        self._named, self._margins, self._step = named, margins, step
         #: By the place of the target.
         self.leaves: list[list[Leaf]] = [[] for _ in margins]
+        #: Likewise, the bounds that these rest on behind those of all.
+        self.steps: list[list[Step]] = [[] for _ in margins]
+
+    def forget(self, target: int) -> None:
+        """Forgets all domains of a target."""
+        self.leaves[target].clear()
+
+    def nowhere(self, target: int) -> None:
+        """A target's bounds leave nothing to be shown: a leaf that need not show it."""
+        none = np.zeros(0, np.int32)
+        weight = np.zeros(len(self._margins[target].unit), np.float32)
+        slopes = Slopes(none, np.zeros(0, np.float16))
+        self.leaves[target][:] = [Leaf(none, none, np.zeros(0, np.float32), slopes, weight)]
+
+    def cut(self, rows: Rows) -> None:
+        """Keeps bounds that lean on a target's margins, which all that is closed later rests on."""
+        self.steps[rows.target].append(self._step(rows))
 
     def close(self, domains: Domains) -> None:
         """Keeps domains that multipliers, as they are in float16, prove."""

@@ -15,7 +15,7 @@ from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.inner import improved
 from robustra_tf.exact.leaves import Margins
 from robustra_tf.exact.matrices import affine_maps
-from robustra_tf.exact.proving import Batch, Prover
+from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.substitution import Bounds, Form, restrict
 from robustra_tf.graph.graph import Graph
@@ -72,7 +72,7 @@ def _optimised(prover: Prover, bounds: Bounds, left: list[int]) -> list[int]:
     bounding = Bounding(r, region.centre, radius, targets)
     domains = bounding.climbed(bounding.roots(0), Pace.of(_STEPS, _RATE))
     # In halves, as they are written.
-    certain, batch = bounding.certified(domains), Batch(prover.named(r), margins)
+    certain, batch = bounding.certified(domains), prover.batch(r, margins)
     batch.close(domains)
     for place, number in enumerate(left):
         room = prover.room[goal.groups[number]].max() / margins[place].unit.min()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustra_tf.evidence.steps import Leaf
+from robustra_tf.evidence.steps import Leaf, Step
 from robustra_tf.exact.batched import BatchedSearch
 from robustra_tf.exact.branch import BranchAndBound
 from robustra_tf.exact.case import Case
@@ -60,6 +60,7 @@ class Searches:
         self._begun: dict[str, None] = {}
         # What proves the groups that are searched, where that is kept.
         self._leaves: dict[int, list[Leaf]] = {}
+        self._cuts: dict[int, list[Step]] = {}
 
     def run(self, found: Enclosed, bounds: dict[int, float], left: Sequence[int]) -> Verdict:
         """The verdict over the groups `left`, those of the least bounds first.
@@ -76,12 +77,12 @@ class Searches:
         for number, answer, stood in self._each(found.bounds, ground, left):
             ground = stood
             answers.append(answer)
-            bounds[number] = float(
-                np.fmax(bounds[number], self._measured.bound(number, answer.bound))
-            )
+            proven = self._measured.bound(number, answer.bound)
+            bounds[number] = float(np.fmax(bounds[number], proven))
             if answer.outcome is Outcome.PROVEN:
                 if self.case.proof is not None:
-                    self.case.proof.closed(number, stood.steps, self._leaves[number])
+                    steps = (*stood.steps, *self._cuts.get(number, ()))
+                    self.case.proof.closed(number, steps, self._leaves[number])
                 continue
             falsified = self.case.replayed(self._candidates(answer, number, ground))
             if falsified is not None:
@@ -208,7 +209,7 @@ class Searches:
                 self.inputs.l1_radius,
                 {n: self._measured.target(n, ground.restriction) for n in first},
                 options,
-                None if batch is None else batch.close,
+                batch,
             )
             self._begun[search.name] = None
             search.check(self.probe.points)
@@ -222,6 +223,7 @@ class Searches:
             ground = finer(self.case, self.probe, bounds, ground, how)
         if batch is not None:
             self._leaves |= dict(zip(first, batch.leaves, strict=True))
+            self._cuts |= dict(zip(first, batch.steps, strict=True))
         yield from self._rest(search, bounds, ground, first)
 
     def _rest(
@@ -232,7 +234,10 @@ class Searches:
         for number, before in first.items():
             answer = search.answer(number)
             domains = search.handed(number)
-            yet = answer.outcome is Outcome.UNDECIDED and not search.found
+            # Programmes know nothing of bounds that were cut.
+            yet = answer.outcome is Outcome.UNDECIDED and not (
+                search.found or self._cuts.get(number)
+            )
             if yet and len(domains) and time.monotonic() < self.case.deadline:
                 other = other or restricted(self.case, self.probe, bounds, tight=True)
                 phases = phases_on(other.encoding, domains, ground.restriction)
@@ -269,10 +274,8 @@ class Searches:
 
     def _batch(self, numbers: Sequence[int], ground: Ground) -> Batch | None:
         """What keeps the domains that a search closes, where a proof is wanted."""
-        if self.case.proof is None:
-            return None
-        named = self.case.proof.named(ground.restriction)
-        return Batch(named, [self._measured.written(n, ground.restriction) for n in numbers])
+        proof, r = self.case.proof, ground.restriction
+        return proof and proof.batch(r, [self._measured.written(n, r) for n in numbers])
 
     @property
     def _descends(self) -> bool:
