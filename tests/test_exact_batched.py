@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import robustra_tf as rt
-from robustra_tf.exact import Status, Verifier, batched, searches
+from robustra_tf.exact import Status, Verifier, batched, options, searches
 from robustra_tf.exact.ascent import Pace, engine
 from robustra_tf.exact.batched import BatchedSearch
 from robustra_tf.exact.bounding import Bounding, Target
@@ -411,7 +411,7 @@ def test_a_batch_holds_what_half_of_the_memory_does():
     sizes = {}
     for memory in (0.05, 0.1, 0.2, 1e6):
         found = search(case, options=dataclasses.replace(OPTIONS, memory_mb=memory, batch=4000))
-        sizes[memory] = found._fitting()
-        held = 4 * batched._COPIES * found._bounding.numbers * sizes[memory]
+        sizes[memory] = found._batch
+        held = 4 * options._COPIES * found._bounding.numbers * sizes[memory]
         assert sizes[memory] == 2 or held <= 0.5 * memory * 2**20
     assert 2 <= sizes[0.05] < sizes[0.1] < sizes[0.2] < sizes[1e6] == 4000

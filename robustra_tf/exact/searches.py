@@ -234,10 +234,8 @@ class Searches:
         for number, before in first.items():
             answer = search.answer(number)
             domains = search.handed(number)
-            # Programmes know nothing of bounds that were cut.
-            yet = answer.outcome is Outcome.UNDECIDED and not (
-                search.found or self._cuts.get(number)
-            )
+            yet = answer.outcome is Outcome.UNDECIDED and not search.found
+            yet &= not self._cuts.get(number)  # of which programmes know nothing
             if yet and len(domains) and time.monotonic() < self.case.deadline:
                 other = other or restricted(self.case, self.probe, bounds, tight=True)
                 phases = phases_on(other.encoding, domains, ground.restriction)
