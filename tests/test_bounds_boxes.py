@@ -137,3 +137,30 @@ def test_nothing_follows_from_overflow():
     found = bound_boxes(network.with_weights(large), boxes, rows_of(network, 1), MANY)
     reach = np.abs(found.slope.numpy()).sum(2)
     assert not np.isfinite(-found.constant.numpy() - reach).any()
+
+
+def _one(slope, constant):
+    """`slope e + constant` of one e in [-1, 1], both functions and the interval."""
+    middle, gap = [slope, constant, constant], [0.0, 0.0, abs(slope)]
+    return Between(*(tf.constant(part, tf.float64)[None, :, None] for part in (middle, gap)))
+
+
+def _past(between, low, high):
+    """Slope and constant of both functions behind a ReLU of numbers in [low, high]."""
+    ends = (tf.constant([[end]], tf.float64) for end in (low, high))
+    return [each.values[0, :, 0].numpy() for each in between.past_relu(*ends)._functions]
+
+
+def test_a_lower_function_is_kept_where_more_of_it_is_above_zero():
+    for constant, kept in ((0.2, 1.0), (-0.2, 0.0)):
+        below, _ = _past(_one(1.0, constant), constant - 1, constant + 1)
+        np.testing.assert_allclose(below, [kept, kept * constant])
+
+
+def test_of_two_lines_above_the_one_that_is_lower_in_the_middle_is_taken():
+    """Through the function's own ends 2 +- 4.5, or through what is known of the numbers."""
+    for low, high in ((-1.5, 6.0), (-9.0, 30.0)):
+        chords = [(b / (b - a), -a * b / (b - a)) for a, b in ((low, high), (-2.5, 6.5))]
+        slope, rise = min(chords, key=lambda line: 2 * line[0] + line[1])
+        _, above = _past(_one(4.5, 2.0), low, high)
+        np.testing.assert_allclose(above, [4.5 * slope, 2 * slope + rise])

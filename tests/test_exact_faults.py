@@ -161,7 +161,8 @@ def test_a_solution_with_parts_missing_is_none(missing, monkeypatch):
     lower, upper = programme.lower, programme.upper
     whole = solver.solve(lower, upper, 10.0)
     assert whole.values is not None
-    solution = solver._highs.getSolution()
+    solver_highs = solver._highs
+    solution = solver_highs.getSolution()
     parts = {name: list(getattr(solution, name)) for name in ("col_value", "row_dual")}
     parts[missing] = parts[missing][:-1]
     fake = types.SimpleNamespace(**parts)
@@ -173,8 +174,11 @@ def test_a_solution_with_parts_missing_is_none(missing, monkeypatch):
         getSolution=lambda: fake,
         setOptionValue=solver._highs.setOptionValue,
     )
+    runs = []
+    lying.run = lambda: runs.append(solver_highs.run())
     monkeypatch.setattr(solver, "_highs", lying)
     assert solver.solve(lower, upper, 10.0).values is None
+    assert len(runs) == 2  # once more from the start, and no more
 
 
 def test_logits_that_are_no_numbers_in_either_arithmetic_are_seen():

@@ -92,8 +92,8 @@ class _File:
         if class_ & 15 != _FLOAT_CLASS or size != 4 or order & 1:
             return None
         version, rank = self._unpack(space, "BB")
-        need(version in (1, 2) and rank <= 8, "file", "a simple array", (version, rank))
-        shape = self._unpack(space + (8 if version == 1 else 4), f"{rank}Q")
+        need(version == 1 and rank <= 8, "file", "a simple array", (version, rank))
+        shape = self._unpack(space + 8, f"{rank}Q")
         count = math.prod(shape)
         need(count <= LARGEST_LAYER, "file", f"arrays of at most {LARGEST_LAYER} numbers", shape)
         version, class_ = self._unpack(layout, "BB")

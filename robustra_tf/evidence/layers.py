@@ -58,7 +58,7 @@ class Layers:
         """Does a step."""
         relu, how = step
         if how == INTERVAL:
-            below = self.nodes[self.network.structure.relus[relu]].inputs[0]
+            (below,) = self.nodes[self.network.structure.relus[relu]].inputs
             self._keep(relu, slice(None), *self._interval(below))
         elif isinstance(how, RowSet):
             self._rows(relu, how)

@@ -55,7 +55,8 @@ class Prover:
           goal: the same, group by group.
         """
         self.network, self.query, self.goal = network, query, goal
-        self.region = Region.of(query.x[0], *query[1:4])
+        (x,) = query.x
+        self.region = Region.of(x, *query[1:4])
         self._steps: tuple[Step, ...] = ()
         self._margins: tuple[str, ...] = ()
         #: Of the groups that rules do not close.
