@@ -22,7 +22,7 @@ def tiny() -> None:
     # A third of such a life goes to it, and one life is compared with another alone.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
-    def build(name, seed, init, batch_norm):
+    def build(name, seed, init, batch_norm, **asked):
         draw = [keras.initializers.GlorotNormal(seed=seed + k) for k in range(2)]
         layers = [
             keras.Input((8, 8, 1)),
@@ -94,18 +94,18 @@ def slow_evaluation() -> None:
     """Test images are looked at forty together, for a second each time."""
     import time
 
-    from robustra_tf.training import run
+    from robustra_tf.training import testing
 
     tiny()
-    run._TESTED_TOGETHER = 40
-    certify = run.certify
+    testing._TESTED_TOGETHER = 40
+    certify = testing.certify
 
     def delayed(*args, **kwargs):
         print("evaluating", flush=True)
         time.sleep(1)
         return certify(*args, **kwargs)
 
-    run.certify = delayed
+    testing.certify = delayed
 
 
 def stuck() -> None:

@@ -135,7 +135,7 @@ def test_boxes_that_no_time_is_left_for_are_not_begun(monkeypatch):
     asked = rt.Property(low, low, rt.classified(0))
     begun = []
 
-    def verify(self, given, time_limit):
+    def verify(self, given, time_limit, **kept):
         begun.append(time_limit)
         time.sleep(0.2)
         return properties._unknown("nothing")
