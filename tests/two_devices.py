@@ -47,9 +47,9 @@ SETTINGS = {
 }
 
 
-def tiny(name: str, seed: int, init: str, batch_norm: bool) -> keras.Model:
+def tiny(name: str, seed: int, init: str, batch_norm: bool, **asked) -> keras.Model:
     """A dense network in place of a model by name: its steps are traced in a second."""
-    del name, init, batch_norm
+    del name, init, batch_norm, asked
     uniform = keras.initializers.RandomUniform
     layers = [keras.Input((8, 8, 1)), keras.layers.Flatten()]
     for k, (units, activation) in enumerate(((12, "relu"), (10, None))):

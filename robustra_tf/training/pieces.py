@@ -1,6 +1,6 @@
 """The pieces that recipes add to a method, one table: their settings, papers and deviations.
 
-Names of settings are those of `rt.TrainingPlan.of` and of the flags of `robustra train`.
+Names of settings are those of `TrainingPlan.of` and of the flags of `robustra train`.
 """
 
 from __future__ import annotations
