@@ -34,7 +34,7 @@ SPEED = {
     "inner": "_ROWS",
     "layer_rows": "UNKNOWN WORTH_CHOOSING",
     "median": "_MOST_COMPARED",
-    "options": "DEFAULT_BUDGET",
+    "options": "DEFAULT_BUDGET _COPIES",
     "projection": "_KEPT",
     "runs": "SHALLOW SPELLED",
     "slopes": "HELD",
@@ -42,11 +42,12 @@ SPEED = {
     "substitution": "_DENSER",
     "tiled": "LANES MOVING",
     # How long a search tries something before something else, on what first, on how many at once.
-    "batched": "_BETTER_HALF _CANDIDATES _CHEAPER _COPIES _CUTS _CUT_RATE _CUT_STEPS _CUT_UNITS "
+    "batched": "_BETTER_HALF _CANDIDATES _CHEAPER _CUTS _CUT_RATE _CUT_STEPS _CUT_UNITS "
     "_FEW _GAIN _LONG _TINY _UNMEASURED",
     "boxwork": "_BYTES",
     "properties": "_BATCH _RESTARTS _STEPS",
-    "searches": "_FIRST_NODES _FIRST_SECONDS",
+    "refining": "_BATCH _CERTAIN _GAIN _PATIENCE _RATE _ROOT_STEPS _STEPS _UNITS",
+    "searches": "_FIRST_NODES _FIRST_SECONDS _MOST_REFINED _REFINED _SHARE",
     "splitting": "FEW_INPUTS FEW_RELUS _LOOSENESS _MOST _MOVED _REPLAYED",
 }
 

@@ -127,7 +127,7 @@ def test_absls_flags_are_those_of_the_fields():
     command.parse(values, ["program", "--sizes=1,2", "--count=3", "--noquick", "--out=o"])
     found = {name: values[name].value for name in command.names(Flags)}
     # What is not given is None: the program knows what stands for it.
-    assert found == {"sizes": ["1", "2"], "count": 3, "rate": None, "quick": False, "out": "o"}
+    assert found == {"sizes": [1.0, 2.0], "count": 3, "rate": None, "quick": False, "out": "o"}
     for wrong, message in (("--rate=x", "rate=x"), ("--rates=1", "'rates'"), ("word", "'word'")):
         with pytest.raises(ValueError, match=message):
             command.parse(values, ["program", wrong])

@@ -261,7 +261,9 @@ def test_a_file_for_other_images_or_fewer_classes_is_refused(wrong, tmp_path):
 
 def test_architectures_by_name_fit_the_images_or_a_file_is_asked_for(tmp_path):
     np.savez(tmp_path / "other.npz", x=np.zeros((3, 5, 5, 1)), y=[0, 1, 2])
-    with pytest.raises(FlagError, match=r"--model: .*for images of \(5, 5, 1\): --model_file"):
+    assert training.resolve({"data": str(tmp_path / "other.npz"), **TRAIN}).model == "cnn3"
+    np.savez(tmp_path / "other.npz", x=np.zeros((3, 3, 3, 1)), y=[0, 1, 2])
+    with pytest.raises(FlagError, match=r"--model: .*for images of \(3, 3, 1\): --model_file"):
         training.resolve({"data": str(tmp_path / "other.npz"), **TRAIN})
     np.savez(tmp_path / "other.npz", x=np.zeros((3, 8, 8)), y=[0, 1, 2])
     with pytest.raises(FlagError, match=r"--model: .*for images of \(8, 8\): x\[\.\.\., None\]"):

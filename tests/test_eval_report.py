@@ -279,6 +279,7 @@ def test_what_a_check_of_proofs_found_is_on_the_page(copy):
     stage = {"proofs": 4, "bytes": 8000, "largest": 3000, "leaves": 1234, "seconds": 0.5}
     totals = {"verified": 5, "accepted": 4, "falsified": 3, "replayed": 2, "open": 1}
     hashes = {"network": found["sha256"]["network"]}
+    totals["exported"] = {"count": 2, "network": "f", "runtime": "TensorFlow", "reason": None}
     content = totals | {"holds": False, "mode": "real numbers", "stages": {"crown": stage}}
     path = copy / "checked.json"
     path.write_text(json.dumps(content | {"hashes": hashes}))

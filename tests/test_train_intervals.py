@@ -102,7 +102,7 @@ def test_a_pair_trains_on_other_inner_bounds(tmp_path):
         ({"method": "sabr", "share": 1.5}, "--share: expected"),
         ({"method": "ibp", "eps_train_ratio": 0.0}, "--eps_train_ratio: expected"),
         ({"ramp": "day"}, "--ramp: expected one of epoch, step, got 'day'"),
-        ({"lr_schedule": "x"}, "--lr_schedule: expected one of halving, cosine, got 'x'"),
+        ({"lr_schedule": "x"}, "--lr_schedule: expected one of halving, cosine, drops, got 'x'"),
         ({"method": "ibp", "attack_steps": 0}, "--attack_steps: expected"),
     ],
 )
