@@ -56,7 +56,6 @@ UNMEASURED = {
     "sound",
     "soundness",
     "step",
-    "train",
     "train_intervals",
     "train_projection",
     "training",
