@@ -1,5 +1,6 @@
 """Proofs of complete verification: the checker derives what is written again, in fractions too."""
 
+import dataclasses
 import itertools
 import json
 
@@ -9,7 +10,8 @@ import pytest
 import robustra_tf as rt
 from eval.checker import files
 from eval.checker.rejection import RejectedError
-from robustra_tf.evidence.steps import Leaf, Slopes, UncoveredError, phase_tree
+from robustra_tf.evidence import files as laid_out
+from robustra_tf.evidence.steps import Leaf, RowSet, Slopes, UncoveredError, phase_tree
 from robustra_tf.exact import Status, Verifier, batched, searches
 from tests import exact_networks, nets
 
@@ -190,3 +192,18 @@ def test_a_single_input_has_a_proof_too(tmp_path):
     verdict, example = proven(model, x, 0.0, path)
     assert verdict.status is Status.VERIFIED
     assert accept(path) == example["verdict"] == "verified"
+
+
+def test_rows_that_lean_on_margins_are_written_for_every_step():
+    """Others are written once. Of the first kind a checker takes no second mention."""
+    rng = np.random.default_rng(0)
+    place, end, unit = np.arange(2), np.ones(2), np.arange(3)
+    alpha = rng.uniform(size=(2, 3)).astype(np.float32)
+    plain = RowSet(place, end, unit, alpha)
+    leaning = dataclasses.replace(plain, weight=np.ones((2, 1), np.float32))
+    arrays: dict = {}
+    rows = laid_out._Rows(arrays)
+    first = rows.steps([(1, plain), (1, leaning), (1, leaning)])
+    second = rows.steps([(1, leaning), (1, plain), (2, plain)])
+    assert [number for *_, number in [*first, *second]] == [0, 1, 2, 3, 0, 4]
+    assert {f"r{k}/weight" for k in (1, 2, 3)} == {name for name in arrays if "weight" in name}

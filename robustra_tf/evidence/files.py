@@ -98,7 +98,7 @@ def _laid_out(example: Example, outputs: int) -> tuple[dict[str, Any], dict[str,
     bounds = rows.steps(example.bounds)
     for number, tree in enumerate(example.trees):
         own, parts = tree.parts()
-        trees.append(own | {"bounds": rows.steps(tree.bounds, number)})
+        trees.append(own | {"bounds": rows.steps(tree.bounds)})
         arrays |= {f"t{number}/{name}": values for name, values in parts.items()}
     if example.point is not None:
         arrays["point"] = example.point.astype(np.float32)
@@ -120,20 +120,20 @@ class _Rows:
         self._arrays = arrays
         self._numbers: dict[tuple, int] = {}
 
-    def steps(self, given: Sequence[Step], tree: int | None = None) -> list[list[Any]]:
-        """Steps as a header has them, of a tree by its number or of all."""
+    def steps(self, given: Sequence[Step]) -> list[list[Any]]:
+        """Steps as a header has them."""
         return [
-            [relu, "rows", self._number(relu, how, tree)]
-            if isinstance(how, RowSet)
-            else [relu, how]
+            [relu, "rows", self._number(relu, how)] if isinstance(how, RowSet) else [relu, how]
             for relu, how in given
         ]
 
-    def _number(self, relu: int, rows: RowSet, tree: int | None) -> int:
-        """By which rows are named; those that lean on margins are of one tree alone."""
-        parts, owner = rows.parts(), None if rows.weight is None else tree
+    def _number(self, relu: int, rows: RowSet) -> int:
+        """By which rows are named; those that lean on margins count anew in every step."""
+        parts = rows.parts()
         content = (part.dtype.str + str(part.shape) for part in parts.values())
-        key = (relu, owner, *content, *(part.tobytes() for part in parts.values()))
+        key = (relu, *content, *(part.tobytes() for part in parts.values()))
+        if rows.weight is not None:
+            key = (len(self._numbers),)
         number = self._numbers.setdefault(key, len(self._numbers))
         self._arrays.update({f"r{number}/{name}": part for name, part in parts.items()})
         return number
