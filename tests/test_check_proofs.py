@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from eval import check
-from eval.checker import claim, files, knowledge, lines, network, proof, sets, steps
+from eval.checker import claim, files, knowledge, lines, network, proof, sets, steps, trees
 from eval.checker.rejection import RejectedError
 from eval.checker.steps import margins
 from tests import alterations, proof_cases
@@ -397,3 +397,19 @@ def test_bounds_that_leave_nothing_between_them_close_a_tree(tmp_path):
     arrays["0/r0/weight"] = np.zeros((2, 1), np.float32)
     with pytest.raises(RejectedError, match="bound: what follows"):
         _checked(tmp_path / "p.npz", (header, arrays))
+
+
+@pytest.mark.parametrize("at", [0.0, 1.0, np.nan])
+def test_a_box_is_not_split_at_its_own_faces(at):
+    leaf = np.array([True])
+    tree = types.SimpleNamespace(
+        split=np.array([0, trees.LEAF, trees.LEAF]),
+        at=np.array([at, 0.0, 0.0]),
+        closes=np.array([~leaf, leaf, leaf]),
+        groups=[0],
+    )
+    region = types.SimpleNamespace(low=np.zeros((1, 2)), high=np.ones((1, 2)))
+    with pytest.raises(RejectedError, match="not within its interval"):
+        list(trees.closing(tree, region, "tree"))
+    tree.at[0] = 0.5
+    assert len(list(trees.closing(tree, region, "tree"))) == 2

@@ -295,3 +295,14 @@ def test_a_certified_bound_holds_for_any_duals_and_is_tight_for_the_solvers(seed
 def test_matrices_are_sparse(case):
     assert all(sp.issparse(found.matrix) for found in case.maps.values())
     assert sp.issparse(case.encoding.relaxed.matrix)
+
+
+def test_columns_are_the_pixels_that_are_read_and_may_move():
+    r = Case("dense").restriction
+    unread = np.setdiff1d(np.arange(r.pixels), [*r.weights.indices, *r.logit_weights.indices])
+    low, high = r.low.copy(), r.high.copy()
+    high[1] = low[1]
+    found = Columns.of(dataclasses.replace(r, low=low, high=high))
+    expected = np.setdiff1d(np.arange(r.pixels), [1, *unread])
+    np.testing.assert_array_equal(found.moving, expected)
+    assert found.still[1] == low[1]

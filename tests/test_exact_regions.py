@@ -192,3 +192,14 @@ def test_the_pool_gives_every_box_once_and_the_worst_first():
         assert taken.boxes == 1 or (taken.crossing + 4).sum() <= 60
         seen.append(taken.bound)
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.sort(given.bound))
+
+
+def test_whatever_the_order_the_pool_gives_the_least_bounds():
+    rng = np.random.default_rng(1)
+    for most in (1, 2, 3, 7, 19):
+        for _ in range(20):
+            given = regions(rng, 20)
+            pool = Pool(given)
+            np.testing.assert_array_equal(
+                np.sort(pool.next(most, 10**6, 1).bound), np.sort(given.bound)[:most]
+            )

@@ -1,6 +1,7 @@
 """Splitting inputs: verdicts against brute force and the other search, and what is not said."""
 
 import itertools
+import types
 
 import keras
 import numpy as np
@@ -289,3 +290,11 @@ def test_a_convolution_is_split():
     asked = rt.Property(low, high, rt.classified(label))
     found = {s: Verifier(model, solver=s).verify(asked).status for s in ("branch", "split")}
     assert found["branch"] is found["split"]
+
+
+def test_what_is_no_number_has_no_say_in_where_to_split():
+    groups = types.SimpleNamespace(each=lambda open_: open_)
+    search = types.SimpleNamespace(conditions=types.SimpleNamespace(groups=groups))
+    values = np.array([[[1.0, np.inf, 2.0], [3.0, 1.0, np.nan]]])
+    found = splitting._Split._score(search, np.array([[True, True]]), values)
+    np.testing.assert_array_equal(found, [[4.0, 0.0, 0.0]])

@@ -297,3 +297,14 @@ def test_slack_variable_compiles_by_xla(rng, norm):
 
 def test_the_layer_takes_its_memory_in_mebibytes():
     assert DualObjective(nets.dense(), memory_mb=3)._options.budget == 3 * 2**20
+
+
+@norms
+def test_tightness_has_a_derivative_where_nothing_is_read(rng, norm):
+    nuhat, qhat = tf.zeros((2, 5)), tf.constant(rng.normal(size=(2, 5)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(nuhat)
+        found = tightness(nuhat, qhat, 0.3, tf.zeros(2), norm)
+        total = tf.reduce_sum(found.left + found.right)
+    slope = tape.gradient(total, nuhat, unconnected_gradients="zero")
+    assert np.isfinite(slope).all()

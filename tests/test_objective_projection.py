@@ -146,8 +146,11 @@ def test_what_is_projected_is_of_no_bounds_type():
 
 
 def test_layer_with_projections_gives_an_estimate_by_steps():
-    layer = DualObjective(nets.dense(2), nets.dense(12), eps=EPS, projection=4, seed=1)
+    layer = DualObjective(nets.dense(2), nets.dense(12), eps=EPS, projection=4)
     x, y = nets.images(layer.f, 2), np.array([0, 1])
+    for seed in (0, 1):  # 0 is that of a layer that is not told any
+        same = DualObjective(layer.f, layer.g, eps=EPS, projection=4, seed=seed)
+        assert (same(x, y, step=0).h == layer(x, y, step=0).h).numpy().all() == (seed == 0)
     found, again, other = (layer(x, y, step=k) for k in (0, 0, 1))
     assert isinstance(found, ObjectiveEstimate)
     np.testing.assert_array_equal(found.h, again.h)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -11,8 +12,14 @@ import robustra_tf as rt
 from eval.checker import files
 from eval.checker.rejection import RejectedError
 from robustra_tf.evidence import files as laid_out
-from robustra_tf.evidence.steps import Leaf, RowSet, Slopes, UncoveredError, phase_tree
+from robustra_tf.evidence.flat import Flat
+from robustra_tf.evidence.layers import Layers
+from robustra_tf.evidence.region import Region
+from robustra_tf.evidence.steps import INTERVAL, Leaf, RowSet, Slopes, UncoveredError, phase_tree
 from robustra_tf.exact import Status, Verifier, batched, searches
+from robustra_tf.exact.leaves import Named
+from robustra_tf.exact.matrices import affine_maps
+from robustra_tf.graph import build
 from tests import exact_networks, nets
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -207,3 +214,25 @@ def test_rows_that_lean_on_margins_are_written_for_every_step():
     second = rows.steps([(1, leaning), (1, plain), (2, plain)])
     assert [number for *_, number in [*first, *second]] == [0, 1, 2, 3, 0, 4]
     assert {f"r{k}/weight" for k in (1, 2, 3)} == {name for name in arrays if "weight" in name}
+
+
+def test_a_leaf_keeps_the_ratio_of_its_multipliers_whatever_their_size():
+    """Phases' multipliers and weights have one factor in common, which float32 need not hold."""
+    named = Named(np.arange(3), np.array([1.0, 2.0, 4.0]))
+    phases, beta = np.array([1.0, 0.0, -1.0]), np.array([3.0, 0.0, 8.0])
+    for size in (1e-60, 1.0, 1e60):
+        found = named.leaf(phases, np.zeros(3), size * beta, size * np.array([5.0]))
+        np.testing.assert_allclose(found.beta / found.weight, [3 / 5, 2 / 5], rtol=1e-6)
+        assert 0.5 <= found.weight[0] < 1
+
+
+def test_how_large_a_logit_may_be_is_told_by_its_interval():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "relu")])
+    model.add(keras.layers.Dense(1))
+    model.set_weights([np.eye(2, 3), np.zeros(3), np.full((3, 1), -5.0), np.array([1.0])])
+    graph = build(model)
+    flat = Flat.of(graph.structure, affine_maps(graph))
+    low, high = np.zeros(2), np.array([1.0, 2.0])
+    found = Layers(flat, Region(low, high, low, 0.0, "linf"))
+    found.take((0, INTERVAL))
+    assert found.largest == pytest.approx(14.0, rel=1e-9)
