@@ -39,7 +39,6 @@ UNMEASURED = {
     "intake",
     "layers",
     "methods",
-    "motivation",
     "mutation",
     "nearest",
     "normalisation",

@@ -82,7 +82,7 @@ class Network:
             node = self._node(index, dict(text))
             size = math.prod(node.shape)
             fits = len(node.shape) < MOST_AXES and size <= LARGEST_LAYER
-            need(fits, self._where, f"up to {LARGEST_LAYER} outputs", node.shape)
+            need(fits, self._where, f"1 to {LARGEST_LAYER} outputs", node.shape)
             self.nodes += (node,)
         unused = set(range(len(weights))) - self._used
         need(not unused, "network", "every weight in use", f"no use of {sorted(unused)[:3]}")
