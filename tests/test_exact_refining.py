@@ -110,3 +110,13 @@ def test_a_search_in_rounds_decides_as_one_of_linear_programmes(monkeypatch, nor
             found.append(ours)
     assert len(rounds) > 1
     print(found, len(rounds))
+
+
+def test_what_is_no_number_leaves_bounds_as_they_are(monkeypatch):
+    case = Case("two_conv", 0)
+    before = improved(case.r, case.x, case.radius, np.inf)
+    nothing = lambda self, domains: np.full(len(domains), np.nan)  # noqa: E731, of no domain
+    monkeypatch.setattr(refining.Bounding, "certified", nothing)
+    after = refined(before, case.x, case.radius, Refinement(4, np.inf))
+    np.testing.assert_array_equal(after.lower, before.lower)
+    np.testing.assert_array_equal(after.upper, before.upper)

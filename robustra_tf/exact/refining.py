@@ -65,8 +65,9 @@ def refined(
             if time.monotonic() >= how.deadline:
                 break
             found = _ends(r, number, part, (centre, l1_radius), how)
-            lower[part] = np.maximum(lower[part], found[0])
-            upper[part] = np.minimum(upper[part], found[1])
+            # What is no number says nothing.
+            lower[part] = np.fmax(lower[part], found[0])
+            upper[part] = np.fmin(upper[part], found[1])
         r = dataclasses.replace(r, lower=lower, upper=upper)
     return r
 
@@ -95,7 +96,7 @@ def _ends(
 
 
 def _least(bounding: Bounding, count: int, how: Refinement) -> np.ndarray:
-    """Lower bounds of all targets, [count], -inf where time was up."""
+    """Lower bounds of all targets, [count]; not a number where a leaf has none."""
     domains = bounding.climbed(bounding.roots(1), Pace.of(_ROOT_STEPS, _RATE, how.deadline))
     domains = bounding.seen(domains).on(domains)
     first, nodes = domains.bound.copy(), np.ones(count, int)
