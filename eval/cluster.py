@@ -21,12 +21,18 @@ from .workers import Job, Orders, Result, StageError
 #: Messages that Dask remembers, on each way: those that hand out tasks have images in them.
 _REMEMBERED = {"distributed.admin.low-level-log-length": 4}
 #: Of a cluster that this program begins: three workers lost on one task are enough, a worker that
-#: is not heard of is replaced, and none is paused for its memory, which would leave it so.
+#: is not heard of is replaced, and none is paused for its memory, which would leave it so. Memory
+#: that is freed is kept, as in any process: given back at once, each of a bound's arrays is made of
+#: new pages, which costs a worker a tenth of its time. Nor does it stop computing fifty times a
+#: second to see whether Dask's own thread is late.
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 2,
     "distributed.scheduler.worker-ttl": "120s",
     "distributed.worker.multiprocessing-method": "forkserver",
     "distributed.worker.preload": [cluster_tasks.__name__],
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "10s",
     "distributed.worker.profile.enabled": False,
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -48,7 +54,8 @@ def opened(place: Place, insecure: bool, say: Callable[[str], None]) -> Iterator
       SettingError: a scheduler that others can reach without TLS.
       StageError: there is none.
     """
-    for name in ("distributed", "tornado"):  # what happens to workers is told here
+    # What happens to workers is told here.
+    for name in ("distributed", "tornado", "tornado.application"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(_REMEMBERED))
@@ -74,18 +81,21 @@ def _local(workers: int) -> Iterator[Any]:
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         ["tensorflow", "keras", "distributed", f"{package}.shared"]
     )
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
-        distributed.LocalCluster(
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        cluster = distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=None,  # pyright: ignore[reportArgumentType] - documented for none
             local_directory=home,
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-    ):
-        yield cluster
+        )
+        try:
+            yield cluster
+        finally:
+            # All is recorded; a worker whose end is not seen in time ends with this program.
+            with contextlib.suppress(TimeoutError):
+                cluster.close()
 
 
 def _reached(place: Place) -> distributed.Client:
@@ -104,6 +114,9 @@ class Cluster:
     def __init__(self, client: Any, say: Callable[[str], None]):
         """Takes a `distributed.Client`, and what is told of workers that are refused."""
         self._client, self._say = client, say
+        self._runs: list[Run] = []
+        # What is told under a client's name its scheduler forgets, once the client has left it.
+        client.subscribe_topic(client.id, self._told)
 
     def share_out(
         self,
@@ -118,7 +131,13 @@ class Cluster:
         then a job is `LostError` or `OverrunError`. A lost scheduler is a `StageError`.
         """
         run = Run(self._client, self._say, orders, lambda one: (work, arguments(one)))
+        self._runs.append(run)
         try:
             yield from run.through(iter(jobs))
         finally:
+            self._runs.remove(run)
             run.close()
+
+    def _told(self, event: tuple[float, Any]) -> None:
+        for run in tuple(self._runs):
+            run.hear(event[1])

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .cluster_tasks import Reply
-
 
 @dataclasses.dataclass
 class Sent:
@@ -48,10 +46,10 @@ class Ended(NamedTuple):
 
 
 class Brought(NamedTuple):
-    """News: the answer of a task that was done is here; None where it could not be brought."""
+    """News: the answer of a task is here, a `Reply`; None where it could not be brought."""
 
     number: int
-    reply: Reply | None
+    pickled: bytes | None
 
 
 #: What the thread that hands tasks out is told by those of Dask's.

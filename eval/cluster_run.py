@@ -59,13 +59,13 @@ class Run:
         self._done = self._lost = 0
         self._refused: dict[str, str] = {}
         self._handed: Any = None
-        self._topic = ""
 
     def through(self, jobs: Iterator[Any]) -> Iterator[tuple[Any, Result]]:
         """Sends jobs out as there is room for them, and gives what came of them."""
         self._portions = Portions(jobs)
         while True:
             self._fill()
+            self._fill_alone()
             if not self._sent:
                 return
             yield from self._heard()
@@ -74,8 +74,6 @@ class Run:
     def close(self) -> None:
         """Takes back what is under way."""
         with contextlib.suppress(Exception):  # of a scheduler that is gone
-            if self._topic:
-                self._client.unsubscribe_topic(self._topic)
             self._client.cancel([sent.future for sent in self._sent.values()], force=True)
         self._sent.clear()
 
@@ -97,6 +95,9 @@ class Run:
                 self._send(chosen, worker)
             else:
                 break
+
+    def _fill_alone(self) -> None:
+        """Sends what was set aside, once nothing else is under way."""
         if not self._sent and self._aside:
             job, late = self._aside.popleft()
             self._send([job], "", alone=True, late=late)
@@ -122,12 +123,9 @@ class Run:
             self._hand()
         number = next(self._numbers)
         timed = any(self._orders.limit(job) < math.inf for job in jobs)
-        if timed and not self._topic:
-            self._topic = self._key
-            self._client.subscribe_topic(self._topic, self._told)
         asked = [self._asked(job) for job in jobs]
         content = pickle.dumps((asked[0][0], [one for _, one in asked]))
-        task = Task(number, content, self._topic if timed else "")
+        task = Task(number, content, self._client.id, timed)
         # Dask's own choice goes by what tasks took before, and lets some wait for others.
         place = {"workers": [worker], "allow_other_workers": True} if worker else {}
         key = f"{self._key}-{number}"
@@ -144,14 +142,19 @@ class Run:
             cluster_tasks.hand, handed, key=f"{self._key}-orders", pure=False
         )
 
-    def _told(self, event: tuple[Any, Sequence[Any]]) -> None:
-        """Hears from a worker, in a thread of Dask's, that it has begun a job."""
-        self._news.put(Begun(*event[1]))
+    def hear(self, message: Any) -> None:
+        """Takes, in a thread of Dask's, an answer or word of a job that takes long."""
+        match message:
+            case (self._key, int(number), bytes(answer)):
+                self._news.put(Brought(number, answer))
+            case (self._key, int(number), int(position), str(worker)):
+                self._news.put(Begun(number, position, worker))
 
     # What comes back.
 
     def _heard(self) -> Iterator[tuple[Any, Result]]:
         """Waits for something to happen; what is done by that."""
+        answered: list[tuple[Sent, Reply | None]] = []
         for news in self._waited():
             if (sent := self._sent.get(news.number)) is None:
                 continue
@@ -163,17 +166,28 @@ class Run:
                 self._bring(news.number, sent.future)
             else:
                 del self._sent[news.number]
-                yield from self._answered(sent, getattr(news, "reply", None))
+                pickled = getattr(news, "pickled", None)
+                answered.append((sent, None if pickled is None else self._measured(sent, pickled)))
+        if answered:
+            self._fill()  # before what was answered is recorded
+        for sent, reply in answered:
+            yield from self._answered(sent, reply)
+
+    def _measured(self, sent: Sent, pickled: bytes) -> Reply:
+        reply: Reply = pickle.loads(pickled)
+        if not reply.refused:
+            self._portions.measure(reply.seconds, len(sent.jobs), len(self._workers))
+        return reply
 
     def _bring(self, number: int, future: Any) -> None:
-        """Asks for a task's answer, and does not wait for it: others are sent out meanwhile."""
+        """Asks for an answer that was not told; others are sent out meanwhile."""
 
         async def brought() -> None:
-            reply = None
+            pickled = None
             # What went wrong is seen at the future.
             with contextlib.suppress(Exception, asyncio.CancelledError):
-                reply = await self._client.gather(future, asynchronous=True)
-            self._news.put(Brought(number, reply))
+                pickled = await self._client.gather(future, asynchronous=True)
+            self._news.put(Brought(number, pickled))
 
         self._client.loop.add_callback(brought)
 
@@ -209,7 +223,6 @@ class Run:
             self._refuse(reply.worker, reply.refused)
             self._put_back(sent, sent.jobs)
             return
-        self._portions.measure(reply.seconds, len(sent.jobs), len(self._workers))
         for job, result in zip(sent.jobs, reply.results, strict=True):
             if result.error is RefusedError:
                 self._refuse(reply.worker, result.text)

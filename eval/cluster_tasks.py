@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import pickle
 import platform
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +21,10 @@ from .workers import LostError, RefusedError, Result, StageError, one_thread
 
 #: Packages whose versions verdicts and their last digits depend on.
 _PACKAGES = ("tensorflow", "keras", "numpy", "highspy")
+#: Seconds between two looks at which job of a task a worker is at.
+LOOK = 1.0
+#: Bytes of an answer that is told as news, for which it need not be asked.
+_BRIEF = 2**16
 
 
 class Handed(NamedTuple):
@@ -42,12 +48,14 @@ class Task(NamedTuple):
     Attributes:
       number: of the task.
       asked: a function and its arguments for each job, pickled as above.
-      topic: where the beginning of each job is told, for there are limits; empty: nowhere.
+      topic: where the answer is told, and jobs that take long are.
+      timed: whether these are, for there are limits.
     """
 
     number: int
     asked: bytes
     topic: str
+    timed: bool
 
 
 class Reply(NamedTuple):
@@ -96,21 +104,56 @@ def hand(handed: Handed) -> Handed:
 _begun: str | None = None
 
 
-def do(handed: Handed, task: Task) -> Reply:
-    """Does the jobs of a task."""
+def do(handed: Handed, task: Task) -> bytes:
+    """Does the jobs of a task; a `Reply`, pickled, which is told as well where it is short."""
     from distributed import get_worker
 
     worker = get_worker()
+    answer = pickle.dumps(_reply(worker, handed, task))
+    if len(answer) <= _BRIEF:
+        worker.log_event(task.topic, [handed.key, task.number, answer])
+    return answer
+
+
+def _reply(worker: Any, handed: Handed, task: Task) -> Reply:
     refused = refusal(handed.versions, worker.state.nthreads) or _begin(handed)
     if refused:
         return Reply(worker.address, (), 0.0, refused)
-    start, results = time.perf_counter(), []
+    start = time.perf_counter()
     work, asked = pickle.loads(task.asked)
-    for position, arguments in enumerate(asked):
-        if task.topic:
-            worker.log_event(task.topic, [task.number, position, worker.address])
-        results.append(outcome(work, arguments))
+    results: list[Result] = []
+    told = functools.partial(_told, worker, task, handed.key, len(asked), results)
+    with told() if task.timed else contextlib.nullcontext():
+        for arguments in asked:
+            results.append(outcome(work, arguments))
     return Reply(worker.address, results, time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def _told(
+    worker: Any, task: Task, key: str, jobs: int, results: Sequence[Result]
+) -> Iterator[None]:
+    """Tells which job the worker is at, once one has lasted from one look to the next.
+
+    To tell of every job costs the program and the scheduler more than handing tasks out does.
+    """
+    done = threading.Event()
+
+    def tell() -> None:
+        seen = told = -1
+        while not done.wait(LOOK):
+            seen, before = len(results), seen
+            if told != seen < jobs and (seen == before or told >= 0):
+                worker.log_event(task.topic, [key, task.number, seen, worker.address])
+                told = seen
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def refusal(wanted: dict[str, str], threads: int) -> str:

@@ -54,7 +54,11 @@ class Client:
 
     def __init__(self, fate=lambda task: None, workers=2):
         self.fate, self.there = fate, {f"tcp://127.0.0.1:{i}": 1 for i in range(1, workers + 1)}
-        self.status, self.scheduler = "running", SimpleNamespace(address="tcp://127.0.0.1:9")
+        self.id, self.status, self.scheduler = (
+            "me",
+            "running",
+            SimpleNamespace(address="tcp://127.0.0.1:9"),
+        )
         self.sizes, self.cancelled, self.ended, self.retired = [], [], [], []
         self.pending, self.hears, self.asked = {}, None, []
         self.loop = SimpleNamespace(add_callback=lambda work: asyncio.run(work()))
@@ -67,6 +71,7 @@ class Client:
         if function is cluster_tasks.hand:
             return Future(key, "finished", function(*given))
         handed, task = given
+        self.key = handed.value.key
         self.asked += workers
         self.sizes.append(len(asked(task)))
         made = self.fate(task) or Future(key, "finished", function(handed.value, task))
@@ -94,10 +99,8 @@ class Client:
             del self.there[worker]
 
     def subscribe_topic(self, topic, handler):
+        assert topic == self.id
         self.hears = handler
-
-    def unsubscribe_topic(self, topic):
-        self.hears = None
 
 
 @pytest.fixture
@@ -186,7 +189,43 @@ def test_a_worker_has_its_next_task_while_its_answer_is_on_the_way():
     client.loop.add_callback = lambda bring: asyncio.run(bring())
     answers += run._heard()
     assert [(job, result("")) for job, result in answers] == [(job, job[1]) for job in jobs[:4]]
-    assert len(run._sent) == 0
+    # These, too, had made room for the next one before they were given.
+    assert (len(client.sizes), len(run._sent)) == (5, 1)
+
+
+def test_an_answer_is_told_where_it_is_short_and_asked_for_where_it_is_not(worker):
+    client, asked = Client(), []
+
+    async def gather(future, asynchronous):
+        assert asynchronous
+        asked.append(future.key)
+        return future.value
+
+    client.gather = gather
+    worker.log_event = lambda topic, said: client.hears((0.0, tuple(said)))
+    jobs = [("give", "x" * 2**i) for i in range(20)]
+    assert outcomes(client, jobs) == {job: job[1] for job in jobs}
+    assert 1 <= len(asked) <= 4 < len(client.sizes)
+    # What is told to others under the same name, or by the scheduler, is none of it.
+    run = cluster_run.Run(client, print, Orders(), lambda job: (work, job))
+    for said in ({"action": "add-client"}, ("another", 0, b"answer"), ("another", 0, 0, WORKER)):
+        run.hear(said)
+    assert run._news.empty()
+
+
+def test_a_job_that_takes_long_is_told_and_quick_ones_are_not(worker, monkeypatch):
+    monkeypatch.setattr(cluster_tasks, "LOOK", 0.05)
+    said = []
+    worker.log_event = lambda topic, message: said.append((topic, message))
+    jobs = [("give", i) for i in range(3)] + [("sleep", 0.4)] + [("give", 9)]
+    content = pickle.dumps((work, jobs))
+    handed = cluster_tasks.Handed("run", pickle.dumps(None), cluster_tasks.versions())
+    for timed in (True, False):
+        said.clear()
+        answer = cluster_tasks.do(handed, cluster_tasks.Task(5, content, "me", timed))
+        told = [("me", ["run", 5, 3, WORKER])] if timed else []
+        assert said == [*told, ("me", ["run", 5, answer])]
+        assert len(pickle.loads(answer).results) == len(jobs)
 
 
 @pytest.mark.usefixtures("worker")
@@ -224,7 +263,7 @@ def test_a_worker_that_is_late_is_ended_and_its_job_tried_once_more():
     def fate(task):
         if ("sleep", 9) in asked(task):
             position = asked(task).index(("sleep", 9))
-            client.hears((0.0, [task.number, position, WORKER]))
+            client.hears((0.0, (client.key, task.number, position, WORKER)))
             return Future("", "pending")
         return None
 
@@ -237,14 +276,13 @@ def test_a_worker_that_is_late_is_ended_and_its_job_tried_once_more():
     assert found == expected
     assert client.ended == [WORKER, WORKER]
     assert "at a job for more than 0.05 seconds" in told[0]
-    assert client.hears is None
 
 
 @pytest.mark.usefixtures("worker")
 def test_a_worker_that_was_lost_meanwhile_is_not_ended():
     def fate(task):
         if not client.sizes[1:]:
-            client.hears((0.0, [task.number, 0, WORKER]))
+            run.hear((run._key, task.number, 0, WORKER))
             return Future("", "pending")
         return None
 
@@ -254,7 +292,7 @@ def test_a_worker_that_was_lost_meanwhile_is_not_ended():
             for number, future in enumerate(self.pending.values()):
                 future.status = "finished"
                 result = cluster_tasks.Result(1)
-                future.value = cluster_tasks.Reply(WORKER, [result], 0.0)
+                future.value = pickle.dumps(cluster_tasks.Reply(WORKER, [result], 0.0))
                 run._news.put(cluster_news.Ended(number))
             return {}
 
@@ -323,6 +361,26 @@ def test_a_scheduler_that_listens_elsewhere_too_is_refused(monkeypatch):
         pass
     with cluster.opened(place, True, print) as pool:
         assert isinstance(pool, Cluster)
+
+
+def test_workers_that_are_slow_to_end_undo_nothing(monkeypatch):
+    class Slow:
+        def __init__(self, n_workers, **_):
+            assert n_workers == 2
+
+        def close(self):
+            closed.append(True)
+            raise TimeoutError
+
+    closed = []
+    monkeypatch.setattr(distributed, "LocalCluster", Slow)
+    monkeypatch.setattr(
+        distributed, "Client", lambda there, **_: pools.contextlib.nullcontext(there)
+    )
+    monkeypatch.setattr(cluster, "Cluster", lambda client, say: client)
+    with cluster.opened(clustered.Place(2, "", {}), False, print) as pool:
+        assert (isinstance(pool.enter_result, Slow), closed) == (True, [])
+    assert closed
 
 
 @pytest.mark.usefixtures("without_pages")
