@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.optimize import linprog
 
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.boxes import Boxes, bound_boxes
+from robustra_tf.bounds.clips import Clip, greatest
 from robustra_tf.bounds.forward import Between
 from robustra_tf.bounds.interval import propagate
 from robustra_tf.graph import build
@@ -71,6 +73,74 @@ def test_no_point_of_a_box_is_above_its_bounds(name, most):
             z = values[network.structure.nodes[index].inputs[0]].numpy()
             assert (below.numpy() - 1e-9 <= z).all()
             assert (z <= above.numpy() + 1e-9).all()
+
+
+def programme(constant, slope, value, normal):
+    """`max constant + slope . t` where `value + normal . t <= 0`, by linear programming."""
+    found = linprog(-slope, A_ub=normal[None], b_ub=[-value], bounds=[(-1, 1)] * len(slope))
+    return constant - found.fun if found.status == 0 else -np.inf
+
+
+def test_of_a_clipped_box_the_greatest_value_is_that_of_the_programme():
+    rng, empty = np.random.default_rng(4), 0
+    constant, slope = rng.normal(size=40), rng.normal(size=(40, 3))
+    box = rng.integers(0, 12, 40)
+    value, normal = 1.5 * rng.normal(size=12), rng.normal(size=(12, 3))
+    normal[::4, 1] = slope[::5, 2] = 0.0
+    given = Clip(tf.constant(value), tf.constant(normal))
+    found = greatest(given, *map(tf.constant, (constant, slope)), tf.constant(box)).numpy()
+    for row, own in enumerate(box):
+        exact = programme(constant[row], slope[row], value[own], normal[own])
+        if np.isfinite(exact):
+            np.testing.assert_allclose(found[row], exact, rtol=1e-9, atol=1e-9)
+        empty += not np.isfinite(exact)
+    assert 0 < empty < 30
+
+
+def test_clips_of_zeros_and_of_no_numbers_leave_the_whole_box():
+    slope, constant = np.array([[1.0, -2.0]] * 5), np.full(5, 0.5)
+    value = np.array([0.0, np.nan, 1.0, -np.inf, np.inf])
+    normal = np.array([[0.0, 0.0], [1.0, 1.0], [np.nan, np.inf], [1.0, 0.0], [1e-320, 0.0]])
+    given = Clip(tf.constant(value), tf.constant(normal))
+    found = greatest(given, tf.constant(constant), tf.constant(slope), tf.range(5))
+    np.testing.assert_array_equal(found, np.full(5, 3.5))
+    np.testing.assert_array_equal(
+        greatest(None, tf.constant(constant), tf.constant(slope), tf.range(5)), found
+    )
+    slope[:] = np.nan
+    assert np.isnan(greatest(given, tf.constant(constant), tf.constant(slope), tf.range(5))).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "conv", "residual", "maxima", *SKIPS])
+def test_no_point_that_counts_is_above_the_bounds_of_clipped_boxes(name):
+    network, rng = small(name), np.random.default_rng(6)
+    boxes, rows = boxes_in(network, 2, 1, width=2.0), rows_of(network, 2)
+    value, normal = rng.uniform(-0.5, 0.5, 6), rng.normal(size=(6, 2))
+    clipped = boxes._replace(clip=Clip(tf.constant(value), tf.constant(normal)))
+    whole, found = (bound_boxes(network, each, rows, MANY) for each in (boxes, clipped))
+    low, high, middle = (part.numpy() for part in (boxes.low, boxes.high, boxes.middle))
+    counted = 0
+    for _ in range(60):
+        t = 2 * rng.random(low.shape) - 1
+        t = np.sign(t) if rng.random() < 0.5 else t
+        counts = value + (normal * t).sum(1) <= 0
+        counted += counts.sum()
+        points = middle + 0.5 * t * (high - low)
+        values = [boxes.inputs(tf.constant(points))]
+        for node in network.structure.nodes[1:]:
+            values.append(node.compute(values, network.weights))
+        reached = values[-1].numpy() @ rows.numpy().T
+        bound = found.constant.numpy() + np.einsum("nrk,nk->nr", found.slope, points - middle)
+        assert (reached <= bound + 1e-9)[counts].all()
+        for index, (below, above) in zip(network.structure.relus, found.ends, strict=True):
+            z = values[network.structure.nodes[index].inputs[0]].numpy()
+            assert (below.numpy() - 1e-9 <= z)[counts].all()
+            assert (z <= above.numpy() + 1e-9)[counts].all()
+    assert counted > 60
+    widths = [
+        sum(float(tf.reduce_sum(high - low)) for low, high in each.ends) for each in (whole, found)
+    ]
+    assert widths[1] < widths[0]
 
 
 def test_ends_are_within_intervals_and_tighter_behind_two_relus():

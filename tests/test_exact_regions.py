@@ -70,6 +70,62 @@ def test_what_is_cut_away_is_excluded(seed):
         assert (cut.open[:, number] | ~held.any(0)).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6))
+def test_what_is_known_beside_of_lone_groups_excludes_and_cuts_no_solution(seed):
+    """And says no less than without it; of boxes with several open groups it says nothing."""
+    found, rng = spaces(seed), np.random.default_rng(seed)
+    groups, (n, _, k) = found.groups, found.slope.shape
+    opened = rng.random((n, len(groups.size))) < 0.5
+    beside = rng.normal(size=n), rng.normal(size=(n, k))
+    bounds, cut = found.left(opened, beside)
+    assert not (cut.open & ~opened).any()
+    points = rng.uniform(-1, 1, (400, n, k))
+    values = found.value + np.einsum("nrk,pnk->pnr", found.slope, points)
+    known = beside[0] + np.einsum("nk,pnk->pn", beside[1], points) <= 0
+    known |= opened.sum(1) != 1
+    inside = ((points >= cut.low) & (points <= cut.high)).all(2)
+    for number, (first, size) in enumerate(zip(*groups, strict=True)):
+        held = (values[..., first : first + size] <= 0).all(2) & opened[:, number] & known
+        assert (inside | ~held).all()
+        assert (cut.open[:, number] | ~held.any(0)).all()
+        assert (~held.any(0) | (bounds[:, number] <= 1e-12)).all()
+    least = groups.join(np.maximum, found.least)
+    assert (bounds >= least - 1e-12)[opened].all()
+    several = opened.sum(1) > 1
+    np.testing.assert_array_equal(bounds[several], found.bounds()[several])
+
+
+def test_a_row_and_what_is_known_beside_exclude_together():
+    """`t0 <= -0.2` with `t0 >= 0.2` known leaves nothing; of two open groups it is not known."""
+    given = HalfSpaces(np.full((3, 2), 0.2), np.tile([1.0, 0.0], (3, 2, 1)), Groups.of([1, 1]))
+    beside = np.full(3, 0.2), np.tile([-1.0, 0.0], (3, 1))
+    opened = np.array([[True, False], [True, True], [False, True]])
+    bounds, cut = given.left(opened, beside)
+    np.testing.assert_array_equal(cut.open, [[False, False], [True, True], [False, False]])
+    assert bounds[0, 0] == bounds[2, 1] > 0 > bounds[1].max()
+
+
+def test_the_best_row_is_of_the_group_that_is_asked():
+    value = np.array([[3.0, 1.0, 2.0], [3.0, np.nan, -2.0], [3.0, np.nan, np.nan]])
+    given = HalfSpaces(value, np.zeros((3, 3, 1)), Groups.of([1, 2]))
+    np.testing.assert_array_equal(given.best(np.array([1, 1, 1]))[:2], [2, 2])
+    np.testing.assert_array_equal(given.best(np.array([0, 0, 0])), [0, 0, 0])
+
+
+def test_half_spaces_of_a_box_are_those_of_its_halves():
+    """Value and slope about each one's middle give the same numbers at the same points."""
+    rng = np.random.default_rng(2)
+    whole = regions(rng, 20)
+    halves, _ = halved(whole, rng.random((20, 3)))
+    for own in (whole, halves):
+        value, slope = own.half_space
+        t = rng.uniform(-1, 1, slope.shape)
+        points = own.middle + t * own.radius
+        there = own.offset + (own.normal * points).sum(1)
+        np.testing.assert_allclose(value + (slope * t).sum(1), there, atol=1e-12)
+
+
 def test_one_half_space_is_cut_at_its_corner():
     given = HalfSpaces(np.array([[1.0]]), np.array([[[1.0, -0.5]]]), Groups.of([1]))
     cut = given.cut(np.ones((1, 1), bool))
@@ -113,7 +169,8 @@ def regions(rng, n, k=3, g=2):
     width = rng.random((n, k)) * (rng.random((n, k)) < 0.7)
     opened = np.ones((n, g), bool)
     crossing = rng.integers(0, 9, n) * 1.0
-    return Regions(low, low + width, opened, rng.normal(size=n), crossing, np.arange(n))
+    spaces = rng.normal(size=n), rng.normal(size=(n, k))
+    return Regions(low, low + width, opened, rng.normal(size=n), crossing, np.arange(n), *spaces)
 
 
 def halved(whole, score):
@@ -145,8 +202,7 @@ def test_what_is_closed_bit_by_bit_is_the_whole_box(seed):
     rng = np.random.default_rng(seed)
     low = rng.uniform(-1, 1, 3)
     high = low + rng.uniform(0.1, 1, 3)
-    whole = low[None], high[None], np.ones((1, 1), bool), np.zeros(1), np.ones(1)
-    pool = Pool(Regions(*whole, np.zeros(1, int)))
+    pool = Pool(Regions.whole(low, high, 1, 1))
     closed = []
     for count in itertools.count():
         if not len(pool):
@@ -171,7 +227,8 @@ def test_boxes_of_neighbouring_float32_numbers_are_not_split():
     one = np.float32(1.0)
     low = np.array([[one, 0.0], [one, 0.0]], np.float64)
     high = np.array([[np.nextafter(one, np.float32(2)), 0.0], [1.001, 0.0]], np.float64)
-    whole = Regions(low, high, np.ones((2, 1), bool), np.zeros(2), np.zeros(2), np.arange(2))
+    known = np.ones((2, 1), bool), np.zeros(2), np.zeros(2), np.arange(2)
+    whole = Regions(low, high, *known, np.zeros(2), np.zeros((2, 2)))
     halves, atoms = halved(whole, np.array([[0.0, 9.0], [0.0, 9.0]]))
     assert atoms.tolist() == [True, False]
     assert halves.boxes == 2

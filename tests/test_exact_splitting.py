@@ -85,7 +85,7 @@ def test_no_unsafe_point_is_ever_closed_or_cut_away(monkeypatch):
     monkeypatch.setattr(splitting._Split, "_attacked", lambda *_: None)
     monkeypatch.setattr(Case, "replayed", lambda *_: None)
     monkeypatch.setattr(splitting, "_MOST", 16)
-    held, begun, batch = [], [], splitting._Split._batch
+    held, told, begun, batch = [], [], [], splitting._Split._batch
 
     def checked(self):
         batch(self)
@@ -97,7 +97,12 @@ def test_no_unsafe_point_is_ever_closed_or_cut_away(monkeypatch):
         inside = (points[:, None] >= waiting.low) & (points[:, None] <= waiting.high)
         found = inside.all(2)[..., None] & waiting.open
         assert (found.any(1) | (worst > 0)).all()
+        # Where it says more than zeros, what is known of a box holds at each of them.
+        known = points @ waiting.normal.T + waiting.offset
+        unsafe = found & (worst <= 0)[:, None]
+        assert (known[unsafe.any(2)] <= 1e-12).all()
         held.append((worst <= 0).sum())
+        told.append((known[unsafe.any(2)] < 0).sum())
 
     monkeypatch.setattr(splitting._Split, "_batch", checked)
     for seed in range(6):
@@ -105,6 +110,7 @@ def test_no_unsafe_point_is_ever_closed_or_cut_away(monkeypatch):
         begun.append((drawn.low, drawn.high))
         Verifier(drawn.model, solver="split", time_limit=1.0).verify(drawn.asked)
     assert sum(count > 0 for count in held) > 20
+    assert sum(count > 0 for count in told) > 20
 
 
 def test_a_disjunction_of_input_boxes_is_one_case_each(wedge, tmp_path, monkeypatch):

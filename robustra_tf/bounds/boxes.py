@@ -15,6 +15,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.box_lines import Lines, counted, lines_of, ties, where_open, wider
+from robustra_tf.bounds.clips import Clip, greatest
 from robustra_tf.bounds.dual import affine, half_widths
 from robustra_tf.bounds.forward import Between, boxed
 from robustra_tf.bounds.interval import Interval
@@ -30,12 +31,14 @@ class Boxes(NamedTuple):
       still: one input [*shape], 0 in what moves.
       places: [k] of the flattened input, what moves.
       low, high: [n, k].
+      clip: what counts of each box; all of it by default.
     """
 
     still: tf.Tensor
     places: tf.Tensor
     low: tf.Tensor
     high: tf.Tensor
+    clip: Clip | None = None
 
     @property
     def middle(self) -> tf.Tensor:
@@ -105,7 +108,7 @@ def bound_boxes(
             values.append(boxed(boxes.still, boxes.places, boxes.middle, boxes.radius))
         elif isinstance(node.op, Relu):
             (given,) = inputs
-            found = given.ends if ruled is None else wider(given.interval)
+            found = given.within(boxes.clip) if ruled is None else wider(given.interval)
             if deep[node.inputs[0]] if ruled is None else index in ruled:
                 finer = _refined(network, lined, node.inputs[0], found, (boxes, most))
                 found = finer if ruled is None else where_open(found, wider(finer))
@@ -175,8 +178,7 @@ def _refined(
     start = _units(network, index, tf.concat([chosen[:, 1:]] * 2, 0), sign)
     constant, slope = _backward(network, lined, start, box, lambda *_: None)
     fixed, slope = _on_boxes(boxes, constant, slope, box)
-    reach = tf.reduce_sum(tf.abs(slope) * tf.gather(boxes.radius, box), 1)
-    found = fixed + reach
+    found = greatest(boxes.clip, fixed, slope * tf.gather(boxes.radius, box), box)
     # What is no number leaves NaN, of which nothing follows.
     return (
         tf.tensor_scatter_nd_max(low, chosen, -found[count:]),

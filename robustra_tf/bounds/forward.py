@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from robustra_tf.bounds.clips import Clip, greatest
 from robustra_tf.bounds.interval import Interval
 from robustra_tf.bounds.relu import unstable
 
@@ -28,6 +29,22 @@ class Between(NamedTuple):
         """The bounds that follow, [n, *shape] each: of both functions and of the interval."""
         (lower, upper), (below, above) = self._functions, self.interval
         return tf.maximum(lower.least, below), tf.minimum(upper.greatest, above)
+
+    def within(self, clip: Clip | None) -> Interval:
+        """The ends, of what is on either side by what both functions reach where it counts."""
+        low, high = self.ends
+        if clip is None:
+            return low, high
+        chosen = tf.cast(tf.where(unstable(low, high)), tf.int32)
+        entries_last = (0, *range(2, self.middle.shape.rank), 1)
+        lower, upper = (
+            tf.gather_nd(tf.transpose(each.values, entries_last), chosen)
+            for each in self._functions
+        )
+        below = greatest(clip, -lower[:, -1], -lower[:, :-1], chosen[:, 0])
+        above = greatest(clip, upper[:, -1], upper[:, :-1], chosen[:, 0])
+        low = tf.tensor_scatter_nd_max(low, chosen, -below)
+        return low, tf.tensor_scatter_nd_min(high, chosen, above)
 
     @property
     def interval(self) -> Interval:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.boxes import Bounded, Boxes, bound_boxes
+from robustra_tf.bounds.clips import Clip
 from robustra_tf.evidence.rules import rules
 from robustra_tf.evidence.steps import CROWN, INTERVAL, Step
 from robustra_tf.graph.graph import Network, Structure
@@ -23,7 +24,7 @@ class BoxWork(NamedTuple):
 
     Attributes:
       rows: backward rows of one layer that are computed at once.
-      bound: (weights, still, places, low, high, c) -> `Bounded`.
+      bound: (weights, still, places, low, high, clip, c) -> `Bounded`; by rules of whole boxes.
       outputs: (weights, still, places, values [m, k]) -> [m, outputs].
       descend: (weights, still, places, values, (low, high), (c, d, others)) -> values, closer to
         where the greatest of the margins `-(c . f + d) - others` is the smallest.
@@ -55,7 +56,8 @@ def ruled_work(structure: Structure, moving: int) -> BoxWork:
 def _work(structure: Structure, moving: int, ruled: bool) -> BoxWork:
     kind, k = tf.float64, moving
     widest = max(tf.TensorShape(node.op.out_shape).num_elements() for node in structure.nodes)
-    most = max(2, _BYTES // (kind.size * widest))
+    # Of k inputs a clip looks at k^2 numbers of every row.
+    most = max(2, _BYTES // (kind.size * max(widest, k * k)))
     behind = None
     if ruled:
         # No ReLU of a box alone goes without a row for each end.
@@ -73,9 +75,9 @@ def _work(structure: Structure, moving: int, ruled: bool) -> BoxWork:
     def compiled(*signature):
         return tf.function(autograph=False, input_signature=[*base, *signature])
 
-    @compiled(values, values, conditions)
-    def bound(weights, still, places, low, high, c) -> Bounded:
-        boxes = Boxes(still, places, low, high)
+    @compiled(values, values, Clip(tf.TensorSpec((None,), kind), values), conditions)
+    def bound(weights, still, places, low, high, clip, c) -> Bounded:
+        boxes = Boxes(still, places, low, high, None if ruled else clip)
         return bound_boxes(Network(structure, weights), boxes, c, most, behind)
 
     @compiled(values)

@@ -30,6 +30,11 @@ class Groups(NamedTuple):
         size = np.array(sizes, np.int64)
         return cls(np.cumsum(size) - size, size)
 
+    def owned(self, group: np.ndarray) -> np.ndarray:
+        """Which rows are of the group [n], [n, r]."""
+        place = np.arange(self.size.sum()) - self.first[group][:, None]
+        return (place >= 0) & (place < self.size[group][:, None])
+
     def join(self, ufunc: np.ufunc, values: np.ndarray) -> np.ndarray:
         """The values [n, r, ...] of each group joined, [n, g, ...]."""
         return ufunc.reduceat(values, self.first, axis=1)
@@ -37,6 +42,15 @@ class Groups(NamedTuple):
     def each(self, values: np.ndarray) -> np.ndarray:
         """The values [n, g, ...] of groups for each of their rows, [n, r, ...]."""
         return np.repeat(values, self.size, axis=1)
+
+
+#: One half space for each box, as `HalfSpaces` has many: value [n] and slope [n, k].
+_One = tuple[np.ndarray, np.ndarray]
+
+
+def closes(bounds: np.ndarray) -> np.ndarray:
+    """Where bounds exclude a group; what is no number excludes nothing."""
+    return (bounds > 0) & np.isfinite(bounds)
 
 
 class HalfSpaces(NamedTuple):
@@ -60,6 +74,57 @@ class HalfSpaces(NamedTuple):
     def least(self) -> np.ndarray:
         """Of each row, [n, r]."""
         return self.value - np.abs(self.slope).sum(2)
+
+    def best(self, group: np.ndarray) -> np.ndarray:
+        """Of each box the row of the greatest least of its group [n], [n]."""
+        least = np.where(self.groups.owned(group), self.least, -np.inf)
+        return np.nan_to_num(least, nan=-np.inf).argmax(1)
+
+    def left(self, opened: np.ndarray, beside: _One) -> tuple[np.ndarray, Cut]:
+        """What is known of the open groups [n, g], where for lone ones one half space is given.
+
+        Args:
+          opened: which groups are.
+          beside: value [n] and slope [n, k] of what is at most 0 wherever a box's one open group is
+            unsafe; slopes of zeros say nothing. Of boxes with several it is not looked at.
+
+        Returns:
+          As `bounds` has them, [n, g], and what of each box is left.
+        """
+        alone = opened.sum(1) == 1
+        found = []
+        if alone.any():
+            own = self._with(opened.argmax(1), beside)
+            bounds = np.where(opened, own.bounds(), -np.inf)
+            cut = own.cut(np.any(opened & ~closes(bounds), 1)[:, None])
+            found.append((bounds, cut._replace(open=opened & cut.open)))
+        if not alone.all():
+            bounds = self.bounds()
+            found.append((bounds, self.cut(opened & ~closes(bounds))))
+        if len(found) == 1:
+            return found[0]
+        (first, one), (second, other) = found
+        return np.where(alone[:, None], first, second), Cut(
+            *(np.where(alone[:, None], *pair) for pair in zip(one, other, strict=True))
+        )
+
+    def _with(self, group: np.ndarray, beside: _One) -> HalfSpaces:
+        """Of each box one group's rows and another half space, as one group."""
+        size = int(self.groups.size.max())
+        # A smaller group's last row is there more than once.
+        row = np.minimum(np.arange(size), self.groups.size[group][:, None] - 1)
+        row += self.groups.first[group][:, None]
+        index = np.arange(len(row))[:, None]
+        value, slope = self.value[index, row], self.slope[index, row]
+        # Where nothing is known beside, neither is the last row.
+        known = np.any(beside[1] != 0, 1)
+        last = np.where(known, beside[0], value[:, 0])
+        normal = np.where(known[:, None], beside[1], slope[:, 0])
+        return HalfSpaces(
+            np.concatenate([value, last[:, None]], 1),
+            np.concatenate([slope, normal[:, None]], 1),
+            Groups.of([size + 1]),
+        )
 
     def bounds(self) -> np.ndarray:
         """Of each group: some margin of it is at least so much above what it must be, [n, g].

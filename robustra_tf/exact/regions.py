@@ -19,6 +19,8 @@ class Regions(NamedTuple):
       bound: [n], of the box that each is a part of.
       crossing: [n], ReLUs on either side there.
       node: [n], by which a record of all boxes knows them.
+      offset, normal: [n] and [n, k]: `normal . x + offset <= 0` wherever the one open group of a
+        box is unsafe; 0 where more is open.
     """
 
     low: np.ndarray
@@ -27,6 +29,38 @@ class Regions(NamedTuple):
     bound: np.ndarray
     crossing: np.ndarray
     node: np.ndarray
+    offset: np.ndarray
+    normal: np.ndarray
+
+    @classmethod
+    def whole(cls, low: np.ndarray, high: np.ndarray, groups: int, crossing: int) -> Regions:
+        """The box [k] of which all others are parts, with so many groups, all open."""
+        return cls(
+            low[None],
+            high[None],
+            np.ones((1, groups), bool),
+            np.full(1, -np.inf),
+            np.full(1, float(crossing)),
+            np.zeros(1, int),
+            np.zeros(1),
+            np.zeros((1, len(low))),
+        )
+
+    @property
+    def middle(self) -> np.ndarray:
+        """Of each, [n, k]."""
+        return 0.5 * self.low + 0.5 * self.high
+
+    @property
+    def radius(self) -> np.ndarray:
+        """Half of each width, [n, k]."""
+        return 0.5 * (self.high - self.low)
+
+    @property
+    def half_space(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each its value in the middle, [n], and its slope by half of each width, [n, k]."""
+        value = self.offset + (self.normal * self.middle).sum(1)
+        return value, self.normal * self.radius
 
     @property
     def boxes(self) -> int:
@@ -43,7 +77,7 @@ class Regions(NamedTuple):
 
     def cuts(self, score: np.ndarray) -> Cuts:
         """Where each box is halved: in the middle of the input of the highest score [n, k]."""
-        middle = 0.5 * self.low + 0.5 * self.high
+        middle = self.middle
         ends = np.maximum(np.abs(self.low), np.abs(self.high)).astype(np.float32)
         wide = self.high - self.low > 2.0 * np.spacing(ends)
         wide &= (self.low < middle) & (middle < self.high)
