@@ -35,10 +35,12 @@ class Config:
         command.check(self)
 
 
-def asleep(seconds: float) -> float:
-    """A job."""
+def asleep(seconds: float) -> tuple[float, str]:
+    """A job; what it slept, and the key of its task."""
+    from distributed import get_worker
+
     time.sleep(seconds)
-    return seconds
+    return seconds, str(get_worker().get_current_task())
 
 
 async def serve(config: Config) -> None:

@@ -3,7 +3,8 @@
 Workers that sleep for as long as examples of a ledger took stand in for machines that there are
 not; `benchmarks.asleep` has some in each of a few processes, the scheduler is a process too. The
 efficiency is the sum of what was slept over what the workers had; the overhead is what a job takes
-beyond its sleep, of a worker's time and of the processor, in the program and in the scheduler.
+beyond its sleep of a worker's time, and what a task takes of the processor, in the program and in
+the scheduler.
 Beside it stands what is computed of the same jobs in the same portions, where handing a task out
 takes `--handing_ms` of one thread and its way there and back `--way_ms`: what machines would do
 that have nothing else to do. `--computed` leaves the sleeping out.
@@ -35,6 +36,8 @@ from robustra_tf.cli.settings import Range
 
 #: Workers that one process has.
 _TOGETHER = 20
+#: Who hands tasks out.
+_HANDING = ("program", "scheduler")
 #: Seconds that a job of `--memory` sleeps.
 _INSTANT = 1e-5
 
@@ -72,18 +75,22 @@ class Sleepers:
     scheduler: int
 
     def through(self, jobs: Iterator[tuple[float]]) -> dict[str, Any]:
-        """Jobs done, seconds that they slept and that passed, and those of a processor."""
+        """Jobs and tasks done, seconds that were slept and that passed, those of a processor."""
         from benchmarks.asleep import asleep
         from eval.workers import Orders
 
         pids = {"program": os.getpid(), "scheduler": self.scheduler}
         used = {name: processes.seconds(pid) for name, pid in pids.items()}
-        start, count, slept = time.perf_counter(), 0, 0.0
-        for _, result in self.pool.share_out(jobs, Orders(), asleep, lambda job: job):
+        start, count, slept, tasks = time.perf_counter(), 0, 0.0, set[str]()
+        # With a limit, as an evaluation has, so that what lasts is told.
+        orders = Orders(limit=lambda job: 1e6)
+        for _, result in self.pool.share_out(jobs, orders, asleep, lambda job: job):
+            seconds, task = result("a job")
             count += 1
-            slept += result("a job")
+            slept += seconds
+            tasks.add(task)
         passed = time.perf_counter() - start
-        found = {"jobs": count, "slept": slept, "seconds": passed}
+        found = {"jobs": count, "tasks": len(tasks), "slept": slept, "seconds": passed}
         return found | {name: processes.seconds(pid) - used[name] for name, pid in pids.items()}
 
 
@@ -166,14 +173,14 @@ def simulate(config: Config, drawn: Sequence[float], workers: int, scale: float)
         "workers": workers,
         "scale": scale,
         "jobs": found["jobs"],
+        "tasks": found["tasks"],
         "mean_seconds": sum(job[0] for job in jobs) / len(jobs),
         "longest_seconds": longest,
         "seconds": found["seconds"],
         "efficiency": found["slept"] / had,
         "overhead_ms_a_job": 1e3 * (had - found["slept"]) / found["jobs"],
-        "jobs_a_second": found["jobs"] / found["seconds"],
-        "program_ms_a_job": 1e3 * found["program"] / found["jobs"],
-        "scheduler_ms_a_job": 1e3 * found["scheduler"] / found["jobs"],
+        "tasks_a_second": found["tasks"] / found["seconds"],
+        **{f"{who}_ms_a_task": 1e3 * found[who] / found["tasks"] for who in _HANDING},
         "load": os.getloadavg()[0],
     }
 
@@ -207,26 +214,26 @@ def _mib() -> float:
 
 
 def draw(slept: Sequence[dict[str, Any]], counted: Sequence[dict[str, Any]], path: Path) -> None:
-    """Efficiency and overhead against the number of workers: points that slept, lines computed."""
+    """Against the number of workers, points slept and lines computed: efficiency; handing out."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.4), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     for k, scale in enumerate(sorted({one["scale"] for one in counted})):
         lines, points = ([o for o in f if o["scale"] == scale] for f in (counted, slept))
-        label = f"jobs of {lines[0]['mean_seconds']:.2g} s in the mean"
-        for axes, name, factor in (
-            (left, "efficiency", 100.0),
-            (right, "overhead_ms_a_job", 1.0),
-        ):
-            for found, style in ((lines, "-"), (points, "o")):
-                x, y = [o["workers"] for o in found], [factor * o[name] for o in found]
-                axes.plot(x, y, f"C{k}{style}", label=label if style == "-" else None)
-    left.set(xlabel="workers", ylabel="efficiency in %", ylim=(0, 102))
-    right.set(xlabel="workers", ylabel="overhead in ms a job", ylim=(0, None))
-    for axes in (left, right):
+        mean = f"jobs of {lines[0]['mean_seconds']:.2g} s in the mean"
+        for found, style, label in ((lines, "-", mean), (points, "o", None)):
+            x, y = [o["workers"] for o in found], [100.0 * o["efficiency"] for o in found]
+            left.plot(x, y, f"C{k}{style}", label=label)
+        for who, style in zip(_HANDING, "o^", strict=True):
+            x, y = [o["workers"] for o in points], [o[f"{who}_ms_a_task"] for o in points]
+            right.plot(x, y, f"C{k}{style}", label=f"{who}, {mean}" if points else None)
+    left.set(ylabel="efficiency in %", ylim=(0, 102))
+    right.set(ylabel="processor, ms a task", ylim=(0, None))
+    for axes in (left, right) if slept else (left,):
+        axes.set(xlabel="workers")
         axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
+        axes.legend(fontsize=8)
     figure.savefig(path)
 
 
