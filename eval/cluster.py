@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import dask.config
@@ -16,7 +18,7 @@ from distributed.utils import get_mp_context
 from . import cluster_tasks, clustered
 from .cluster_run import Run
 from .clustered import Place
-from .workers import Job, Orders, Result, StageError
+from .workers import Job, Orders, Pool, Result, StageError
 
 #: Messages that Dask remembers, on each way: those that hand out tasks have images in them.
 _REMEMBERED = {"distributed.admin.low-level-log-length": 4}
@@ -40,10 +42,15 @@ _LOCAL = {
     "distributed.worker.memory.terminate": 0.95,
 }
 
+#: A cluster that this program has begun, and its client.
+_Local = tuple[distributed.Client, distributed.LocalCluster]
+
 
 @contextlib.contextmanager
-def opened(place: Place, insecure: bool, say: Callable[[str], None]) -> Iterator[Cluster]:
+def opened(place: Place, insecure: bool, say: Callable[[str], None]) -> Iterator[Pool]:
     """A pool for as long as it is entered; workers of `local:N` end with it.
+
+    These are begun while whoever has entered does other things; the first jobs wait for them.
 
     Args:
       place: where.
@@ -61,41 +68,48 @@ def opened(place: Place, insecure: bool, say: Callable[[str], None]) -> Iterator
         stack.enter_context(dask.config.set(_REMEMBERED))
         if place.workers:
             stack.enter_context(dask.config.set(_LOCAL))
-            client = distributed.Client(
-                stack.enter_context(_local(place.workers)), set_as_default=False
-            )
-        else:
-            client = _reached(place)
-        stack.enter_context(client)
-        if not place.workers:
-            # A loopback address may be one door of several.
-            clustered.require_private(client.scheduler_info()["address"], insecure)
+            yield _Beginning(stack.enter_context(_local(place.workers)), say)
+            return
+        client = stack.enter_context(_reached(place))
+        # A loopback address may be one door of several.
+        clustered.require_private(client.scheduler_info()["address"], insecure)
         yield Cluster(client, say)
 
 
 @contextlib.contextmanager
-def _local(workers: int) -> Iterator[Any]:
+def _local(workers: int) -> Iterator[Future[_Local]]:
     get_mp_context()  # which has its own idea of what is imported beforehand
     # Workers are forks of a process that has imported all and computed nothing.
     package = __name__.rpartition(".")[0]
     multiprocessing.get_context("forkserver").set_forkserver_preload(
         ["tensorflow", "keras", "distributed", f"{package}.shared"]
     )
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
-        cluster = distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=None,  # pyright: ignore[reportArgumentType] - documented for none
-            local_directory=home,
-            silence_logs=logging.CRITICAL,
-        )
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        begun = thread.submit(_begun, workers, home)
         try:
-            yield cluster
+            yield begun
         finally:
-            # All is recorded; a worker whose end is not seen in time ends with this program.
-            with contextlib.suppress(TimeoutError):
-                cluster.close()
+            if begun.exception() is None:  # else whoever asked has been told
+                client, cluster = begun.result()
+                client.close()
+                # All is recorded; a worker whose end is not seen in time ends with this program.
+                with contextlib.suppress(TimeoutError):
+                    cluster.close()
+
+
+def _begun(workers: int, home: str) -> _Local:
+    cluster = distributed.LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,  # pyright: ignore[reportArgumentType] - documented for none
+        local_directory=home,
+        silence_logs=logging.CRITICAL,
+    )
+    return distributed.Client(cluster, set_as_default=False), cluster
 
 
 def _reached(place: Place) -> distributed.Client:
@@ -106,6 +120,27 @@ def _reached(place: Place) -> distributed.Client:
         )
     except (OSError, TimeoutError) as error:
         raise StageError(f"--cluster: no scheduler answers at {place.address}: {error}") from error
+
+
+class _Beginning:
+    """A `Pool` whose workers are on their way; who has jobs for them waits for them."""
+
+    def __init__(self, begun: Future[_Local], say: Callable[[str], None]):
+        self._begun, self._say = begun, say
+
+    @functools.cached_property
+    def _cluster(self) -> Cluster:
+        return Cluster(self._begun.result()[0], self._say)
+
+    def share_out(
+        self,
+        jobs: Iterable[Job],
+        orders: Orders,
+        work: Callable[..., Any],
+        arguments: Callable[[Job], tuple],
+    ) -> Iterator[tuple[Job, Result]]:
+        """As `Cluster` says."""
+        yield from self._cluster.share_out(jobs, orders, work, arguments)
 
 
 class Cluster:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -363,24 +364,53 @@ def test_a_scheduler_that_listens_elsewhere_too_is_refused(monkeypatch):
         assert isinstance(pool, Cluster)
 
 
-def test_workers_that_are_slow_to_end_undo_nothing(monkeypatch):
-    class Slow:
-        def __init__(self, n_workers, **_):
-            assert n_workers == 2
+class Local(Client):
+    """Of workers that this program begins; they may fail to begin, and be slow to end."""
 
-        def close(self):
-            closed.append(True)
-            raise TimeoutError
+    def __init__(self, begin=lambda: None, end=lambda: None):
+        super().__init__()
+        self.begin, self.ends = begin, [end, lambda: None]
 
-    closed = []
-    monkeypatch.setattr(distributed, "LocalCluster", Slow)
-    monkeypatch.setattr(
-        distributed, "Client", lambda there, **_: pools.contextlib.nullcontext(there)
-    )
-    monkeypatch.setattr(cluster, "Cluster", lambda client, say: client)
+    def __call__(self, *_, **given):
+        if "n_workers" in given:
+            self.begin()
+        return self
+
+    def close(self):
+        """Of the client, then of the cluster."""
+        self.ends.pop()()
+
+
+@pytest.mark.usefixtures("worker")
+def test_workers_are_begun_meanwhile_and_their_end_undoes_nothing(monkeypatch):
+    def slow():
+        ended.append(len(local.ends))
+        raise TimeoutError
+
+    ready, ended = threading.Event(), []
+    local = Local(lambda: ready.wait(60), slow)
+    for name in ("LocalCluster", "Client"):
+        monkeypatch.setattr(distributed, name, local)
     with cluster.opened(clustered.Place(2, "", {}), False, print) as pool:
-        assert (isinstance(pool.enter_result, Slow), closed) == (True, [])
-    assert closed
+        ready.set()  # not before it was entered
+        for _ in range(2):
+            found = pool.share_out([("give", 5)], Orders(), work, lambda job: job)
+            assert [result("") for _, result in found] == [5]
+    assert ended == [0]
+
+
+def test_workers_that_do_not_begin_are_told_to_who_has_jobs_for_them(monkeypatch):
+    def fail():
+        raise OSError("no port is left")
+
+    monkeypatch.setattr(distributed, "LocalCluster", Local(fail))
+    with cluster.opened(clustered.Place(2, "", {}), False, print):
+        pass
+    with (
+        pytest.raises(OSError, match="no port is left"),
+        cluster.opened(clustered.Place(2, "", {}), False, print) as pool,
+    ):
+        list(pool.share_out([("give", 5)], Orders(), work, lambda job: job))
 
 
 @pytest.mark.usefixtures("without_pages")
