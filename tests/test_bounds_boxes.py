@@ -234,3 +234,15 @@ def test_of_two_lines_above_the_one_that_is_lower_in_the_middle_is_taken():
         slope, rise = min(chords, key=lambda line: 2 * line[0] + line[1])
         _, above = _past(_one(4.5, 2.0), low, high)
         np.testing.assert_allclose(above, [4.5 * slope, 2 * slope + rise])
+
+
+def test_a_relu_of_numbers_that_are_never_negative_is_the_identity():
+    """The function alone might be: `0.8 e + 0.5` of numbers that are known to be at least 0."""
+    for low, kept in ((0.0, [0.8, 0.5]), (-1e-9, [0.8, 0.5])):
+        below, above = _past(_one(0.8, 0.5), low, 1.3)
+        np.testing.assert_allclose(below, kept)
+        assert (np.abs(above - [0.8, 0.5]).max() == 0) == (low == 0)
+    below, above = _past(_one(0.8, 0.1), 0.0, 0.9)
+    np.testing.assert_array_equal([below, above], [[0.8, 0.1]] * 2)
+    below, _ = _past(_one(0.8, -0.1), 0.0, 0.7)
+    np.testing.assert_array_equal(below, [0.8, -0.1])

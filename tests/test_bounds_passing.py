@@ -7,7 +7,13 @@ import tensorflow as tf
 from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.frames import Chosen, Every
 from robustra_tf.bounds.gradients import instead, taken
-from robustra_tf.bounds.passing import absolute_sum_inside, as_whole, past_relu, through
+from robustra_tf.bounds.passing import (
+    absolute_sum,
+    absolute_sum_inside,
+    as_whole,
+    past_relu,
+    through,
+)
 from robustra_tf.bounds.relu import Relaxation, relax
 from robustra_tf.bounds.rows import WholeRows, WindowRows, merged, regroup, split
 from robustra_tf.bounds.window import Window
@@ -168,6 +174,25 @@ def test_only_pixels_in_the_image_are_summed(case, striped):
     mask = frame.constant(tf.constant(WINDOW.inside[..., None], values.dtype))
     expected = frame.listed(tf.reduce_sum(tf.abs(values * mask), [-3, -2, -1]), rows)
     assert_same(absolute_sum_inside(rows, frame), expected)
+
+
+def test_sums_of_rows_that_are_alike_spell_none_of_them_out():
+    """Of one row for all positions of all images there is one matrix product, and no copy of it."""
+    make, shape = windows((1, 1, 4))
+    rows = make(normal(*shape))
+    weights = normal(50, WINDOW.positions, 3, 2, 2)
+    largest = []
+
+    @tf.function(autograph=False)
+    def summed(values, weights):
+        found = absolute_sum(rows.with_values(values), Every(), weights)
+        for op in tf.compat.v1.get_default_graph().get_operations():
+            largest.extend(out.shape.num_elements() for out in op.outputs)
+        return found
+
+    expected = np.einsum("rijk,npijk->npr", np.abs(rows.values[0, 0]), weights)
+    np.testing.assert_allclose(summed(rows.values, weights), expected.reshape(50, -1))
+    assert max(largest) == np.size(weights)
 
 
 @pytest.mark.parametrize("lead", [(2, 3), (0, 3), (2, 0)])

@@ -13,8 +13,10 @@ from robustra_tf.bounds.balls import ball
 from robustra_tf.bounds.dual import fuses, trace, unit_rows
 from robustra_tf.bounds.enclosure import enclose
 from robustra_tf.bounds.frames import Every
+from robustra_tf.bounds.layer_rows import Below, LayerRows
 from robustra_tf.bounds.margins import margins
 from robustra_tf.bounds.options import BoundOptions
+from robustra_tf.bounds.radius import Known, row_radius
 from robustra_tf.bounds.rows import WholeRows, WindowRows
 from robustra_tf.certificates.compiled import Inputs, margins_bound
 from robustra_tf.graph import Network, build
@@ -174,3 +176,33 @@ def test_whoever_visits_sees_every_relu_of_a_deep_network_too():
     assert seen == [*reversed(relus), 0]
     # What a visit returns is gone on with.
     np.testing.assert_allclose(found.rows.values, 2.0 ** len(seen) * plain.rows.values)
+
+
+@pytest.mark.parametrize("depth", [3, 12])
+def test_every_row_is_traced_where_that_is_asked_for(depth):
+    """Also those of neurons that are stable, and of deep networks, whose few rows are cheap."""
+    network = build(stack(depth)).network(tf.float64)
+    around = ball(tf.fill((2, 4), tf.constant(0.5, tf.float64)), tf.constant(0.01, tf.float64))
+    relaxations = enclose(network, around, BoundOptions("every")).relaxations
+    index = network.structure.nodes[network.structure.relus[-1]].inputs[0]
+    one = tf.ones((2, 4), tf.float64)
+    stable = Known(9 * one, one)
+    found, interval = (
+        row_radius(network, around, relaxations, index, stable, BoundOptions(rows)).numpy()
+        for rows in ("every", "needed")
+    )
+    np.testing.assert_array_equal(interval, one)
+    assert (found < 0.5).all()
+
+
+@pytest.mark.parametrize("depth", [3, 12])
+def test_rows_are_kept_for_the_gradient_where_they_may_be_picked_out(depth):
+    """Of dense layers; calls pass more rows than anyone reads, of which none are kept."""
+    network = build(stack(depth)).network(tf.float64)
+    around = ball(tf.fill((2, 4), tf.constant(0.5, tf.float64)), tf.constant(0.01, tf.float64))
+    relaxations = enclose(network, around, BoundOptions("every")).relaxations
+    index = network.structure.nodes[network.structure.relus[-1]].inputs[0]
+    layer = LayerRows(network.structure, index, "linf", 2, 2.0**28, 8)
+    below = Below(network, *around[:2], around.room, relaxations)
+    kept = layer.every(below).kept
+    assert set(kept) == (set() if depth == 12 else {*network.structure.relus[:-1], 0})

@@ -1,5 +1,6 @@
 """Rows in tiles: laid out and back, and passed through convolutions without being joined."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 import tensorflow as tf
 
 from robustra_tf.bounds import tiled
+from robustra_tf.graph import spread
 from robustra_tf.graph.convolutions import Conv2D
 from robustra_tf.graph.spatial import Pool2D
-from robustra_tf.graph.spread import Tiling, spread_tiles
+from robustra_tf.graph.spread import Tiling, correlated, spread_tiles
 
 LAYERS = [
     Conv2D((7, 7, 3), 4, (4, 4), (2, 2), ((1, 1), (1, 1))),
@@ -84,3 +86,27 @@ def test_the_choice_follows_the_count():
     assert tiled.joining_pays(wide, tiling)
     assert not tiled.joining_pays(narrow, tiling)
     assert tiled.joining_pays(narrow, tiling_of((14, 14), (1, 1), (0, 0)))
+
+
+@pytest.mark.parametrize("channels", [3, 16, 40])
+@pytest.mark.parametrize(("tile", "origin"), TILINGS)
+@pytest.mark.parametrize("op", LAYERS[:4], ids=lambda op: f"{op.size}{op.strides}")
+def test_the_work_that_is_counted_is_done(op, tile, origin, channels, monkeypatch):
+    """A multiplication and an addition for every number of the kernel at every place."""
+    op = dataclasses.replace(op, shape=(*op.shape[:2], channels))
+    rng, tiling = np.random.default_rng(3), tiling_of(op.out_shape[:2], tile, origin)
+    weights, rows = weights_of(op, rng), tf.constant(rng.normal(size=(1, *op.out_shape)))
+    done = []
+
+    def counted(y, taps, padding):
+        found = correlated(y, taps, padding)
+        lanes = -(-taps.shape[3] // tiled.LANES) * tiled.LANES
+        done.append(2 * math.prod(found.shape[1:3]) * math.prod(taps.shape[:3]) * lanes)
+        return found
+
+    monkeypatch.setattr(spread, "correlated", counted)
+    for join, layout in ((True, None), (False, tiling)):
+        monkeypatch.setattr(tiled, "joining_pays", lambda *_, join=join: join)
+        tiled.transpose(op, weights, tiling.cut(rows), tiling)
+        # The last convolution is that of the rows, behind what makes a kernel for tiles.
+        assert done[-1] == tiled._work(op, layout)

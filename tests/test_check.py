@@ -15,7 +15,9 @@ import pytest
 import robustra_tf as rt
 from eval import check, network
 from eval.checker import claim, derive
+from eval.checker.claim import Band
 from eval.checker.rejection import RejectedError
+from eval.checker.state import State
 from robustra_tf.evidence.network import network_sha256
 from robustra_tf.graph import build
 from tests import claims, evaluations, nets
@@ -149,6 +151,36 @@ def test_another_line_needs_its_own_intercept(certificates, tmp_path, steeper):
         error = claims.rejection(claims.written(tmp_path / "line.npz", arrays, header))
         assert error.layer.startswith("ReLU 0 ")
         assert error.field == "intercept"
+
+
+def test_a_relu_of_numbers_from_zero_on_is_the_identity():
+    """Nothing lies above `z` then, and the intercept may be 0; below zero it may not."""
+    check = derive.Check.__new__(derive.Check)
+    check.sound, check.tolerance, check.few, check.tiny = True, 0.0, 0.0, 0.0
+    below, one = State(*(np.full((1, 1), value) for value in (1.0, 1.0, 0.0))), np.ones((1, 1))
+    check._check_band("ReLU", Band(0 * one, 2 * one, one, 0 * one), below, one)
+    low = one - np.nextafter(one, 2)
+    with pytest.raises(RejectedError, match="intercept"):
+        check._check_band("ReLU", Band(low, 2 * one, one, 0 * one), below, one - low)
+
+
+def test_rows_are_carried_back_in_slices_that_keep_within_the_memory(certificates, monkeypatch):
+    """As many at a time as it holds where they are widest, and no fewer."""
+    given = claim.read(certificates["two_conv", 2, "sound"][0])
+    backward, seen = derive.Check._backward, []
+
+    def measured(self, index, rows):
+        seen.append(rows.shape[1])
+        return backward(self, index, rows)
+
+    monkeypatch.setattr(derive.Check, "_backward", measured)
+    widest = max(np.prod(node.shape) for node in given.nodes)
+    whole = derive.check(given).margin_lower
+    assert max(seen) > 3
+    seen.clear()
+    monkeypatch.setattr(derive, "BUDGET", 3 * 8 * int(widest) * len(given.x))
+    np.testing.assert_allclose(derive.check(given).margin_lower, whole, rtol=1e-9)
+    assert max(seen) == 3
 
 
 def _rehashed(arrays, header):

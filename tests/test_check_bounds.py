@@ -233,3 +233,43 @@ def test_rows_start_at_several_nodes_and_end_at_intervals():
     values = values_at(case.nodes, points(case, np.random.default_rng(1), 500))
     real = -(values[last] @ case.asked.rows.T) + values[below].sum(1, keepdims=True)
     assert (both <= real + 1e-12).all()
+
+
+def test_rows_of_another_size_are_bounded_by_as_much():
+    """By powers of two nothing is rounded otherwise: what is subtracted has the rows' own size."""
+    case = Case("dense", 3, 0.1)
+    known = case.known()
+    known.forward(len(case.nodes) - 1)
+    last, rows = len(case.nodes) - 1, -case.asked.rows[None]
+    found, small = (
+        lower_bounds(known, {last: Rows(size * rows)}, Slopes(known, CROWN)) for size in (1, 2**-60)
+    )
+    np.testing.assert_array_equal(small, 2**-60 * found)
+
+
+def test_what_rounding_may_take_away_is_taken_away_whole():
+    """Of whole numbers, whose sum is exact: no part of it is forgotten, and little is added."""
+    nodes = Network([{"op": "input", "shape": [4]}], []).nodes
+    known = Knowledge(Subject(nodes), whole(np.zeros(4), np.zeros(4)))
+    off = np.array([[3.0, 5.0, 7.0, 9.0]])
+    known.passed[0] = known.passed[0]._replace(pushed=off)
+    row = np.array([[[1.0, -2.0, 4.0, -8.0]]])
+    (bound,) = lower_bounds(known, {0: Rows(row)}, Slopes(known, CROWN))[0]
+    lost = float(np.abs(row[0, 0]) @ off[0])
+    assert -(1 + 1e-11) * lost < bound < -lost
+
+
+def test_convolutions_of_few_numbers_are_written_out_as_matrices():
+    """Half a gigabyte is: rows of units known to be dead are left out of them."""
+
+    def of_side(side, filters):
+        weights = [np.ones((3, 3, 2, filters), np.float32), np.zeros(filters, np.float32)]
+        conv = {"op": "conv", "inputs": [0], "weights": [0, 1], "strides": [1, 1]}
+        conv["padding"] = [[1, 1], [1, 1]]
+        return Subject(Network([{"op": "input", "shape": [side, side, 2]}, conv], weights).nodes)
+
+    small, large = of_side(3, 2), of_side(64, 3)
+    assert small.matrix(1).shape == (18, 18)
+    assert np.count_nonzero(small.matrix(1)) == 4 * 49
+    assert 8192 * 12288 > 2**26
+    assert large.matrix(1) is None

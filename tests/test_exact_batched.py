@@ -415,3 +415,26 @@ def test_a_batch_holds_what_half_of_the_memory_does():
         held = 4 * options._COPIES * found._bounding.numbers * sizes[memory]
         assert sizes[memory] == 2 or held <= 0.5 * memory * 2**20
     assert 2 <= sizes[0.05] < sizes[0.1] < sizes[0.2] < sizes[1e6] == 4000
+
+
+def test_at_the_deadline_nothing_is_closed_any_more(monkeypatch):
+    case = Case("dense", 1)
+    for deadline, outcome in ((5.0, Outcome.UNDECIDED), (5.5, Outcome.PROVEN)):
+        found = search(case, {0: shifted(case, 9.0)})
+        monkeypatch.setattr(batched.time, "monotonic", lambda: 5.0)
+        found.run(deadline)
+        assert found.answer(0).outcome is outcome
+
+
+@pytest.mark.parametrize(("times", "asked"), [(1.0, True), (0.999, False)])
+def test_a_margin_of_minus_the_tolerance_is_a_counterexample(times, asked, monkeypatch):
+    found = search(Case("dense", 1))
+    seen = found._bounding.seen
+
+    def at(domains):
+        margin = np.full(len(domains), -times * found._tolerance[0])
+        return seen(domains)._replace(margin=margin)
+
+    monkeypatch.setattr(found._bounding, "seen", at)
+    found._kept(found._bounding.roots(4))
+    assert found.found == asked

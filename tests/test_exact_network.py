@@ -117,6 +117,15 @@ def test_points_fill_the_ball_and_stay_in_it():
         assert np.linalg.matrix_rank(shift) == 9
 
 
+def test_points_of_an_l1_ball_move_all_pixels_or_few():
+    image = np.full((10, 10, 1), 0.5, np.float32)
+    found = probe._sampled(Inputs(0.7, "l1", (0.0, 1.0)), image, probe.MANY)
+    moved = np.sort((found != image).reshape(len(found), -1).sum(1))[1:]
+    few, all_ = np.split(moved, 2)
+    assert 0 < few.max() < 15
+    assert all_.min() > 85
+
+
 def test_one_logit_is_refused():
     model = keras.Sequential([keras.Input((1,)), dense(1)])
     with pytest.raises(ValueError, match="model: expected at least two logits"):

@@ -1,5 +1,6 @@
 """Verdicts against brute force over activation patterns, and solvers that misbehave."""
 
+import itertools
 import sys
 import time
 import types
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 import robustra_tf as rt
 from robustra_tf.attacks import contained
+from robustra_tf.evidence.region import Region
 from robustra_tf.exact import Status, Verifier, searches
 from robustra_tf.exact.branch import BranchAndBound, _Node, _Search
 from robustra_tf.exact.encoding import encode
 from robustra_tf.exact.highs import Highs, Solved
+from robustra_tf.exact.leaves import Duals, Keeper, Margins, Named
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.solver import TOLERANCE, Answer, Outcome, Question, judge, undecided
 from robustra_tf.exact.substitution import restrict
@@ -421,3 +424,37 @@ def test_the_clock_is_kept(hard):
     start = time.monotonic()
     verdict = Verifier(model, eps).verify(x, label)
     assert 0 < verdict.seconds <= time.monotonic() - start
+
+
+def _infeasible(search):
+    """Phases that no point of the ball has, with what HiGHS says of them."""
+    for on in itertools.product([True, False], repeat=len(search.unstable)):
+        node = _Node(tuple(range(len(on))), on)
+        ends = search._columns(node)
+        solved = search.session.solve(*ends, 10.0)
+        if solved.ray is not None:
+            return node, ends, solved
+    raise AssertionError("all phases have points")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_ray_says_the_same_whatever_its_length(kept):
+    """That a domain has no point, by duals that only their ratio counts of; or nothing."""
+    case = exact_networks.Case(exact_networks.network("unequal_depth", "as drawn"))
+    row, constant = case.restriction.margin(np.array([1.0, -1.0, 0.0]))
+    region = Region(case.low, case.high, case.x, exact_networks.EPS, "linf")
+    named = Named(np.arange(case.restriction.units), np.ones(case.restriction.units))
+    margins = Margins(row[None], np.array([constant]), np.ones(1))
+    keeper = Keeper(Duals(case.restriction, region), named, margins) if kept else None
+    question = Question(encode(case.restriction, case.x), row, constant, keeper=keeper)
+    search = _Search(question, 1, None, np.inf)
+    node, ends, solved = _infeasible(search)
+    assert solved.status == "Infeasible"
+    noise = np.random.default_rng(0).normal(size=(20, len(solved.ray)))
+    whole = search._columns(_Node())
+    for size in (1e-12, 1.0, 1e12):
+        of_it = Solved("Infeasible", None, None, size * solved.ray)
+        assert search._certify(node, of_it, *ends) == np.inf
+        for ray in noise:
+            nothing = Solved("Infeasible", None, None, size * ray)
+            assert search._certify(_Node(), nothing, *whole) == -np.inf

@@ -17,7 +17,7 @@ from robustra_tf.evidence.layers import Layers
 from robustra_tf.evidence.region import Region
 from robustra_tf.evidence.steps import INTERVAL, Leaf, RowSet, Slopes, UncoveredError, phase_tree
 from robustra_tf.exact import Status, Verifier, batched, searches
-from robustra_tf.exact.leaves import Named
+from robustra_tf.exact.leaves import Duals, Named
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.graph import build
 from tests import exact_networks, nets
@@ -236,3 +236,26 @@ def test_how_large_a_logit_may_be_is_told_by_its_interval():
     found = Layers(flat, Region(low, high, low, 0.0, "linf"))
     found.take((0, INTERVAL))
     assert found.largest == pytest.approx(14.0, rel=1e-9)
+
+
+def test_a_bound_is_what_its_slopes_prove():
+    """Of one hidden layer by its formula, for coefficients of every size."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(5, "relu")])
+    model.add(keras.layers.Dense(2))
+    case = exact_networks.Case(nets.randomise(model, 1))
+    r, rng = case.restriction, np.random.default_rng(0)
+    assert r.units > 2
+    assert (r.relu & (r.lower < 0) & (r.upper > 0)).all()
+    region = Region(case.low, case.high, case.x, exact_networks.EPS, "linf")
+    duals, chord = Duals(r, region), r.upper / (r.upper - r.lower)
+    for size in (0.01, 0.3, 1.0, 100.0):
+        row, alpha = size * rng.normal(size=2 + r.units), rng.uniform(size=r.units)
+        row[2] = abs(row[2])
+        a = row[2:]
+        found = duals.bound(row, 0.3, np.zeros(r.units), alpha * a)
+        np.testing.assert_allclose(found.alpha, alpha, rtol=1e-6)
+        slope = np.where(a > 0, found.alpha, chord)
+        pixels, nu = row[:2] + (a * slope) @ r.weights.toarray()[:, :2], a * slope
+        least = 0.3 + np.minimum(pixels * case.low, pixels * case.high).sum()
+        least += nu @ r.offset - (np.minimum(a, 0) * chord * r.lower).sum()
+        assert least - 1e-11 * max(size, 1) < found.bound < least

@@ -71,9 +71,8 @@ def with_phases(lines: Lines, phases: np.ndarray, beta: np.ndarray) -> Lines:
       phases: [n or 1, r, *shape], 1 or -1 where one is fixed, else 0.
       beta: multipliers of these, at least 0, in the same shape.
     """
-    fixed, on = phases != 0, phases > 0
     # Whole numbers, which are exact among fractions too.
-    one = on.astype(np.int64)
+    fixed, one = phases != 0, np.maximum(phases, 0)
     return Lines(
         np.where(fixed, one, lines.below),
         np.where(fixed, one, lines.above),

@@ -110,7 +110,7 @@ def joint_bound(
     box: Box | None,
     options: BoundOptions,
     sound: bool,
-    keep: bool = False,
+    keep: bool,
 ):
     """(weights of f, of g, x, eps, y) -> `JointMargins`; of a sound one in float64.
 

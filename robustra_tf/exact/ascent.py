@@ -19,7 +19,6 @@ from robustra_tf.exact.multipliers import (
     certified,
     join_groups,
     split_groups,
-    widths,
 )
 from robustra_tf.intake.deadline import timestamp
 
@@ -43,7 +42,7 @@ class Attained(NamedTuple):
 
 def attained(dense: Dense, found: Pass, kind: Kind) -> Attained:
     """The minimum of the relaxation that a backward pass has found."""
-    pixels, sizes = dense.layout[0], widths(dense)
+    pixels, sizes = dense.layout[0], dense.widths
     image = dense.region.lowest(tf.concat(found.image, 1), kind.norm)
     inputs = tf.split(image, sizes, axis=1)
     before, after = [], []
@@ -184,7 +183,7 @@ def explored(dense: Dense, problem: Problem, given: Multipliers, kind: Kind) -> 
 
 def forward(dense: Dense, x: tf.Tensor) -> tf.Tensor:
     """`u` [k, n + m] at inputs [k, n], as the network computes it."""
-    sources = tf.split(x, widths(dense), axis=1)
+    sources = tf.split(x, dense.widths, axis=1)
     parts = [split_groups(part, dense) for part in (dense.offset, dense.relu)]
     for blocks, count, offset, relu in zip(dense.weights, dense.sizes, *parts, strict=True):
         read = (block.applied(u, count) for block, u in zip(blocks, sources, strict=True))

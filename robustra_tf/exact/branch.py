@@ -145,8 +145,7 @@ class _Search:
         if solved.ray is not None:
             # `0 >= something positive` for every point: there is none.
             nothing = np.zeros(len(lower))
-            scale = max(np.abs(solved.ray).max(initial=0.0), 1e-300)
-            for ray in (solved.ray / scale, -solved.ray / scale):
+            for ray in _unit_rays(solved.ray):
                 if certified_bound(self.programme, nothing, lower, upper, ray) > _OPEN:
                     return np.inf
         return -np.inf
@@ -160,8 +159,7 @@ class _Search:
         if solved.duals is not None:
             return keeper.bound(encoding, phases, solved.duals, False)
         if solved.ray is not None:
-            scale = max(np.abs(solved.ray).max(initial=0.0), 1e-300)
-            for ray in (solved.ray / scale, -solved.ray / scale):
+            for ray in _unit_rays(solved.ray):
                 if keeper.bound(encoding, phases, ray, True) > _OPEN:
                     return np.inf
         return -np.inf
@@ -196,3 +194,9 @@ class _Search:
         score = np.where(free, score + 1e-6 * gap, -np.inf)
         best = int(score.argmax())
         return best, bool(z[best] > 0)
+
+
+def _unit_rays(ray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A ray in either direction, its largest entry 1: what it shows is a matter of ratios alone."""
+    unit = ray / max(np.abs(ray).max(initial=0.0), 1e-300)
+    return unit, -unit

@@ -125,9 +125,16 @@ class Dense(NamedTuple):
         return Dense(self.weights[:group], self.sizes[:group], *parts, region=self.region)
 
     @property
+    def widths(self) -> list[tf.Tensor]:
+        """The numbers of pixels of their blocks."""
+        if not self.weights:
+            return [tf.size(self.region.low)]
+        return [tf.shape(block.values)[1] for block in self.weights[0]]
+
+    @property
     def layout(self) -> tuple[int, int]:
         """The numbers of the blocks of pixels and of the groups."""
-        return (len(self.weights[0]) if self.weights else 1), len(self.weights)
+        return len(self.widths), len(self.weights)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -107,7 +107,7 @@ def backward(dense: Dense, problem: Problem, given: Multipliers, kind: Kind) -> 
     rows = tf.reduce_sum(problem.rows * mix[..., None], 1)
     total = tf.reduce_sum(problem.constants * mix, 1)
     pixels, groups = dense.layout
-    sizes = widths(dense)
+    sizes = dense.widths
     parts = tf.split(rows, [*sizes, *dense.sizes], axis=1)
     image, units = parts[:pixels], parts[pixels:]
     lines, offset = _lines(dense, problem, given), split_groups(dense.offset, dense)
@@ -133,13 +133,6 @@ def backward(dense: Dense, problem: Problem, given: Multipliers, kind: Kind) -> 
         rows = tf.concat(image, 1)
         total += tf.reduce_sum(rows * dense.region.lowest(rows, kind.norm), 1)
     return Pass(total, image, units, nus, lines)
-
-
-def widths(dense: Dense) -> list[tf.Tensor]:
-    """The numbers of pixels of their blocks."""
-    if not dense.weights:
-        return [tf.size(dense.region.low)]
-    return [tf.shape(block.values)[1] for block in dense.weights[0]]
 
 
 def _weights(given: Multipliers, kind: Kind) -> tf.Tensor:
