@@ -13,6 +13,8 @@ from keras import layers
 import robustra_tf as rt
 from robustra_tf import export, graph
 from robustra_tf.graph.build import read
+from robustra_tf.graph.ops import Scale
+from robustra_tf.intake import agreement
 from robustra_tf.intake.agreement import compare
 from robustra_tf.intake.precision import full_precision
 from robustra_tf.intake.subject import take
@@ -201,8 +203,43 @@ def test_products_in_fewer_digits_would_be_seen(name):
 def test_random_networks_agree_with_their_graphs(data):
     model = random_models.model(data.draw)
     x = nets.images(model, 3, seed=1)
-    found = take(model).compare(x)
-    np.testing.assert_array_equal(found.logits, model(x, training=False))
+    taken, patch = take(model), pytest.MonkeyPatch()
+    with patch.context() as numbers:
+        for equal in (np.array_equal, lambda *_: False):
+            numbers.setattr(agreement.np, "array_equal", equal)
+            found = taken.compare(x)
+            assert found.comparable.all()
+            expected = model(x, training=False).numpy()
+            assert (found.logits == expected).all()
+
+
+@pytest.mark.parametrize("name", ["residual", "batch_norm", "normalised"])
+def test_rounding_is_bounded_where_numbers_differ_or_may_overflow_alone(name, monkeypatch):
+    """A layer that gives its graph's very numbers takes no more than to run both."""
+    model, asked, original = nets.ALL[name](), [], agreement.Tolerances.of
+
+    def of(self, index):
+        asked.append(index)
+        return original(self, index)
+
+    monkeypatch.setattr(agreement.Tolerances, "of", of)
+    x, taken = nets.images(model, 3), take(model)
+    scales = {k for k, node in enumerate(taken.structure.nodes) if isinstance(node.op, Scale)}
+    affine = range(1, len(taken.structure.nodes))
+    affine = {k for k in affine if k not in taken.structure.relus}
+
+    def tolerances_of(x):
+        asked.clear()
+        assert taken.compare(x).comparable.all()
+        return set(asked)
+
+    assert tolerances_of(x) == scales
+    assert tolerances_of(2.0**41 * x) == affine
+    changed(model.layers[-1], lambda y: y * (1 + 2.0**-23))
+    assert tolerances_of(x) >= {max(affine)}
+    changed(model.layers[-1], lambda y: y * (1 + 2.0**-10))
+    with pytest.raises(ValueError, match="computes something else"):
+        taken.compare(x)
 
 
 def test_nothing_is_proven_where_float32_overflows():

@@ -20,7 +20,7 @@ from robustra_tf.graph.activations import LARGEST
 from robustra_tf.graph.build import Call, head_of, logits, read
 from robustra_tf.graph.graph import Graph, Structure
 from robustra_tf.graph.ops import Scale
-from robustra_tf.intake.agreement import Agreement, Tolerance, compare, tolerances
+from robustra_tf.intake.agreement import Agreement, Tolerances, compare
 from robustra_tf.intake.precision import full_precision
 
 #: Random points: so many among pixels in [0, 1], and so many far beyond at each scale.
@@ -49,14 +49,14 @@ class Subject:
       model: the Keras model; None where a graph was given, which is then the network itself.
       graph: its graph.
       calls: of its layers, as `graph.build.read` lists them.
-      allowed: `agreement.tolerances` for the weights as they were when it was taken in.
+      allowed: its tolerances for the weights as they were when it was taken in.
       what: what errors call it.
     """
 
     model: keras.Model | None
     graph: Graph
     calls: tuple[Call, ...] = ()
-    allowed: dict[int, Tolerance] | None = None
+    allowed: Tolerances | None = None
     what: str = "model"
 
     @property
@@ -84,7 +84,7 @@ class Subject:
         weights = self.graph.weights(x.dtype)
         return self.structure.values(weights, x, relu)[-1]
 
-    def compare(self, x: np.ndarray, allowed: dict[int, Tolerance] | None = None) -> Agreement:
+    def compare(self, x: np.ndarray, allowed: Tolerances | None = None) -> Agreement:
         """The logits of images, after comparing model and graph on them.
 
         Args:
@@ -140,7 +140,7 @@ def take(
     graph, calls = read(own)
     _check_slopes(graph, what)
     with tf.init_scope():
-        subject = Subject(own, graph, calls, tolerances(graph), what)
+        subject = Subject(own, graph, calls, Tolerances(graph), what)
         if rival:
             subject.check_rival()
         points = _points(subject.structure.input_shape)
