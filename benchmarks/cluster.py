@@ -51,7 +51,7 @@ class Config:
     workers: tuple[int, ...] = command.setting("cases", (10, 50, 100, 200), range=Range(1))
     seconds: float = command.setting("of work for each worker", 20.0)
     scale: tuple[float, ...] = command.setting("cases: what durations are multiplied by", (1.0,))
-    handing_ms: float = command.setting("of a task, of one thread", 4.0, range=Range(0))
+    handing_ms: float = command.setting("of a task, of one thread", 3.0, range=Range(0))
     way_ms: float = command.setting("of a task and its answer", 10.0, range=Range(0))
     computed: bool = command.setting("nothing sleeps", False)
     memory: tuple[int, ...] = command.setting("cases: jobs that take no time, instead", ())
@@ -73,14 +73,14 @@ class Sleepers:
 
     pool: Any
     scheduler: int
+    processes: Sequence[int]
 
     def through(self, jobs: Iterator[tuple[float]]) -> dict[str, Any]:
         """Jobs and tasks done, seconds that were slept and that passed, those of a processor."""
         from benchmarks.asleep import asleep
         from eval.workers import Orders
 
-        pids = {"program": os.getpid(), "scheduler": self.scheduler}
-        used = {name: processes.seconds(pid) for name, pid in pids.items()}
+        used = self._used()
         start, count, slept, tasks = time.perf_counter(), 0, 0.0, set[str]()
         # With a limit, as an evaluation has, so that what lasts is told.
         orders = Orders(limit=lambda job: 1e6)
@@ -91,7 +91,15 @@ class Sleepers:
             tasks.add(task)
         passed = time.perf_counter() - start
         found = {"jobs": count, "tasks": len(tasks), "slept": slept, "seconds": passed}
-        return found | {name: processes.seconds(pid) - used[name] for name, pid in pids.items()}
+        return found | {name: seconds - used[name] for name, seconds in self._used().items()}
+
+    def _used(self) -> dict[str, float]:
+        """Seconds of a processor; of workers, which would have processors of their own, too."""
+        return {
+            "program": processes.seconds(os.getpid()),
+            "scheduler": processes.seconds(self.scheduler),
+            "workers": sum(map(processes.seconds, self.processes)),
+        }
 
 
 @contextlib.contextmanager
@@ -105,16 +113,17 @@ def sleepers(workers: int) -> Iterator[Sleepers]:
     with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as stack:
         there = Cluster(Path(home), 0)
         stack.callback(there.close)
-        address = there.address
+        address, pids = there.address, list[int]()
         for first in range(0, workers, _TOGETHER):
             given = [f"--scheduler={address}", f"--workers={min(_TOGETHER, workers - first)}"]
             begun = processes.run("benchmarks.asleep", *given, log=Path(home) / "log")
             stack.callback(_end, begun)
+            pids.append(begun.pid)
         with distributed.Client(address, set_as_default=False) as client:
             client.wait_for_workers(workers, timeout=processes.PATIENCE)
         assert there.scheduler is not None
         pool = stack.enter_context(cluster.opened(Place(0, address, {}), False, print))
-        found = Sleepers(pool, there.scheduler.pid)
+        found = Sleepers(pool, there.scheduler.pid, pids)
         found.through(iter([(0.0,)] * workers))
         yield found
 
@@ -180,7 +189,7 @@ def simulate(config: Config, drawn: Sequence[float], workers: int, scale: float)
         "efficiency": found["slept"] / had,
         "overhead_ms_a_job": 1e3 * (had - found["slept"]) / found["jobs"],
         "tasks_a_second": found["tasks"] / found["seconds"],
-        **{f"{who}_ms_a_task": 1e3 * found[who] / found["tasks"] for who in _HANDING},
+        **{f"{who}_ms_a_task": 1e3 * found[who] / found["tasks"] for who in (*_HANDING, "workers")},
         "load": os.getloadavg()[0],
     }
 
