@@ -11,7 +11,7 @@ from robustra_tf.bounds.options import BoundOptions
 from robustra_tf.bounds.sound import band, outward_ball, sound_margins
 from robustra_tf.graph import build
 from robustra_tf.graph.graph import Node
-from robustra_tf.graph.ops import Dense, Relu
+from robustra_tf.graph.ops import Dense, Relu, Scale
 from tests import judges, nets
 
 
@@ -100,3 +100,15 @@ def test_the_deviation_of_a_sum_is_a_bound_in_any_order():
                 worst = max(worst, max(float(o / b) for o, b in zip(off, bounds, strict=True)))
     # A bound and no more than one: within a factor of a hundred of what happens.
     assert worst > 0.01
+
+
+def test_a_variance_below_zero_is_never_safe():
+    """Not even where `epsilon` makes it positive: the root of such a sum has no digits to trust."""
+    graph = build(nets.batch_norm())
+    node = next(n for n in graph.structure.nodes if isinstance(n.op, Scale) and len(n.weights) > 1)
+    for variance, expected in ((-1e-6, False), (0.0, True)):
+        weights = graph.weights(tf.float64)
+        like = weights[node.weights[-1]]
+        weights[node.weights[-1]] = tf.fill(like.shape, tf.constant(variance, tf.float64))
+        ones = tf.ones((2, *node.op.shape), tf.float64)
+        assert rounding.deviation(node, weights, 1, ones).safe.numpy().tolist() == [expected] * 2

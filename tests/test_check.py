@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import keras
@@ -244,6 +245,17 @@ def test_numbers_that_are_none_are_rejected(certificates, tmp_path, member, valu
     arrays[member].flat[0] = value
     error = claims.rejection(claims.written(tmp_path / "c.npz", arrays, header))
     assert (error.layer, error.field) == (layer, field)
+
+
+def test_numpys_format_is_read_in_its_second_version_too(certificates, tmp_path):
+    """That of headers longer than 64 kB, which NumPy writes where it needs to."""
+    path, found = certificates["conv", 1, "sound"]
+    with np.load(path) as file, zipfile.ZipFile(tmp_path / "second.npz", "w") as archive:
+        for name, value in file.items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, value, version=(2, 0))
+    derived = derive.check(claim.read(tmp_path / "second.npz"))
+    np.testing.assert_array_equal(derived.certified, found.certified)
 
 
 def test_an_ulp_too_much_is_too_much_where_it_is_sound(certificates, tmp_path):

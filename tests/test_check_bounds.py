@@ -273,3 +273,19 @@ def test_convolutions_of_few_numbers_are_written_out_as_matrices():
     assert np.count_nonzero(small.matrix(1)) == 4 * 49
     assert 8192 * 12288 > 2**26
     assert large.matrix(1) is None
+
+
+def test_units_that_are_dead_take_no_part():
+    """Of a matrix the columns are left out that nothing can come through."""
+    case = Case("dense", 3, 1e-4)
+    known = case.known()
+    margins(known, case.asked, CROWN)
+    seen = 0
+    for (at, *_), (columns, part) in known.restricted.items():
+        (below,) = case.nodes[at].inputs
+        if case.nodes[below].op == "relu":
+            alive = np.flatnonzero(known.passed[below].upper[0] > 0)
+            np.testing.assert_array_equal(columns, alive)
+            assert part.shape[1] == len(alive)
+            seen += len(alive) < case.nodes[below].shape[0]
+    assert seen > 0

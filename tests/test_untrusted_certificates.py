@@ -61,6 +61,7 @@ HEADERS = {
     "mode": (lambda h: h | {"mode": "exact"}, "mode: expected one of"),
     "method": (lambda h: h | {"method": "interval"}, "method: expected one of dual"),
     "box": (lambda h: h | {"box": [1, 0]}, "box: expected null or two numbers"),
+    "box text": (lambda h: h | {"box": [0, "1"]}, "box: expected null or two numbers"),
     "hash": (lambda h: h | {"network_sha256": 7}, "network_sha256: expected"),
     "no network": (lambda h: h | {"network": []}, r"network: expected a list of at most"),
     "op": (_node(1, op="softmax"), r"network\[1\]: expected one of add, .*, got softmax"),
