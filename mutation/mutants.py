@@ -42,12 +42,14 @@ SPEED = {
     "substitution": "_DENSER",
     "tiled": "LANES MOVING",
     # How long a search tries something before something else, on what first, on how many at once.
-    "batched": "_BETTER_HALF _CANDIDATES _CHEAPER _CUTS _CUT_RATE _CUT_STEPS _CUT_UNITS "
-    "_FEW _GAIN _LONG _TINY _UNMEASURED",
+    "batched": "_CANDIDATES _CHEAPER _LONG _LONGER _PARTS _TINY _UNMEASURED",
     "boxwork": "_BYTES",
+    "branching": "_BETTER_HALF _FEW",
+    "closing": "_EFFORT _GAIN _PART_EFFORT _WRITTEN_EFFORT",
     "properties": "_BATCH _RESTARTS _STEPS",
-    "refining": "_BATCH _CERTAIN _GAIN _PATIENCE _RATE _ROOT_STEPS _STEPS _UNITS",
-    "searches": "_FIRST_NODES _FIRST_SECONDS _MOST_REFINED _REFINED _SHARE",
+    "refining": "_BATCH _CERTAIN _GAIN _MOST _PART _PATIENCE _PAYS _RATE _ROOT_STEPS _ROUNDS "
+    "_SHARE _STEPS _UNITS",
+    "searches": "_FIRST_NODES _FIRST_SECONDS",
     "splitting": "FEW_INPUTS FEW_RELUS _LOOSENESS _MOST _MOVED _REPLAYED",
 }
 

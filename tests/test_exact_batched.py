@@ -12,14 +12,15 @@ import tensorflow as tf
 from keras import layers
 
 import robustra_tf as rt
-from robustra_tf.exact import Status, Verifier, batched, options, searches
+from robustra_tf.exact import Status, Verifier, batched, branching, closing, options, searches
 from robustra_tf.exact.ascent import Pace, engine
 from robustra_tf.exact.batched import BatchedSearch
-from robustra_tf.exact.bounding import Bounding, Target
+from robustra_tf.exact.bounding import Bounding
 from robustra_tf.exact.domains import Domains, Pool, joined
 from robustra_tf.exact.multipliers import Kind
 from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.solver import Outcome
+from robustra_tf.exact.targets import Target
 from tests import nets
 from tests.test_exact_multipliers import Case
 
@@ -154,11 +155,11 @@ def test_cut_bounds_hold_where_the_target_does_not(margins):
         case = Case("two_conv", seed, "linf", margins)
         goal = shifted(case, -0.4)
         bounds = search(case, {0: goal})._bounding
-        before = bounds._ends.lower.copy(), bounds._ends.upper.copy()
-        free = np.flatnonzero(bounds._ends.lines.free[0])
+        before = bounds.targets.ends.lower.copy(), bounds.targets.ends.upper.copy()
+        free = np.flatnonzero(bounds.targets.ends.lines.free[0])
         for _ in range(2):
             assert not bounds.cut(0, free, goal.tolerance, Pace.of(20, 0.3))
-        lower, upper = bounds._ends.lower[0], bounds._ends.upper[0]
+        lower, upper = bounds.targets.ends.lower[0], bounds.targets.ends.upper[0]
         for gained in (lower - before[0][0], before[1][0] - upper):
             assert (gained >= 0).all()
             assert gained.sum() > 1e-3
@@ -204,6 +205,7 @@ def test_bounds_are_cut_again_while_that_gains(bounds, cuts, monkeypatch):
     def climbed(domains, pace):
         return dataclasses.replace(domains, bound=np.array([left.pop(0)]))
 
+    monkeypatch.setattr(closing, "_EFFORT", closing._EFFORT._replace(times=4))
     monkeypatch.setattr(found._bounding, "climbed", climbed)
     monkeypatch.setattr(found._bounding, "cut", lambda *_: done.append(1))
     found._tighten(0)
@@ -341,7 +343,7 @@ def test_linear_programmes_take_over_where_they_are_cheaper(monkeypatch):
     monkeypatch.setattr(searches, "_FIRST_NODES", 2)
     monkeypatch.setattr(batched, "_UNMEASURED", 0)
     monkeypatch.setattr(batched, "_CHEAPER", 0.0)
-    monkeypatch.setattr(batched, "_FEW", 2)
+    monkeypatch.setattr(branching, "_FEW", 2)
     expected, found = hard("auto")
     assert found.search.startswith("branch batched")
     assert found.status is expected.status

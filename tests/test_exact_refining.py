@@ -1,5 +1,6 @@
 """Small searches for the bounds of units: below every sample, above linear programmes."""
 
+import dataclasses
 import itertools
 import time
 
@@ -10,16 +11,9 @@ from scipy.optimize import linprog
 import robustra_tf as rt
 from robustra_tf.exact import refining, searches
 from robustra_tf.exact.inner import improved
-from robustra_tf.exact.refining import Refinement, refined
+from robustra_tf.exact.refining import Refinement, Rounds, looseness, refined
 from tests import nets
 from tests.test_exact_multipliers import Case
-
-
-def room(r):
-    """What the triangles of open ReLUs may be off, of every group."""
-    open_ = r.relu & (r.lower < 0) & (r.upper > 0)
-    off = np.where(open_, -r.lower * r.upper / np.maximum(r.upper - r.lower, 1e-12), 0.0)
-    return np.array([off[group].sum() for group in r.groups])
 
 
 @pytest.mark.parametrize(("name", "norm"), [("two_conv", "linf"), ("residual", "l1")])
@@ -34,7 +28,7 @@ def test_refined_bounds_hold_and_are_better(name, norm):
         _, _, z = case.points(3000)
         assert (after.lower <= z + 1e-9).all()
         assert (z <= after.upper + 1e-9).all()
-        gained += (room(before) - room(after))[1:].sum()
+        gained += looseness(before) - looseness(after)
     assert gained > 1e-3
 
 
@@ -88,7 +82,8 @@ def test_no_time_leaves_bounds_as_they_are():
 
 @pytest.mark.parametrize("norm", ["linf", "l1"])
 def test_a_search_in_rounds_decides_as_one_of_linear_programmes(monkeypatch, norm):
-    monkeypatch.setattr(searches, "_REFINED", ((1, 6), (2, 6)))
+    monkeypatch.setattr(refining, "_ROUNDS", ((1, 6), (2, 6)))
+    monkeypatch.setattr(refining, "_PAYS", 0.0)
     rounds, finer = [], searches.finer
 
     def counted(*given):
@@ -120,3 +115,39 @@ def test_what_is_no_number_leaves_bounds_as_they_are(monkeypatch):
     after = refined(before, case.x, case.radius, Refinement(4, np.inf))
     np.testing.assert_array_equal(after.lower, before.lower)
     np.testing.assert_array_equal(after.upper, before.upper)
+
+
+def test_looseness_is_what_triangles_are_off_at_most():
+    case = Case("two_conv", 0)
+    r, off = case.r, 0.0
+    for unit in range(r.groups[0].stop, r.units):
+        low, high = r.lower[unit], r.upper[unit]
+        if r.relu[unit] and low < 0 < high:
+            z = np.linspace(low, high, 1001)
+            off += (high * (z - low) / (high - low) - np.maximum(z, 0.0)).max()
+    assert looseness(r) == pytest.approx(off, rel=1e-3)
+    assert off > 0
+
+
+def narrowed(r, share):
+    """Both ends of all units nearer to 0, so that every triangle is smaller by a share."""
+    return dataclasses.replace(r, lower=(1 - share) * r.lower, upper=(1 - share) * r.upper)
+
+
+def test_rounds_grow_while_they_pay_and_then_one_takes_all(monkeypatch):
+    monkeypatch.setattr(refining, "_ROUNDS", ((10, 2), (20, 4), (30, 8)))
+    r = Case("two_conv", 0).r
+    rounds, deadline = Rounds(r.units), time.monotonic() + 100.0
+    seen = []
+    for share in (0.5, 0.11, 0.5):
+        how = rounds.refinement(deadline)
+        assert how.deadline == pytest.approx(deadline - 75.0, abs=5.0)
+        seen.append((rounds.nodes, how.domains))
+        rounds.go_on(r, narrowed(r, share))
+    assert seen == [(10, 2), (20, 4), (30, 8)]
+    assert rounds.nodes == np.inf
+    rounds = Rounds(r.units)
+    rounds.go_on(r, narrowed(r, 0.09))
+    assert rounds.nodes == np.inf
+    assert Rounds(1601).nodes == np.inf
+    assert Rounds(1600).nodes == 10

@@ -69,7 +69,7 @@ def test_operators_constants_comparisons_and_extremes_are_changed():
 
 def test_constants_of_speed_are_told_by_module_and_name():
     for path, line, count in (
-        ("exact/batched.py", "_FEW = 16", 0),
+        ("exact/branching.py", "_FEW = 16", 0),
         ("bounds/sound.py", "_FEW = 16", 2),
         ("exact/splitting.py", "_MOST, _MOVED = 4096, 64", 0),
         ("exact/splitting.py", "_MOST, _ROUNDING = 4096, 1e-9", 3),

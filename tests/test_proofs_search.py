@@ -16,7 +16,7 @@ from robustra_tf.evidence.flat import Flat
 from robustra_tf.evidence.layers import Layers
 from robustra_tf.evidence.region import Region
 from robustra_tf.evidence.steps import INTERVAL, Leaf, RowSet, Slopes, UncoveredError, phase_tree
-from robustra_tf.exact import Status, Verifier, batched, searches
+from robustra_tf.exact import Status, Verifier, batched, closing, searches
 from robustra_tf.exact.leaves import Duals, Named
 from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.graph import build
@@ -86,8 +86,8 @@ def test_bounds_of_their_own_are_accepted_by_fractions(solver, tmp_path, monkeyp
 def test_bounds_that_lean_on_margins_are_accepted_by_fractions(tmp_path, monkeypatch):
     """Of targets that take long, the costliest units are bounded where no margin is above 0."""
     monkeypatch.setattr(batched, "_LONG", 2)
-    monkeypatch.setattr(batched, "_CUTS", 1)
-    monkeypatch.setattr(batched, "_CUT_UNITS", 3)
+    effort = closing._WRITTEN_EFFORT._replace(units=3, times=1)
+    monkeypatch.setattr(closing, "_WRITTEN_EFFORT", effort)
     path, leaves, rejected = tmp_path / "proof.npz", [], []
     for seed, eps in ((35, 0.3), (37, 0.4), (71, 0.3)):
         model, x = drawn(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
@@ -11,27 +12,26 @@ import numpy as np
 import tensorflow as tf
 
 from robustra_tf.exact.ascent import Pace
-from robustra_tf.exact.bounding import Bounding, Target
-from robustra_tf.exact.domains import Domains, Pool, joined
+from robustra_tf.exact.bounding import Bounding
+from robustra_tf.exact.branching import Splitting
+from robustra_tf.exact.closing import Closing
+from robustra_tf.exact.domains import Domains, Pool, grouped, joined
 from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.proving import Batch
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.solver import Answer, Outcome, undecided
+from robustra_tf.exact.tally import Tally
+from robustra_tf.exact.targets import Target
 
 # ReLUs that are tried before one is branched on.
 _CANDIDATES = 8
-# Fewer domains than this are split more than once at a time.
-_FEW = 16
-# The weight of the better half, beside that of the worse, in the choice of a ReLU.
-_BETTER_HALF = 0.5
 # Batches before their cost is measured: the first ones trace and warm up.
 _UNMEASURED = 3
 # How much cheaper a node of linear programmes has to be than a domain.
 _CHEAPER = 2.0
-# Domains of a target after which the bounds of its costliest units are cut, how many units of them,
-# how often, by how many steps at what rate, and what the bound has to gain for another time.
-_LONG = 400
-_CUT_UNITS, _CUTS, _CUT_STEPS, _CUT_RATE, _GAIN = 32, 4, 40, 0.3, 0.05
+# Domains of a target after which the bounds of its costliest units are cut, and after which, and
+# once more after as many, those that wait become parts of it, so many.
+_LONG, _LONGER, _PARTS = 400, 800, 16
 # Seconds that no domain is bounded in.
 _TINY = 1e-9
 
@@ -68,17 +68,14 @@ class BatchedSearch:
           proof: keeps the domains that are closed, with the multipliers that prove it.
         """
         self._options, self._proof = options, proof
-        self._numbers, self._targets = list(targets), list(targets.values())
-        self._bounding = Bounding(restriction, centre, l1_radius, self._targets)
-        self._tolerance = np.array([target.tolerance for target in self._targets])
-        self._proven = np.full(len(targets), np.inf)
-        self._nodes = np.zeros(len(targets), int)
+        self._numbers = list(targets)
+        self._bounding = Bounding(restriction, centre, l1_radius, list(targets.values()))
+        self._tally = Tally([target.tolerance for target in targets.values()])
+        self._closing = Closing(self._bounding, self._tally, options, proof)
         self._point: tuple[int, np.ndarray] | None = None
         self._replays: Callable[[np.ndarray], bool] = lambda point: True
         self._stuck: list[Domains] = []
         self._deadline = math.inf
-        # Whether a target's bounds say something of points alone where it does not hold.
-        self._cut = np.zeros(len(targets), bool)
         self._batch = options.together(self._bounding.numbers)
         self._pool = Pool(options.waiting(3 * restriction.units + 8 * _CANDIDATES + 64))
 
@@ -115,25 +112,23 @@ class BatchedSearch:
         Returns:
           Whether it was broken off there.
         """
-        options, batches, each = self._options, 0, 0.0
+        options, tally, batches, each = self._options, self._tally, 0, 0.0
         self._replays, self._deadline = replays or self._replays, deadline
         self._bound(self._bounding.roots(_CANDIDATES), options.root_steps)
         while len(self._pool) and not self.found:
             start = time.monotonic()
             if start >= deadline:
                 break
-            if self._nodes.sum() >= nodes:
+            if tally.nodes.sum() >= nodes:
                 return True
             # No more than there is time for.
             most = min(self._batch, (deadline - start) / max(each, _TINY))
             domains = self._split(self._pool.take(max(1, int(most) // 2)))
             self._bound(domains, options.steps)
-            for place in np.flatnonzero((self._nodes > _LONG) & ~self._cut):
-                if place in domains.target:
-                    self._tighten(int(place))
+            self._better(domains.target)
             batches += 1
             each = (time.monotonic() - start) / len(domains)
-            hands = options.short and (self._proof is None or not self._cut.any())
+            hands = options.short and (self._proof is None or not tally.cut.any())
             if hands and batches > _UNMEASURED and cost * _CHEAPER < each:
                 break
         return False
@@ -141,8 +136,8 @@ class BatchedSearch:
     def answer(self, number: int) -> Answer:
         """What is known of a target by its number."""
         place = self._numbers.index(number)
-        nodes = int(self._nodes[place])
-        if self._point is not None and self._point[0] == place:
+        nodes = int(self._tally.nodes[self._tally.whole == place].sum())
+        if self._point is not None and self._tally.whole[self._point[0]] == place:
             return Answer(Outcome.FOUND, -np.inf, self._point[1], nodes, 0)
         if len(self.handed(number)):
             return undecided("time limit", nodes=nodes)
@@ -150,13 +145,18 @@ class BatchedSearch:
 
     def proven(self, number: int) -> float:
         """The least bound of all of a target's domains that are closed."""
-        return float(self._proven[self._numbers.index(number)])
+        own = self._tally.whole == self._numbers.index(number)
+        return float(self._tally.proven[own].min())
 
     def handed(self, number: int) -> Domains:
         """The domains of a target that are not closed."""
-        none = self._bounding.roots(_CANDIDATES).take(np.zeros(0, int))
-        left = joined([*self._stuck, *self._pool.blocks, none])
-        return left.take(left.target == self._numbers.index(number))
+        left = joined([*self._stuck, *self._pool.blocks, self._none])
+        return left.take(self._tally.whole[left.target] == self._numbers.index(number))
+
+    @property
+    def _none(self) -> Domains:
+        """No domains."""
+        return self._bounding.roots(_CANDIDATES).take(np.zeros(0, int))
 
     def _bound(self, domains: Domains, steps: int) -> None:
         """`_tried`, in smaller batches where memory does not suffice."""
@@ -192,29 +192,16 @@ class BatchedSearch:
                 break
         else:
             self._kept(domains)
-        np.add.at(self._nodes, count, 1)
+        np.add.at(self._tally.nodes, count, 1)
 
     def _closed(self, domains: Domains) -> np.ndarray:
-        """Which of the domains are proven, by float64."""
-        tolerance = self._tolerance[domains.target]
-        closed = domains.bound > tolerance
-        if closed.any():
-            likely = domains.take(closed)
-            certain = self._bounding.certified(likely)
-            proven = certain > tolerance[closed]
-            if self._proof is not None:
-                self._proof.close(likely.take(proven))
-            # Where the margin is above the tolerance, cut bounds say nothing of it.
-            least = np.nextafter(tolerance[closed], np.inf)
-            certain = np.where(self._cut[likely.target], np.minimum(certain, least), certain)
-            np.minimum.at(self._proven, likely.target[proven], certain[proven])
-            closed[closed] = proven
-        return closed
+        """As `Closing.closed`."""
+        return self._closing.closed(domains)
 
     def _kept(self, domains: Domains) -> None:
         """Looks for counterexamples in domains that are not closed, and lets them wait."""
         seen = self._bounding.seen(domains)
-        likely = np.flatnonzero(seen.margin <= -self._tolerance[domains.target])
+        likely = np.flatnonzero(seen.margin <= -self._tally.tolerance[domains.target])
         for place in likely[np.argsort(seen.margin[likely])][:1]:
             if self._replays(seen.point[place]):
                 self._point = int(domains.target[place]), seen.point[place]
@@ -224,77 +211,52 @@ class BatchedSearch:
             self._stuck.append(domains.take(~open_))
         self._pool.add(domains.take(open_))
 
+    def _better(self, targets: np.ndarray) -> None:
+        """Better bounds for those of some targets that take long."""
+        tally, present = self._tally, np.zeros(len(self._tally.whole), bool)
+        present[targets] = True
+        for place in np.flatnonzero(present & (tally.nodes > _LONG) & ~tally.cut):
+            self._tighten(int(place))
+        if self._proof is None:
+            long = tally.nodes > _LONGER * (1 + tally.parted)
+            for place in np.flatnonzero(present & long):
+                self._part(int(place))
+
     def _tighten(self, place: int) -> None:
         """Better bounds where a target is still to be decided; for a proof it is searched anew."""
-        self._cut[place] = True
+        self._tally.cut[place] = True
         if self._proof is not None:
             self._pool.drop(place)
             self._stuck = [each.take(each.target != place) for each in self._stuck]
-            self._proven[place] = np.inf
+            self._tally.proven[place] = np.inf
             self._proof.forget(place)
-        if self._cut_and_closed(place):
+        if self._closing.cut(place, self._deadline):
             self._pool.drop(place)
         elif self._proof is not None:
             root = self._bounding.roots(_CANDIDATES).take(np.array([place]))
             self._bound(root, self._options.root_steps)
 
-    def _cut_and_closed(self, place: int) -> bool:
-        """Whether bounds that are cut, as often as that gains, close a target as a whole."""
-        tolerance, before = float(self._tolerance[place]), -np.finfo(float).max
-        keep = () if self._proof is None else (self._proof.cut,)
-        for _ in range(_CUTS):
-            if self._late:
-                return False
-            pace = Pace.of(self._options.root_steps, self._options.rate, self._deadline)
-            whole = self._bounding.roots(_CUT_UNITS).take(np.array([place]))
-            whole = self._bounding.climbed(whole, pace)
-            if self._closed(whole).all():
-                return True
-            if not whole.bound[0] > (1 - _GAIN) * before:
-                return False
-            before = whole.bound[0]
-            units = self._bounding.seen(whole).choices[0]
-            units = np.sort(units[units >= 0])
-            if not len(units):
-                return False
-            pace = Pace.of(_CUT_STEPS, _CUT_RATE, self._deadline)
-            if self._bounding.cut(place, units, tolerance, pace, *keep):
-                if self._proof is not None:
-                    self._proof.nowhere(place)
-                self._proven[place] = min(self._proven[place], np.nextafter(tolerance, np.inf))
-                return True
-        return False
+    def _part(self, place: int) -> None:
+        """Makes the domains of a target that wait parts of it, each with bounds of its own."""
+        self._tally.parted[place] += 1
+        waiting = joined([*self._pool.drop(place), self._none])
+        if len(waiting) < _PARTS:
+            self._pool.add(waiting)
+            return
+        for group in grouped(waiting.phases, _PARTS):
+            domains = waiting.take(group)
+            fixed = (domains.phases == domains.phases[0]).all(0)
+            phases = np.where(fixed, domains.phases[0], np.int8(0))
+            worst = np.argmin(domains.bound)
+            known = domains.phases[worst] == phases
+            start = np.where(known, domains.unit[worst], np.float16(np.nan))
+            part = self._bounding.part(place, phases, start)
+            self._tally.part(place)
+            if not self._closing.cut(part, self._deadline):
+                own = dataclasses.replace(domains, target=np.full(len(group), part))
+                self._bound(own, self._options.steps)
 
     def _split(self, domains: Domains) -> Domains:
-        """Both halves of every domain, or more where there are few."""
-        levels = 1
-        few = min(_FEW, self._batch)
-        while len(domains) * 2 ** (levels + 1) <= few and levels < domains.choices.shape[1]:
-            levels += 1
-        chosen = self._chosen(domains, levels)
-        for level in range(levels):
-            unit = chosen[:, level]
-            rows, whole = np.flatnonzero(unit >= 0), np.flatnonzero(unit < 0)
-            domains = joined([domains.take(rows).halved(unit[rows]), domains.take(whole)])
-            chosen = chosen[np.concatenate([rows, rows, whole])]
-        return domains
-
-    def _chosen(self, domains: Domains, levels: int) -> np.ndarray:
-        """The ReLUs whose halves have the best bounds, the best first, -1 at the end: [k, levels].
-
-        Both halves of every candidate are bounded by the multipliers of the whole.
-        """
-        count, candidates = domains.choices.shape
-        unit = domains.choices.ravel()
-        there = np.flatnonzero(unit >= 0)
-        least = np.full((2, count * candidates), -np.inf)
-        for part in np.array_split(there, max(1, -(-2 * len(there) // self._batch))):
-            if self._late:  # the costliest one will do
-                break
-            tried = domains.take(part // candidates).halved(unit[part])
-            least[:, part] = self._bounding.bounded(tried).reshape(2, -1)
-        # What closes a half closes it: by how much is worth nothing.
-        least = np.minimum(least, np.repeat(self._tolerance[domains.target], candidates))
-        score = least.min(0) + _BETTER_HALF * least.max(0)
-        best = np.argsort(-score.reshape(count, candidates), axis=1, kind="stable")[:, :levels]
-        return np.take_along_axis(domains.choices, best, 1)
+        """As `Splitting.halves`."""
+        splitting = Splitting(self._bounding, self._batch, self._deadline)
+        return splitting.halves(domains, self._tally.tolerance[domains.target])

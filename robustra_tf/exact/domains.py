@@ -70,6 +70,27 @@ def joined(parts: list[Domains]) -> Domains:
     return Domains(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
+def grouped(phases: np.ndarray, most: int) -> list[np.ndarray]:
+    """The numbers of domains with the phases [k, m], in at most so many groups.
+
+    Each time the largest group is parted, by a ReLU whose phase is fixed in all of it, the one that
+    parts it most evenly.
+    """
+    whole, groups = [], [np.arange(len(phases))]
+    while groups and len(whole) + len(groups) < most:
+        groups.sort(key=len)
+        group = groups.pop()
+        here = phases[group]
+        fixed, active = (here != 0).all(0), (here > 0).sum(0)
+        smaller = np.where(fixed, np.minimum(active, len(group) - active), 0)
+        unit = int(np.argmax(smaller)) if len(smaller) else 0
+        if not len(smaller) or not smaller[unit]:
+            whole.append(group)
+            continue
+        groups += [group[here[:, unit] > 0], group[here[:, unit] < 0]]
+    return whole + groups
+
+
 class Pool:
     """Domains that wait, in blocks so that none is copied twice.
 
@@ -113,7 +134,9 @@ class Pool:
             self.blocks.append(joined(small))
         return joined(taken)
 
-    def drop(self, target: int) -> None:
+    def drop(self, target: int) -> list[Domains]:
         """Removes all of a target."""
+        own = [block.take(block.target == target) for block in self.blocks]
         kept = (block.take(block.target != target) for block in self.blocks)
         self.blocks = [block for block in kept if len(block)]
+        return own

@@ -49,6 +49,11 @@ class Ends:
         """The same, to go on from in another way."""
         return Ends(self.relu, self.lower.copy(), self.upper.copy())
 
+    def again(self, target: int) -> Ends:
+        """These, and behind them those of one target once more."""
+        ends = (np.concatenate([end, end[[target]]]) for end in (self.lower, self.upper))
+        return Ends(self.relu, *ends)
+
     def of_target(self, target: int) -> Lines:
         """The lines [1, m] of one target."""
         return Lines(*(part[target][None] for part in self.lines))
@@ -57,5 +62,7 @@ class Ends:
         """Takes in bounds [c] of some units; true if there is nothing between any unit's."""
         low, high = self.lower[target], self.upper[target]
         low[units], high[units] = np.maximum(low[units], lower), np.minimum(high[units], upper)
-        self.lines = Lines.of(self.relu, self.lower, np.maximum(self.lower, self.upper))
+        lines = Lines.of(self.relu, low[None], np.maximum(low, high)[None])
+        for whole, line in zip(self.lines, lines, strict=True):
+            whole[target] = line[0]
         return bool((low > high).any())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustra_tf.exact.bounding import Target
 from robustra_tf.exact.case import Case
 from robustra_tf.exact.leaves import Margins
 from robustra_tf.exact.probe import Probe, Scale
 from robustra_tf.exact.restriction import Restriction
+from robustra_tf.exact.targets import Target
 
 
 class Measured:

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from robustra_tf.exact.ascent import Pace
-from robustra_tf.exact.bounding import Bounding, Target
+from robustra_tf.exact.bounding import Bounding
 from robustra_tf.exact.domains import Domains, joined
 from robustra_tf.exact.restriction import SLACK, Restriction
+from robustra_tf.exact.targets import Target
 
 # Domains that are split at a time, and Adam's steps and rate.
 _BATCH, _ROOT_STEPS, _STEPS, _RATE = 256, 20, 8, 0.1
@@ -19,8 +20,14 @@ _BATCH, _ROOT_STEPS, _STEPS, _RATE = 256, 20, 8, 0.1
 _CERTAIN = 1024
 # Units at a time: both ends of each are targets of their own.
 _UNITS = 256
-# Domains of an end after which it must have gained a share of its distance from 0.
-_PATIENCE, _GAIN = 16, 0.1
+# After so many domains of an end, or this part of what it may have, it must have gained a share of
+# its distance from 0.
+_PATIENCE, _PART, _GAIN = 16, 0.125, 0.1
+# Domains after which a search is broken off, and of how many each end of a unit is bounded then.
+_ROUNDS = ((1000, 24), (8000, 128), (32_000, 1024), (128_000, 8192))
+# Of how many units that pays, the share of the time that it may take, and of what triangles may be
+# off the share that another time takes away at least.
+_MOST, _SHARE, _PAYS = 1600, 0.25, 0.1
 
 
 class Refinement(NamedTuple):
@@ -34,11 +41,37 @@ class Refinement(NamedTuple):
     domains: int
     deadline: float
 
-    @classmethod
-    def of(cls, domains: int, share: float, deadline: float) -> Refinement:
-        """With a share of the time that is left."""
+
+class Rounds:
+    """Searches of more and more domains, each on bounds by longer searches than the one before.
+
+    Attributes:
+      nodes: domains after which a search is broken off; infinite for the last one.
+    """
+
+    def __init__(self, units: float):
+        """Of a restricted network of so many units."""
+        self._left = iter(_ROUNDS if units <= _MOST else ())
+        self.nodes, self._each = next(self._left, (np.inf, 0))
+
+    def refinement(self, deadline: float) -> Refinement:
+        """How much is searched behind this one, where all time ends at `deadline`."""
         now = time.monotonic()
-        return cls(domains, now + share * (deadline - now))
+        return Refinement(self._each, now + _SHARE * (deadline - now))
+
+    def go_on(self, before: Restriction, now: Restriction) -> None:
+        """To the next one; to the last where the bounds have become little better."""
+        paid = looseness(now) <= (1.0 - _PAYS) * looseness(before)
+        self.nodes, self._each = next(self._left if paid else iter(()), (np.inf, 0))
+
+
+def looseness(restriction: Restriction) -> float:
+    """How far off the triangles of unstable units behind the first group may be, in all."""
+    r = restriction
+    open_ = r.relu & (r.lower < 0) & (r.upper > 0)
+    open_[r.groups[0]] = False
+    low, high = r.lower[open_], r.upper[open_]
+    return float((-low * high / (high - low)).sum())
 
 
 def refined(
@@ -100,10 +133,11 @@ def _least(bounding: Bounding, count: int, how: Refinement) -> np.ndarray:
     domains = bounding.climbed(bounding.roots(1), Pace.of(_ROOT_STEPS, _RATE, how.deadline))
     domains = bounding.seen(domains).on(domains)
     first, nodes = domains.bound.copy(), np.ones(count, int)
+    patience = max(_PATIENCE, _PART * how.domains)
     while time.monotonic() < how.deadline:
         worst = np.full(count, np.inf)
         np.minimum.at(worst, domains.target, domains.bound)
-        slow = (nodes > _PATIENCE) & (worst < (1.0 - _GAIN) * first)
+        slow = (nodes > patience) & (worst < (1.0 - _GAIN) * first)
         wanted = (worst < 0) & (nodes < how.domains) & ~slow
         split = _worst(domains, wanted)
         if not split.any():

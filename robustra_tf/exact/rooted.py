@@ -10,7 +10,7 @@ from robustra_tf.evidence.files import Example
 from robustra_tf.evidence.flat import Flat
 from robustra_tf.evidence.steps import Step
 from robustra_tf.exact.ascent import Pace
-from robustra_tf.exact.bounding import Bounding, Target
+from robustra_tf.exact.bounding import Bounding
 from robustra_tf.exact.goal import Goal
 from robustra_tf.exact.inner import improved
 from robustra_tf.exact.leaves import Margins
@@ -18,6 +18,7 @@ from robustra_tf.exact.matrices import affine_maps
 from robustra_tf.exact.proving import Prover
 from robustra_tf.exact.restriction import Restriction
 from robustra_tf.exact.substitution import Bounds, Form, restrict
+from robustra_tf.exact.targets import Target
 from robustra_tf.graph.graph import Graph
 from robustra_tf.property import Query
 

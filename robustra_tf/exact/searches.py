@@ -20,7 +20,7 @@ from robustra_tf.exact.measured import Measured
 from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.probe import Probe
 from robustra_tf.exact.proving import Batch
-from robustra_tf.exact.refining import Refinement
+from robustra_tf.exact.refining import Rounds
 from robustra_tf.exact.solver import Answer, Outcome, Question, Solver, both, undecided
 from robustra_tf.exact.substitution import Bounds
 from robustra_tf.exact.tighten import Enclosed, Kept, tightened
@@ -33,11 +33,6 @@ LATE = ("time limit", "TimeLimit")
 _FIRST_NODES = 100
 # Seconds for the first searches of all groups, where a search of many domains comes behind them.
 _FIRST_SECONDS = 1.0
-# Domains after which a search of many is broken off, units are bounded by small searches of so many
-# domains for each end, and it begins anew on better bounds; of how many units these pay, and the
-# share of the time that they may take.
-_REFINED = ((1000, 24), (8000, 128))
-_MOST_REFINED, _SHARE = 1600, 0.25
 
 
 class Found(NamedTuple):
@@ -196,12 +191,10 @@ class Searches:
         cost: float,
     ) -> Iterator[Found]:
         """Searches of many domains, each on better bounds than the one before."""
-        rounds = iter(_REFINED)
+        # Refined bounds have no place in a proof.
+        refines = self.case.proof is None
+        rounds = Rounds(ground.restriction.units if refines else np.inf)
         while True:
-            nodes, each = next(rounds, (np.inf, 0))
-            # Refined bounds have no place in a proof.
-            if self.case.proof is not None or ground.encoding.restriction.units > _MOST_REFINED:
-                nodes = np.inf
             batch = self._batch(list(first), ground)
             search = BatchedSearch(
                 ground.restriction,
@@ -213,14 +206,15 @@ class Searches:
             )
             self._begun[search.name] = None
             search.check(self.probe.points)
-            if not search.run(self.case.deadline, cost, self._replays, nodes):
+            if not search.run(self.case.deadline, cost, self._replays, rounds.nodes):
                 break
             for number, before in list(first.items()):
                 first[number] = both(before, search.answer(number))
                 if first[number].outcome is Outcome.PROVEN:
                     yield Found(number, first.pop(number), ground)
-            how = Refinement.of(each, _SHARE, self.case.deadline)
+            before, how = ground.restriction, rounds.refinement(self.case.deadline)
             ground = finer(self.case, self.probe, bounds, ground, how)
+            rounds.go_on(before, ground.restriction)
         if batch is not None:
             self._leaves |= dict(zip(first, batch.leaves, strict=True))
             self._cuts |= dict(zip(first, batch.steps, strict=True))
