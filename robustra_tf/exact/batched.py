@@ -125,7 +125,7 @@ class BatchedSearch:
             most = min(self._batch, (deadline - start) / max(each, _TINY))
             domains = self._split(self._pool.take(max(1, int(most) // 2)))
             self._bound(domains, options.steps)
-            self._better(domains.target)
+            self._better(domains.target, nodes)
             batches += 1
             each = (time.monotonic() - start) / len(domains)
             hands = options.short and (self._proof is None or not tally.cut.any())
@@ -211,13 +211,14 @@ class BatchedSearch:
             self._stuck.append(domains.take(~open_))
         self._pool.add(domains.take(open_))
 
-    def _better(self, targets: np.ndarray) -> None:
-        """Better bounds for those of some targets that take long."""
+    def _better(self, targets: np.ndarray, nodes: float) -> None:
+        """Better bounds for those of some targets that take long; `nodes` as `run` has them."""
         tally, present = self._tally, np.zeros(len(self._tally.whole), bool)
         present[targets] = True
         for place in np.flatnonzero(present & (tally.nodes > _LONG) & ~tally.cut):
             self._tighten(int(place))
-        if self._proof is None:
+        # Parts do not pay where all is broken off soon.
+        if self._proof is None and tally.nodes.sum() + _LONGER <= nodes:
             long = tally.nodes > _LONGER * (1 + tally.parted)
             for place in np.flatnonzero(present & long):
                 self._part(int(place))
