@@ -435,7 +435,7 @@ def test_a_margin_of_minus_the_tolerance_is_a_counterexample(times, asked, monke
     seen = found._bounding.seen
 
     def at(domains):
-        margin = np.full(len(domains), -times * found._tolerance[0])
+        margin = np.full(len(domains), -times * found._tally.tolerance[0])
         return seen(domains)._replace(margin=margin)
 
     monkeypatch.setattr(found._bounding, "seen", at)
