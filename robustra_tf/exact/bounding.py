@@ -56,12 +56,13 @@ class Bounding:
         """Prepares; `restriction`, `centre` and `l1_radius` are what `encode` takes."""
         self._restriction = restriction
         self._columns = Columns.of(restriction)
-        self._single, self._double = networks = tuple(
+        self._single, self._double = (
             dense(self._columns, centre, l1_radius, dtype) for dtype in (tf.float32, tf.float64)
         )
         self.targets = Targets(self._columns, targets)
         kind = Kind("linf" if l1_radius is None else "l1")
         self._functions = engine(self._single.layout, kind, self.targets.rows.shape[1])
+        networks = self._single, self._double
         self._cutting = Cutting(self._columns, networks, kind, self.targets)
 
     @property
