@@ -3,7 +3,8 @@
 The same evaluation of MNIST by each, whose complete stage is what several share. Its speed is
 taken from the first verdict of that stage to the last, which leaves out what programs and workers
 import, and the program's whole time stands beside it; seconds of the processor are those of the
-program and of all that it has begun. The ledgers have to be the same but for times.
+program and of all that it has begun, in all and between these two verdicts, which other work of
+the machine changes least. The ledgers have to be the same but for times.
 """
 
 from __future__ import annotations
@@ -65,16 +66,17 @@ def watched(program: subprocess.Popen, out: Path) -> dict[str, Any]:
     """Follows an evaluation to its end: its times, and what all of its processes have used."""
     begun, first, last, used = time.monotonic(), 0.0, 0.0, dict[int, float]()
     early = decided = 0
+    computed = [0.0, 0.0]
     while (code := program.poll()) is None:
-        if (found := verdicts(out)) > decided:
-            decided, last = found, time.monotonic()
-            if not early:
-                early, first = found, last
         for pid in family(program.pid):
             try:
                 used[pid] = processes.seconds(pid)
             except (OSError, IndexError):
                 continue
+        if (found := verdicts(out)) > decided:
+            decided, last, computed[1] = found, time.monotonic(), sum(used.values())
+            if not early:
+                early, first, computed[0] = found, last, computed[1]
         time.sleep(0.05)
     ended = time.monotonic()
     if code or verdicts(out) != decided:
@@ -85,6 +87,7 @@ def watched(program: subprocess.Popen, out: Path) -> dict[str, Any]:
         "verdicts": decided,
         "verdicts_a_second": (decided - early) / (last - first),
         "processor_seconds": sum(used.values()),
+        "processor_seconds_between": computed[1] - computed[0],
     }
 
 
@@ -117,11 +120,13 @@ def summary(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     }
     rate = {name: one["verdicts_a_second"] for name, one in best.items()}
     whole = {name: one["seconds"] for name, one in best.items()}
+    busy = {name: one["processor_seconds_between"] for name, one in best.items()}
     return {
         **best,
         "speedup_of_workers": rate["workers"] / rate["one"],
         "speedup_of_a_cluster": rate["cluster"] / rate["one"],
         "overhead_of_a_cluster": rate["workers"] / rate["cluster"] - 1.0,
+        "overhead_of_a_cluster_in_processor_time": busy["cluster"] / busy["workers"] - 1.0,
         "overhead_of_a_cluster_from_the_start": whole["cluster"] / whole["workers"] - 1.0,
     }
 
