@@ -19,8 +19,12 @@ def pytest_configure(config):
         config.pluginmanager.import_plugin("tests.tensorflow_state")
 
 
-def pytest_collection_finish():
-    """What was imported lives as long as the process: no collection of garbage looks at it."""
+@pytest.fixture(scope="module", autouse=True)
+def _settled():
+    """What lives now, modules and functions that earlier files had traced, goes on living.
+
+    No collection of garbage looks at it again, which took more and more time from file to file.
+    """
     gc.collect()
     gc.freeze()
 

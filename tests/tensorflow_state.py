@@ -39,3 +39,12 @@ def eagerly(request):
     tf.config.run_functions_eagerly(not request.node.get_closest_marker("traced"))
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def unoptimised():
+    """Graphs run as they were traced: to optimise those that take a few steps takes longest."""
+    options = tf.config.optimizer
+    options.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    options.set_experimental_options({"disable_meta_optimizer": False})

@@ -14,6 +14,8 @@ from robustra_tf.training.options import StepOptions
 from robustra_tf.training.step import TrainStep
 from tests import nets
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 COUNT, EPS, RADIUS = 5, 0.08, 0.05
 Y = np.array([0, 1, 2, 0, 1])
 

@@ -24,6 +24,8 @@ from train.motivation import run
 from train.motivation.settings import resolve
 from train.motivation.step import PairStep, cosine, losses
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 PROJECT = Path(__file__).resolve().parents[1]
 COUNT = 5
 Y = tf.constant([0, 1, 2, 0, 1])

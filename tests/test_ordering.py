@@ -37,6 +37,8 @@ from tests import nets, oracle_nets, oracles
 from tests.oracle_exact import TooManyPiecesError, least_margin
 from tests.oracle_lp import Programme
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 NAMES = {"dense": 9, "residual": 6, "branches": 2, "maxima": 3}
 INNER = ("interval", "mixed")
 BEST = ("dense",)

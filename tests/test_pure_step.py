@@ -13,6 +13,8 @@ from robustra_tf.training.pure_step import PureStep
 from robustra_tf.training.step import TrainStep
 from tests import nets
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # What the exported step must agree within.
 AGREEMENT = {"rtol": 1e-4, "atol": 1e-4}
 # Radius and learning rate of each step: both change on the way.

@@ -10,6 +10,8 @@ from robustra_tf.cli.settings import SettingError
 from train import config as configs
 from train import run, workdir
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SETTINGS = {
     "dataset": "digits",
     "epochs": 3,
