@@ -108,8 +108,13 @@ def bound_boxes(
             values.append(boxed(boxes.still, boxes.places, boxes.middle, boxes.radius))
         elif isinstance(node.op, Relu):
             (given,) = inputs
-            found = given.within(boxes.clip) if ruled is None else wider(given.interval)
-            if deep[node.inputs[0]] if ruled is None else index in ruled:
+            rowed = deep[node.inputs[0]] if ruled is None else index in ruled
+            if ruled is None:
+                # Rows do better with the clip than these functions do.
+                found = given.ends if rowed else given.within(boxes.clip)
+            else:
+                found = wider(given.interval)
+            if rowed:
                 finer = _refined(network, lined, node.inputs[0], found, (boxes, most))
                 found = finer if ruled is None else where_open(found, wider(finer))
             ends.append(found)
