@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import robustra_tf as rt
-from robustra_tf.exact import batched, closing
+from robustra_tf.exact import batched, closing, refining
 from robustra_tf.exact.ascent import Pace
 from robustra_tf.exact.batched import BatchedSearch
 from robustra_tf.exact.domains import grouped
@@ -142,7 +142,7 @@ def test_no_point_is_lost_where_targets_are_parted(soon, margins):
         goal = shifted(case, -0.2)
         options = SearchOptions(short=False, steps=2, root_steps=2, batch=4)
         found = search(case, {0: goal}, options)
-        found.run(time.monotonic() + 20, replays=lambda point: False, nodes=60)
+        found.run(time.monotonic() + 0.5, replays=lambda point: False)
         left = found.handed(0)
         parts += len(found._tally.whole) - 1
         _, u, z = case.points(4000)
@@ -156,12 +156,12 @@ def test_no_point_is_lost_where_targets_are_parted(soon, margins):
 @pytest.mark.parametrize("margins", [1, 3])
 def test_parted_searches_agree_with_samples(soon, margins):
     outcomes, parts = [], 0
-    for seed, shift in itertools.product(range(4), (-0.3, 0.05, 0.5)):
+    for seed, shift in itertools.product(range(3), (-0.3, 0.3, 2.0)):
         case = Case("two_conv", seed, "linf", margins)
         goal = shifted(case, shift)
         options = SearchOptions(short=False, steps=2, root_steps=1, batch=4)
         found = search(case, {7: goal}, options)
-        found.run(time.monotonic() + 20, nodes=400)
+        found.run(time.monotonic() + 1.0)
         parts += len(found._tally.whole) - 1
         answer = found.answer(7)
         outcomes.append(answer.outcome)
@@ -186,6 +186,7 @@ def test_a_parted_search_decides_as_one_of_linear_programmes(soon, monkeypatch):
         part(self, place)
 
     monkeypatch.setattr(BatchedSearch, "_part", counted)
+    monkeypatch.setattr(refining, "_MOST", 0)
     model, x, label, eps, verdict = hard_case()
     found = rt.Verifier(model, eps, solver="batched").verify(x, label)
     assert found.status is verdict.status

@@ -139,7 +139,7 @@ def test_rounds_grow_while_they_pay_and_then_one_takes_all(monkeypatch):
     r = Case("two_conv", 0).r
     rounds, deadline = Rounds(r.units), time.monotonic() + 100.0
     seen = []
-    for share in (0.5, 0.11, 0.5):
+    for share in (0.5, 0.06, 0.5):
         how = rounds.refinement(deadline)
         assert how.deadline == pytest.approx(deadline - 75.0, abs=5.0)
         seen.append((rounds.nodes, how.domains))
@@ -147,7 +147,7 @@ def test_rounds_grow_while_they_pay_and_then_one_takes_all(monkeypatch):
     assert seen == [(10, 2), (20, 4), (30, 8)]
     assert rounds.nodes == np.inf
     rounds = Rounds(r.units)
-    rounds.go_on(r, narrowed(r, 0.09))
+    rounds.go_on(r, narrowed(r, 0.04))
     assert rounds.nodes == np.inf
     assert Rounds(1601).nodes == np.inf
     assert Rounds(1600).nodes == 10

@@ -217,8 +217,8 @@ class BatchedSearch:
         present[targets] = True
         for place in np.flatnonzero(present & (tally.nodes > _LONG) & ~tally.cut):
             self._tighten(int(place))
-        # Parts do not pay where all is broken off soon.
-        if self._proof is None and tally.nodes.sum() + _LONGER <= nodes:
+        # Parts do not pay where all is broken off, to begin anew on better bounds.
+        if self._proof is None and nodes == np.inf:
             long = tally.nodes > _LONGER * (1 + tally.parted)
             for place in np.flatnonzero(present & long):
                 self._part(int(place))

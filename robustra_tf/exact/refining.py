@@ -27,7 +27,7 @@ _PATIENCE, _PART, _GAIN = 16, 0.125, 0.1
 _ROUNDS = ((1000, 24), (8000, 128), (32_000, 1024), (128_000, 8192))
 # Of how many units that pays, the share of the time that it may take, and of what triangles may be
 # off the share that another time takes away at least.
-_MOST, _SHARE, _PAYS = 1600, 0.25, 0.1
+_MOST, _SHARE, _PAYS = 1600, 0.25, 0.05
 
 
 class Refinement(NamedTuple):
