@@ -214,6 +214,19 @@ def test_an_answer_is_told_where_it_is_short_and_asked_for_where_it_is_not(worke
     assert run._news.empty()
 
 
+@pytest.mark.usefixtures("worker")
+def test_an_answer_counts_though_its_worker_dies_before_the_task_has_ended():
+    def fate(task):
+        results = [cluster_tasks.Result(job[1]) for job in asked(task)]
+        answer = pickle.dumps(cluster_tasks.Reply(WORKER, results, 0.1))
+        for _ in range(2):  # the second time by the worker that does it anew
+            client.hears((0.0, (client.key, task.number, answer)))
+        return killed(task)
+
+    client, jobs = Client(fate), [("give", i) for i in range(40)]
+    assert outcomes(client, jobs) == {job: job[1] for job in jobs}
+
+
 def test_a_job_that_takes_long_is_told_and_quick_ones_are_not(worker, monkeypatch):
     monkeypatch.setattr(cluster_tasks, "LOOK", 0.05)
     said = []
