@@ -186,6 +186,8 @@ def main(out: Path) -> None:
     # Traced and warm: the last epoch alone.
     course = Course(pair, batches, run.training_plan(config))
     found["profile"] = profiled(lambda: list(parallel(course, Position(2), Watch())))
+    # What follows is compared with itself: to optimise its graphs takes longest.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     models.build = tiny
     export.save = functools.partial(export.save, certifies=False)
     for method in ("wong", "natural"):
