@@ -4,12 +4,13 @@ import dataclasses
 import itertools
 import time
 
+import keras
 import numpy as np
 import pytest
 from scipy.optimize import linprog
 
 import robustra_tf as rt
-from robustra_tf.exact import refining, searches
+from robustra_tf.exact import Status, refining, searches
 from robustra_tf.exact.inner import improved
 from robustra_tf.exact.refining import Refinement, Rounds, looseness, refined
 from tests import nets
@@ -151,3 +152,25 @@ def test_rounds_grow_while_they_pay_and_then_one_takes_all(monkeypatch):
     assert rounds.nodes == np.inf
     assert Rounds(1601).nodes == np.inf
     assert Rounds(1600).nodes == 10
+
+
+def test_where_refined_bounds_leave_no_relu_the_search_goes_on(monkeypatch, eagerly):
+    """`|x + y| + |x - y|` is at most 2, by triangles 4: the second layer is found to be dead."""
+    monkeypatch.setattr(refining, "_ROUNDS", ((1, 200),))
+    left, finer = [], searches.finer
+
+    def seen(*given):
+        ground = finer(*given)
+        left.append(ground.restriction.units)
+        return ground
+
+    monkeypatch.setattr(searches, "finer", seen)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((2,)), dense(4, "relu"), dense(1, "relu"), dense(2)])
+    first = np.array([[1, -1, 1, -1], [1, -1, -1, 1]])
+    # What is left of the margin is below any tolerance.
+    last = np.array([[-1, 0]]), np.array([1 + 1e-6, 1])
+    model.set_weights([first, np.zeros(4), np.ones((4, 1)), np.array([-2.2]), *last])
+    verdict = rt.Verifier(model, 1.0, solver="batched").verify(np.zeros(2, np.float32), 0)
+    assert left == [0]
+    assert verdict.status is Status.UNKNOWN

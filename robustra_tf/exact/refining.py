@@ -69,7 +69,8 @@ def looseness(restriction: Restriction) -> float:
     """How far off the triangles of unstable units behind the first group may be, in all."""
     r = restriction
     open_ = r.relu & (r.lower < 0) & (r.upper > 0)
-    open_[r.groups[0]] = False
+    for group in r.groups[:1]:  # there is none where no ReLU is left that is read
+        open_[group] = False
     low, high = r.lower[open_], r.upper[open_]
     return float((-low * high / (high - low)).sum())
 
