@@ -45,7 +45,7 @@ SPEED = {
     "batched": "_CANDIDATES _CHEAPER _LONG _LONGER _PARTS _TINY _UNMEASURED",
     "boxwork": "_BYTES",
     "branching": "_BETTER_HALF _FEW",
-    "closing": "_EFFORT _GAIN _PART_EFFORT _WRITTEN_EFFORT",
+    "closing": "_EFFORT _GAIN PART_EFFORT _WRITTEN_EFFORT",
     "properties": "_BATCH _RESTARTS _STEPS",
     "refining": "_BATCH _CERTAIN _GAIN _MOST _PART _PATIENCE _PAYS _RATE _ROOT_STEPS _ROUNDS "
     "_SHARE _STEPS _UNITS",

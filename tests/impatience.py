@@ -27,7 +27,7 @@ def impatient(rounds=((2, 3), (6, 8))):
             (batched, "_LONGER", 4),
             (batched, "_PARTS", 2),
             (closing, "_EFFORT", _EFFORT),
-            (closing, "_PART_EFFORT", _EFFORT),
+            (closing, "PART_EFFORT", _EFFORT),
             (refining, "_ROUNDS", rounds),
             (searches, "_FIRST_NODES", 1),
         ):

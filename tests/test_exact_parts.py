@@ -130,7 +130,7 @@ def soon(monkeypatch):
     monkeypatch.setattr(batched, "_PARTS", 2)
     small = closing.Effort(3, 1, 2, 0.3, 2)
     monkeypatch.setattr(closing, "_EFFORT", small)
-    monkeypatch.setattr(closing, "_PART_EFFORT", small)
+    monkeypatch.setattr(closing, "PART_EFFORT", small)
 
 
 @pytest.mark.parametrize("margins", [1, 2])
@@ -225,3 +225,18 @@ def test_few_domains_wait_on(monkeypatch):
     assert len(found._pool) == 1
     assert found._tally.parted[0] == 1
     assert len(found._tally.whole) == 1
+
+
+def test_parts_stay_within_their_share_of_the_memory(soon):
+    """As many as fit; then domains wait as they did."""
+    case = Case("two_conv", 1)
+    goal = shifted(case, -0.2)
+    counts = {}
+    for memory in (0.02, 8.0, 1024.0):
+        options = SearchOptions(short=False, steps=2, root_steps=2, batch=4, memory_mb=memory)
+        found = search(case, {0: goal}, options)
+        found.run(time.monotonic() + 0.7, replays=lambda point: False)
+        counts[memory] = len(found._tally.whole)
+        assert counts[memory] <= found._most_targets
+        assert len(found.handed(0))
+    assert counts[0.02] == 1 < counts[8.0] <= counts[1024.0]

@@ -23,7 +23,7 @@ def test_refined_bounds_hold_and_are_better(name, norm):
     for seed in range(2):
         case = Case(name, seed, norm)
         before = improved(case.r, case.x, case.radius, np.inf)
-        after = refined(before, case.x, case.radius, Refinement(12, np.inf))
+        after = refined(before, case.x, case.radius, Refinement(12, np.inf, 10**6))
         assert (after.lower >= before.lower).all()
         assert (after.upper <= before.upper).all()
         _, _, z = case.points(3000)
@@ -61,7 +61,7 @@ def test_with_enough_domains_a_bound_is_the_unit_s_own(monkeypatch):
     monkeypatch.setattr(refining, "_PATIENCE", 10**6)
     case = Case("dense", 1)
     r = case.r
-    after = refined(r, case.x, case.radius, Refinement(300, np.inf))
+    after = refined(r, case.x, case.radius, Refinement(300, np.inf, 10**6))
     second = np.arange(r.groups[1].start, r.groups[1].stop)
     crossing = second[(r.lower[second] < 0) & (r.upper[second] > 0) & (after.lower[second] < 0)]
     gained = total = 0.0
@@ -76,7 +76,7 @@ def test_with_enough_domains_a_bound_is_the_unit_s_own(monkeypatch):
 
 def test_no_time_leaves_bounds_as_they_are():
     case = Case("two_conv", 0)
-    after = refined(case.r, case.x, case.radius, Refinement(12, time.monotonic() - 1.0))
+    after = refined(case.r, case.x, case.radius, Refinement(12, time.monotonic() - 1.0, 10**6))
     np.testing.assert_array_equal(after.lower, case.r.lower)
     np.testing.assert_array_equal(after.upper, case.r.upper)
 
@@ -113,7 +113,7 @@ def test_what_is_no_number_leaves_bounds_as_they_are(monkeypatch):
     before = improved(case.r, case.x, case.radius, np.inf)
     nothing = lambda self, domains: np.full(len(domains), np.nan)  # noqa: E731, of no domain
     monkeypatch.setattr(refining.Bounding, "certified", nothing)
-    after = refined(before, case.x, case.radius, Refinement(4, np.inf))
+    after = refined(before, case.x, case.radius, Refinement(4, np.inf, 10**6))
     np.testing.assert_array_equal(after.lower, before.lower)
     np.testing.assert_array_equal(after.upper, before.upper)
 
@@ -141,7 +141,7 @@ def test_rounds_grow_while_they_pay_and_then_one_takes_all(monkeypatch):
     rounds, deadline = Rounds(r.units), time.monotonic() + 100.0
     seen = []
     for share in (0.5, 0.06, 0.5):
-        how = rounds.refinement(deadline)
+        how = rounds.refinement(deadline, 10**6)
         assert how.deadline == pytest.approx(deadline - 75.0, abs=5.0)
         seen.append((rounds.nodes, how.domains))
         rounds.go_on(r, narrowed(r, share))
@@ -174,3 +174,27 @@ def test_where_refined_bounds_leave_no_relu_the_search_goes_on(monkeypatch, eage
     verdict = rt.Verifier(model, 1.0, solver="batched").verify(np.zeros(2, np.float32), 0)
     assert left == [0]
     assert verdict.status is Status.UNKNOWN
+
+
+def test_small_searches_end_at_so_many_domains(monkeypatch):
+    """What they have found by then counts."""
+    case = Case("two_conv", 0)
+    before = improved(case.r, case.x, case.radius, np.inf)
+    held, least = [], refining._least
+
+    def counted(bounding, count, how):
+        taken = []
+        seen = bounding.seen
+        monkeypatch.setattr(bounding, "seen", lambda d: taken.append(len(d)) or seen(d))
+        found = least(bounding, count, how)
+        held.append(sum(taken) - count)
+        return found
+
+    monkeypatch.setattr(refining, "_least", counted)
+    found = {}
+    for most in (1, 10**6):
+        held.clear()
+        found[most] = looseness(refined(before, case.x, case.radius, Refinement(12, np.inf, most)))
+        found[most, "halves"] = sum(held)
+    assert found[1, "halves"] == 0 < found[10**6, "halves"]
+    assert found[10**6] < found[1] <= looseness(before)

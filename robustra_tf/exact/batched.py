@@ -14,7 +14,7 @@ import tensorflow as tf
 from robustra_tf.exact.ascent import Pace
 from robustra_tf.exact.bounding import Bounding
 from robustra_tf.exact.branching import Splitting
-from robustra_tf.exact.closing import Closing
+from robustra_tf.exact.closing import PART_EFFORT, Closing
 from robustra_tf.exact.domains import Domains, Pool, grouped, joined
 from robustra_tf.exact.options import SearchOptions
 from robustra_tf.exact.proving import Batch
@@ -77,7 +77,13 @@ class BatchedSearch:
         self._stuck: list[Domains] = []
         self._deadline = math.inf
         self._batch = options.together(self._bounding.numbers)
-        self._pool = Pool(options.waiting(3 * restriction.units + 8 * _CANDIDATES + 64))
+        #: Bytes of a domain that waits.
+        self.size = 3 * restriction.units + 8 * _CANDIDATES + 64
+        self._pool = Pool(options.waiting(self.size))
+        # Parts hold rows, phases, bounds and what ascents came to, within another eighth.
+        known = 4 * PART_EFFORT.units * restriction.units
+        size = 8 * self._bounding.numbers + 48 * restriction.units + known
+        self._most_targets = len(targets) + options.waiting(size) // 4
 
     def check(self, points: np.ndarray) -> None:
         """As `Bounding.check`."""
@@ -240,6 +246,8 @@ class BatchedSearch:
     def _part(self, place: int) -> None:
         """Makes the domains of a target that wait parts of it, each with bounds of its own."""
         self._tally.parted[place] += 1
+        if len(self._tally.whole) + _PARTS > self._most_targets:
+            return
         waiting = joined([*self._pool.drop(place), self._none])
         if len(waiting) < _PARTS:
             self._pool.add(waiting)

@@ -17,6 +17,8 @@ from robustra_tf.graph.graph import Network, Structure
 # Bytes of one tensor of backward rows: a batch of them stays in the processor's caches.
 _BYTES = 2**24
 _STEPS = 8
+# Inputs beyond which bounds are those of whole boxes.
+_CLIPPED = 64
 
 
 class BoxWork(NamedTuple):
@@ -56,8 +58,9 @@ def ruled_work(structure: Structure, moving: int) -> BoxWork:
 def _work(structure: Structure, moving: int, ruled: bool) -> BoxWork:
     kind, k = tf.float64, moving
     widest = max(tf.TensorShape(node.op.out_shape).num_elements() for node in structure.nodes)
-    # Of k inputs a clip looks at k^2 numbers of every row.
-    most = max(2, _BYTES // (kind.size * max(widest, k * k)))
+    # Of k inputs a clip looks at k^2 numbers of every row and of every neuron.
+    clips = not ruled and k <= _CLIPPED
+    most = max(2, _BYTES // (kind.size * max(widest, k * k if clips else k)))
     behind = None
     if ruled:
         # No ReLU of a box alone goes without a row for each end.
@@ -77,7 +80,7 @@ def _work(structure: Structure, moving: int, ruled: bool) -> BoxWork:
 
     @compiled(values, values, Clip(tf.TensorSpec((None,), kind), values), conditions)
     def bound(weights, still, places, low, high, clip, c) -> Bounded:
-        boxes = Boxes(still, places, low, high, None if ruled else clip)
+        boxes = Boxes(still, places, low, high, clip if clips else None)
         return bound_boxes(Network(structure, weights), boxes, c, most, behind)
 
     @compiled(values)

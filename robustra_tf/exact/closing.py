@@ -37,7 +37,7 @@ class Effort(NamedTuple):
 
 # Of targets and of their parts, which begin from what ascents have come to; and where all rows are
 # to be written down.
-_EFFORT, _PART_EFFORT = Effort(96, 2, 20, 0.3, 60), Effort(96, 2, 20, 0.3, 20)
+_EFFORT, PART_EFFORT = Effort(96, 2, 20, 0.3, 60), Effort(96, 2, 20, 0.3, 20)
 _WRITTEN_EFFORT = Effort(32, 4, 40, 0.3, 60)
 
 
@@ -106,4 +106,4 @@ class Closing:
     def _effort(self, place: int) -> Effort:
         if self._proof is not None:
             return _WRITTEN_EFFORT
-        return _PART_EFFORT if self._tally.is_part(place) else _EFFORT
+        return PART_EFFORT if self._tally.is_part(place) else _EFFORT

@@ -36,10 +36,12 @@ class Refinement(NamedTuple):
     Attributes:
       domains: of every end of a unit, at most.
       deadline: of `time.monotonic`; what is done by then is kept.
+      most: domains of all ends together, at most.
     """
 
     domains: int
     deadline: float
+    most: int
 
 
 class Rounds:
@@ -54,10 +56,10 @@ class Rounds:
         self._left = iter(_ROUNDS if units <= _MOST else ())
         self.nodes, self._each = next(self._left, (np.inf, 0))
 
-    def refinement(self, deadline: float) -> Refinement:
+    def refinement(self, deadline: float, most: int) -> Refinement:
         """How much is searched behind this one, where all time ends at `deadline`."""
         now = time.monotonic()
-        return Refinement(self._each, now + _SHARE * (deadline - now))
+        return Refinement(self._each, now + _SHARE * (deadline - now), most)
 
     def go_on(self, before: Restriction, now: Restriction) -> None:
         """To the next one; to the last where the bounds have become little better."""
@@ -135,7 +137,7 @@ def _least(bounding: Bounding, count: int, how: Refinement) -> np.ndarray:
     domains = bounding.seen(domains).on(domains)
     first, nodes = domains.bound.copy(), np.ones(count, int)
     patience = max(_PATIENCE, _PART * how.domains)
-    while time.monotonic() < how.deadline:
+    while time.monotonic() < how.deadline and len(domains) < how.most:
         worst = np.full(count, np.inf)
         np.minimum.at(worst, domains.target, domains.bound)
         slow = (nodes > patience) & (worst < (1.0 - _GAIN) * first)

@@ -212,9 +212,10 @@ class Searches:
                 first[number] = both(before, search.answer(number))
                 if first[number].outcome is Outcome.PROVEN:
                     yield Found(number, first.pop(number), ground)
-            before, how = ground.restriction, rounds.refinement(self.case.deadline)
+            loose, most = ground.restriction, options.waiting(search.size)
+            how = rounds.refinement(self.case.deadline, most)
             ground = finer(self.case, self.probe, bounds, ground, how)
-            rounds.go_on(before, ground.restriction)
+            rounds.go_on(loose, ground.restriction)
         if batch is not None:
             self._leaves |= dict(zip(first, batch.leaves, strict=True))
             self._cuts |= dict(zip(first, batch.steps, strict=True))
