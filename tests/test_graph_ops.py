@@ -223,6 +223,32 @@ def test_methods_equal_the_dense_matrix(case, dtype, tolerances):
     np.testing.assert_allclose(dense, matrix, **tolerances[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gradients_equal_those_of_the_dense_matrix(case, dtype, tolerances):
+    """In the input `A^T y`; in the kernel what it adds to `y . A x`, which is linear in it."""
+    op, weights, matrix, _ = case
+    rng = np.random.default_rng(10)
+    x = rng.normal(size=(BATCH, *op.in_shape))
+    y = rng.normal(size=(BATCH, *op.out_shape))
+    tensors = [tf.constant(x, dtype), *(tf.constant(w, dtype) for w in weights)]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(tensors)
+        value = op.linear(*tensors)
+    for _ in range(2):  # a persistent tape asks again
+        slopes = tape.gradient(value, tensors, tf.constant(y, dtype))
+    expected = (y.reshape(BATCH, -1) @ matrix).reshape(x.shape)
+    np.testing.assert_allclose(slopes[0], expected, **tolerances[dtype])
+    if not isinstance(op, Dense | Convolution):
+        return
+    expected = np.zeros_like(weights[0])
+    for place in np.ndindex(expected.shape):
+        unit = np.zeros_like(expected)
+        unit[place] = 1.0
+        part, _ = oracle(op, [unit, *weights[1:]])
+        expected[place] = np.sum(y.reshape(BATCH, -1) * (x.reshape(BATCH, -1) @ part.T))
+    np.testing.assert_allclose(slopes[1], expected, **tolerances[dtype])
+
+
 def test_transpose_is_the_adjoint(case, tolerances):
     op, weights, _, _ = case
     rng = np.random.default_rng(9)

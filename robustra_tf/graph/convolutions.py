@@ -165,4 +165,4 @@ class TurnedConv2D(Convolution):
 
     def dense(self, kernel: tf.Tensor) -> tf.Tensor:
         """Turned by half a turn, channels first."""
-        return tf.transpose(kernel[::-1, ::-1], (0, 1, 3, 2))
+        return tf.transpose(tf.reverse(kernel, (0, 1)), (0, 1, 3, 2))
