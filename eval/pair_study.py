@@ -149,15 +149,19 @@ def rows_of(pair: Pair, test: Dataset, held: Dataset, given: Study) -> dict[str,
 
     average = averaged(pair)
     here, there = (_known(pair, average, part.images) for part in (test, held))
-    margins, answered = _margins(pair, average, test, given)
+    share = float((there["pair"].answer == -1).mean())
+    thresholds = {
+        name: coverage.threshold_for(known.lead, share) if name != "pair" else 0.0
+        for name, known in there.items()
+    }
+    margins, answered = _margins(pair, average, test, given, here, thresholds)
     rows = {}
     for name, known in here.items():
         rows[name] = _row(known, margins[name], test.labels, 0.0)
     # Of the pair, what either network leaves open by itself may be made to differ.
     rows["pair"]["abstention"] = float(1 - answered.mean())
-    share = float((there["pair"].answer == -1).mean())
     for name in ("f", "g", "average"):
-        threshold = coverage.threshold_for(there[name].lead, share)
+        threshold = thresholds[name]
         rows[f"{name}, threshold"] = _row(here[name], margins[name], test.labels, threshold)
         rows[f"{name}, threshold"]["threshold"] = threshold
     return rows
@@ -190,26 +194,47 @@ def _known(pair: Pair, average: keras.Model, x: np.ndarray) -> dict[str, Known]:
 
 
 def _margins(
-    pair: Pair, average: keras.Model, test: Dataset, given: Study
+    pair: Pair,
+    average: keras.Model,
+    test: Dataset,
+    given: Study,
+    known: dict[str, Known],
+    thresholds: dict[str, float],
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The largest lower bound of each one's least margin, [n], and whether the pair answers."""
+    """The largest lower bound of each one's least margin, [n], and whether the pair answers.
+
+    What an earlier method settles, for every classifier with its threshold and without, no later
+    one looks at.
+    """
     from robustra_tf import counting
     from robustra_tf.certificates.certify import certify
+    from robustra_tf.data import Dataset
 
-    found: dict[str, np.ndarray] = {}
-    answered = np.zeros(len(test.labels), bool)
-    f, g = np.full((2, len(test.labels)), -np.inf)
+    labels = test.labels
+    found = {name: np.full(len(labels), -np.inf) for name in known}
+    answered = np.zeros(len(labels), bool)
     for method in given.methods:
+        settled = [_settled(known[name], found[name], labels, thresholds[name]) for name in known]
+        settled.append(answered | (known["pair"].answer != labels))
+        if not (rows := np.flatnonzero(~np.all(settled, 0))).size:
+            break
+        part = Dataset(*(values[rows] for values in test))
         how: dict[str, Any] = {"method": method, "norm": given.norm, "sound": given.sound}
         how |= {"batch_size": given.batch_size, "progress": sys.stderr.isatty()}
-        both = certify(pair, *test, given.eps, **how)
-        mean = certify(average, *test, given.eps, **how)
-        f = np.maximum(f, counting.least_margin(both.f_margin, test.labels))
-        g = np.maximum(g, counting.least_margin(both.g_margin, test.labels))
-        answered |= both.answered
-        for name, new in (("pair", both.worst_margin), ("average", mean.worst_margin)):
-            found[name] = np.maximum(found.get(name, new), new)
-    return {**found, "f": f, "g": g}, answered
+        both, mean = (certify(model, *part, given.eps, **how) for model in (pair, average))
+        new = {"pair": both.worst_margin, "average": mean.worst_margin}
+        for name, each in (("f", both.f_margin), ("g", both.g_margin)):
+            new[name] = counting.least_margin(each, part.labels)
+        for name, margin in new.items():
+            found[name][rows] = np.maximum(found[name][rows], margin)
+        answered[rows] |= both.answered
+    return found, answered
+
+
+def _settled(known: Known, margin: np.ndarray, labels: np.ndarray, tau: float) -> np.ndarray:
+    """Whether no larger margin changes what `_row` counts, at the threshold or at 0."""
+    wrong = known.answer != labels
+    return np.where(wrong, (known.lead >= tau) | (margin > -tau), (margin > 0) & (margin >= tau))
 
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:

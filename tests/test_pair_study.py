@@ -7,6 +7,7 @@ import pytest
 
 import robustra_tf as rt
 from eval import pair_study
+from robustra_tf.certificates import certify as certify_module
 from tests import nets
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -51,9 +52,10 @@ def test_a_threshold_abstains_as_often_and_proves_by_its_definition(compared):
     assert tau > 0
     assert (top[:, -1] - top[:, -2] < tau).mean() <= share
     # Sampled points of balls that are certified are answered rightly, or led by less than tau.
-    margins, _ = pair_study._margins(pair, None or pair.f, test, GIVEN)
+    single = [rt.certify(pair.f, *test, 0.05, method=m, sound=True) for m in GIVEN.methods]
+    margins = np.max([each.worst_margin for each in single], 0)
     rng = np.random.default_rng(1)
-    for x, label, margin in zip(*test, margins["f"], strict=True):
+    for x, label, margin in zip(*test, margins, strict=True):
         points = np.clip(x + rng.uniform(-0.05, 0.05, (200, 5)), 0, 1).astype(np.float32)
         found = pair.f(points).numpy()
         lead = found.max(1) - np.sort(found, 1)[:, -2]
@@ -64,6 +66,23 @@ def test_a_threshold_abstains_as_often_and_proves_by_its_definition(compared):
             assert (lead >= tau).all()
     assert rows["f, threshold"]["silent_error"] <= rows["f"]["silent_error"]
     assert rows["f, threshold"]["abstention"] >= rows["f"]["abstention"]
+
+
+def test_what_is_settled_is_not_bounded_again(compared, monkeypatch):
+    pair, test, held, _ = compared
+    seen, certify = [], certify_module.certify
+
+    def counted(model, x, *rest, method, **options):
+        seen.append((method, len(x)))
+        return certify(model, x, *rest, method=method, **options)
+
+    monkeypatch.setattr(certify_module, "certify", counted)
+    given = types.SimpleNamespace(**vars(GIVEN) | {"eps": 0.01})
+    rows = pair_study.rows_of(pair, test, held, given)
+    lengths = dict(seen)
+    assert lengths["interval"] == len(test.labels) > lengths["dual"] > 0
+    given.methods = ("dual", "interval")
+    assert pair_study.rows_of(pair, test, held, given) == rows
 
 
 def test_the_table_has_a_row_for_each(compared):

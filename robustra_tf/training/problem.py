@@ -230,4 +230,5 @@ def _measured(
 
 
 def _between(one: tf.Tensor, other: tf.Tensor, share: float) -> tf.Tensor:
-    return (1.0 - share) * one + share * other
+    # Nothing is differentiated for a part that counts for nothing.
+    return other if share == 1.0 else (1.0 - share) * one + share * other
