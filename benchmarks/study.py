@@ -154,30 +154,35 @@ def tasks(config: Config, run: Run) -> list[Task]:
     """What is to be run, in order."""
     study, root = STUDIES[config.study], Path(config.out) / run.folder
     places = {"data_dir": config.data_dir} if config.data_dir else {}
-    train = ["train.main", *_flags(run.given(study) | places | {"workdir": root})]
+    train = ["train.main", *as_flags(run.given(study) | places | {"workdir": root})]
     networks = run.resolved(study).networks
     found = [Task(train, root, root / name / "saved_model.pb") for name in networks]
     for name in networks:
         out = root / f"eval_{name}"
         flags = {"saved_model": root / name, **study.evaluation, "out": out} | places
-        found.append(Task(["eval.main", *_flags(flags)], out, out / "results.json"))
+        found.append(Task(["eval.main", *as_flags(flags)], out, out / "results.json"))
     return found
 
 
-def _flags(values: Mapping[str, Any]) -> list[str]:
+def as_flags(values: Mapping[str, Any]) -> list[str]:
+    """Settings as arguments of a program."""
     return [f"--{name}={value}" for name, value in values.items()]
 
 
-def perform(config: Config, run: Run) -> None:
-    """Whatever of a run is not finished; what was interrupted goes on from where it was.
+def perform(ordered: Sequence[Task], workers: int) -> None:
+    """Whatever of them is not finished; what was interrupted goes on from where it was.
+
+    Args:
+      ordered: the tasks.
+      workers: how many share the cores.
 
     Raises:
       RuntimeError: a command that fails, with the end of what it said.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // config.workers))
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     environment = os.environ | dict.fromkeys(names, threads)
-    for task in tasks(config, run):
+    for task in ordered:
         if task.finished.exists():
             continue
         began = any((task.folder / name).exists() for name in ("config.json", "ledger.json"))
@@ -195,8 +200,7 @@ def figures(config: Config, run: Run) -> list[dict[str, Any]]:
     """
     root, rows = Path(config.out) / run.folder, []
     settled = run.resolved(STUDIES[config.study])
-    speeds = [speed for name in settled.networks for speed in _speeds(root, name)]
-    seconds = sum(settled.limit_train / speed for speed in speeds)
+    seconds = seconds_of(root, settled)
     for name in settled.networks:
         results = json.loads((root / f"eval_{name}" / "results.json").read_text())
         found = {key: value for key, value in results.items() if key.endswith(_ERRORS)}
@@ -204,12 +208,15 @@ def figures(config: Config, run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _speeds(root: Path, network: str) -> list[float]:
-    """Examples a second in every epoch, as the run has written them for TensorBoard."""
-    events = EventAccumulator(str(root / "events" / network), {"tensors": 0})
-    events.Reload()
-    records = events.Tensors("speed/examples_per_second")
-    return [float(tensor_util.make_ndarray(record.tensor_proto)) for record in records]
+def seconds_of(root: Path, settled: train_config.Config) -> float:
+    """What the epochs of a run took, by the speeds that it has written for TensorBoard."""
+    speeds = []
+    for name in settled.networks:
+        events = EventAccumulator(str(root / "events" / name), {"tensors": 0})
+        events.Reload()
+        records = events.Tensors("speed/examples_per_second")
+        speeds += [float(tensor_util.make_ndarray(record.tensor_proto)) for record in records]
+    return sum(settled.limit_train / speed for speed in speeds)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -224,13 +231,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         groups.setdefault((row["variant"], row["radius"], row["network"]), []).append(row)
     for names, group in groups.items():
-        cells = [_spread([100 * row[name] for row in group]) for name in numbers]
+        cells = [spread([100 * row[name] for row in group]) for name in numbers]
         cells.append(f"{statistics.fmean(row['minutes'] for row in group):.1f}")
         lines.append(f"| {' | '.join((*names, *cells))} |")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """The mean and the sample standard deviation as text."""
     mean = f"{statistics.fmean(values):.2f}"
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
@@ -249,7 +257,9 @@ def main(config: Config) -> None:
     root = Path(config.out)
     root.mkdir(exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(config.workers) as pool:
-        waiting = {pool.submit(perform, config, run): run for run in runs}
+        waiting = {
+            pool.submit(perform, tasks(config, run), config.workers): run for run in runs
+        }
         for done in concurrent.futures.as_completed(waiting):
             done.result()
             print(f"{waiting[done].folder} finished", file=sys.stderr, flush=True)

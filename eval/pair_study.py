@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PROGRAM = Program("eval.pair_study")
 COLUMNS = ("clean_error", "clean_abstention", "silent_error", "abstention")
-_HEAD = ("pair", "classifier", "clean error", "clean abst.", "silent error", "certified abst.")
+HEAD = ("pair", "classifier", "clean error", "clean abst.", "silent error", "certified abst.")
 _SOUND = ("dual", "interval")
 
 
@@ -239,7 +239,7 @@ def _settled(known: Known, margin: np.ndarray, labels: np.ndarray, tau: float) -
 
 def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
     """All rows as a table in Markdown, in percent."""
-    lines = [f"| {' | '.join(_HEAD)} |", f"|{' --- |' * len(_HEAD)}"]
+    lines = [f"| {' | '.join(HEAD)} |", f"|{' --- |' * len(HEAD)}"]
     for pair, rows in found.items():
         for name, shares in rows.items():
             cells = (f"{100 * shares[column]:.2f}" for column in COLUMNS)

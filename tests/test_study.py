@@ -84,7 +84,7 @@ def test_a_study_does_what_is_missing_and_goes_on_where_it_was(tmp_path, monkeyp
     (tmp_path / "wong_0.1_0" / "config.json").touch()
     monkeypatch.setattr(study.subprocess, "run", ran)
     config = study.Config(out=str(tmp_path), data_dir="DIR")
-    study.perform(config, study.Run("wong", "0.1", 0))
+    study.perform(study.tasks(config, study.Run("wong", "0.1", 0)), 1)
     assert [line[0] for line in lines] == ["train.main", "eval.main", "eval.main"]
     assert lines[0][-1] == "--resume"
     assert "--resume" not in lines[1]
@@ -98,6 +98,6 @@ def test_a_study_that_fails_says_which_command_and_why(tmp_path, monkeypatch):
 
     monkeypatch.setattr(study.subprocess, "run", ran)
     with pytest.raises(RuntimeError, match=r"train\.main.*exit 2: train\.main: --eps: expected"):
-        study.perform(study.Config(out=str(tmp_path)), study.Run("wong", "0.1", 0))
+        study.perform(study.tasks(study.Config(out=str(tmp_path)), study.Run("wong", "0.1", 0)), 1)
     with pytest.raises(SettingError, match="--out: expected a folder"):
         study.Config()
