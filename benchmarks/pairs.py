@@ -1,4 +1,4 @@
-"""Pairs against their parts at about equal time, over seeds: `python -m benchmarks.pairs --out=DIR`.
+"""Pairs against their parts at equal time, over seeds: `python -m benchmarks.pairs --out=DIR`.
 
 A pair is one run of `train.main` that trains f and g, or two runs of one network each, from seeds
 of their own; `eval.pair_study` then says what the pair, each network, their averaged logits and
@@ -177,9 +177,7 @@ def main(config: Config) -> None:
     pairs = [Pair(name, seed) for seed in range(config.seeds) for name in variants]
     root.mkdir(exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(config.workers) as pool:
-        waiting = {
-            pool.submit(perform, pair.tasks(config), config.workers): pair for pair in pairs
-        }
+        waiting = {pool.submit(perform, pair.tasks(config), config.workers): pair for pair in pairs}
         for done in concurrent.futures.as_completed(waiting):
             done.result()
             print(f"{'_'.join(map(str, waiting[done]))} finished", file=sys.stderr, flush=True)

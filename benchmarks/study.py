@@ -257,9 +257,7 @@ def main(config: Config) -> None:
     root = Path(config.out)
     root.mkdir(exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(config.workers) as pool:
-        waiting = {
-            pool.submit(perform, tasks(config, run), config.workers): run for run in runs
-        }
+        waiting = {pool.submit(perform, tasks(config, run), config.workers): run for run in runs}
         for done in concurrent.futures.as_completed(waiting):
             done.result()
             print(f"{waiting[done].folder} finished", file=sys.stderr, flush=True)
