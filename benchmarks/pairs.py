@@ -75,14 +75,14 @@ STUDIES = {
     "mnist_0.3": Study(
         _MNIST | {"eps": 0.3},
         {
-            **_thresholds(15, 6, interval_share=1.0),
+            **_thresholds(12, 5, interval_share=1.0),
             "wong": Variant(
-                {"method": "wong", "inner": "interval", "interval_share": 0.5, "epochs": 20}
-                | {"eps_warmup_epochs": 8}
+                {"method": "wong", "inner": "interval", "interval_share": 0.5, "epochs": 15}
+                | {"eps_warmup_epochs": 6}
                 | _LIKE_THEM
             ),
             "ibp": Variant(
-                {"method": "ibp", "clean_share": 0.5, "epochs": 50, "eps_warmup_epochs": 15}, 2
+                {"method": "ibp", "clean_share": 0.5, "epochs": 58, "eps_warmup_epochs": 20}, 2
             ),
         },
         {"eps": 0.3, "dataset": "mnist", "methods": "interval,crown", "limit": 10000},
