@@ -179,7 +179,7 @@ def perform(ordered: Sequence[Task], workers: int) -> None:
     Raises:
       RuntimeError: a command that fails, with the end of what it said.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // workers))
     names = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     environment = os.environ | dict.fromkeys(names, threads)
     for task in ordered:
