@@ -2,10 +2,11 @@
 
 `python -m eval.pair_study NAME=RUN ... --eps=0.1 --out=DIR`, or `robustra pair-study`. Each pair is
 `NAME=RUN`, the folder of a run that trained f and g, or `NAME=F,G`, two SavedModels. Its rows are
-the pair; f and g alone;
-their averaged logits; and each of these with a threshold: it answers only where its greatest logit
-leads all others by at least so much as leaves, on training images that the runs did not see
-(`--held` from `--held_first` on), no larger share without an answer than the pair leaves there.
+the pair; f and g alone; their averaged logits; and each of these with a threshold: it answers only
+where its greatest logit leads all others by at least so much as leaves, on training images that the
+runs did not see (`--held` from `--held_first` on), no larger share without an answer than the pair
+leaves there. For runs that saw all training images `--held=0` sets it on the test images
+themselves, in the threshold's favour.
 
 Columns, in percent of the test images: the clean error and the clean abstention; the certified
 silent error, images for which a wrong answer within the ball is not excluded; and the certified
@@ -57,7 +58,11 @@ class Study:
     dataset: str = command.setting("data set", "mnist")
     data_dir: str | None = command.setting("TensorFlow Datasets' folder", None)
     limit: int = command.setting("test images", 10000, range=Range(1))
-    held: int = command.setting("training images that thresholds are set on", 5000, range=Range(1))
+    held: int = command.setting(
+        "training images that thresholds are set on (0: the test images)",
+        5000,
+        range=Range(0),
+    )
     held_first: int = command.setting("position of the first of them", 55000, range=Range(0))
     methods: tuple[str, ...] = command.setting("bounds", ("interval", "dual"), choices=BOUNDS)
     sound: bool = command.setting("subtract all rounding: dual and interval", False)
@@ -98,10 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         given.out.mkdir(exist_ok=True)
         test = data.load(given.dataset, "test", given.limit, given.data_dir)
-        whole = data.load(given.dataset, "train", given.held_first + given.held, given.data_dir)
-        held = data.Dataset(*(part[given.held_first :] for part in whole))
-        if not len(held.labels):
-            raise SettingError("held_first", "a position in the training images", given.held_first)
+        held = _held(given) if given.held else test
         found = {}
         for text in given.pairs:
             name, _, places = text.partition("=")
@@ -111,6 +113,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PROGRAM.refuse(error)
     print(table(found), end="")
     return 0
+
+
+def _held(given: Study) -> Dataset:
+    """The training images that thresholds are set on."""
+    from robustra_tf import data
+
+    whole = data.load(given.dataset, "train", given.held_first + given.held, given.data_dir)
+    held = data.Dataset(*(part[given.held_first :] for part in whole))
+    if not len(held.labels):
+        raise SettingError("held_first", "a position in the training images", given.held_first)
+    return held
 
 
 def _compared(

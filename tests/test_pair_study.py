@@ -1,5 +1,6 @@
 """The table that compares pairs with their parts."""
 
+import json
 import types
 
 import numpy as np
@@ -83,6 +84,18 @@ def test_what_is_settled_is_not_bounded_again(compared, monkeypatch):
     assert lengths["interval"] == len(test.labels) > lengths["dual"] > 0
     given.methods = ("dual", "interval")
     assert pair_study.rows_of(pair, test, held, given) == rows
+
+
+def test_thresholds_may_be_set_on_the_images_that_are_certified(compared, tmp_path, monkeypatch):
+    pair, test, _, _ = compared
+    monkeypatch.setattr(rt.data, "load", lambda name, split, limit, folder: test)
+    monkeypatch.setattr(rt.export, "load", {"f": pair.f, "g": pair.g}.get)
+    line = ["it=f,g", "--eps=0.05", "--held=0", f"--out={tmp_path / 'out'}"]
+    assert pair_study.main(line) == 0
+    (path,) = (tmp_path / "out").glob("it-*.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert rows["f, threshold"]["clean_abstention"] <= rows["pair"]["clean_abstention"]
+    assert rows["f, threshold"]["threshold"] > 0
 
 
 def test_the_table_has_a_row_for_each(compared):
