@@ -20,13 +20,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.study import Task, as_flags, perform, seconds_of, spread
 from eval import pair_study
 from robustra_tf.cli import command, settings
 from robustra_tf.cli.settings import Range
 from train import config as train_config
 from train import presets
-
-from .study import Task, as_flags, perform, seconds_of, spread
 
 #: Of the second network of a pair that is trained in two runs.
 _OTHER_SEED = 1000
