@@ -220,6 +220,21 @@ def test_gradient_is_that_of_finite_differences(method, model):
     np.testing.assert_allclose(slope, float(ahead - behind) / (2 * step), rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", INTERVAL_LOSSES)
+def test_a_compiled_step_in_pieces_is_that_of_the_whole_batch(method):
+    """Loops within branches and branches within loops have the gradients of convolutions, too."""
+    found, options = [], {"attack_steps": 2, "share": 0.5, "regulariser": 0.5}
+    for microbatch in (0, 4):
+        trained = nets.two_conv(3)
+        given = StepOptions.of(microbatch=microbatch, **options)
+        step = TrainStep(trained, None, keras.optimizers.SGD(1e-2), method, options=given)
+        x = tf.constant(nets.images(trained, COUNT, seed=2), tf.float32)
+        metrics = step(x, Y, tf.constant(EPS))
+        found.append([metrics["loss"], *trained.get_weights()])
+    for whole, pieces in zip(*found, strict=True):
+        np.testing.assert_allclose(whole, pieces, rtol=1e-4, atol=1e-6)
+
+
 def test_regulariser_is_the_formula_and_rests_where_nothing_is_amiss():
     width = tf.fill((2, 4), tf.constant(0.1, tf.float64))
     region = ball(0.5 * tf.ones_like(width), tf.constant(0.1, tf.float64))

@@ -9,7 +9,16 @@ from typing import Any
 import tensorflow as tf
 
 from robustra_tf.graph.ops import AffineOp, Shape
-from robustra_tf.graph.spread import NO_PADDING, Padding, Pair, as_pair, cropped, padded, spread
+from robustra_tf.graph.spread import (
+    NO_PADDING,
+    Padding,
+    Pair,
+    as_pair,
+    cropped,
+    padded,
+    spread,
+    standing_here,
+)
 
 
 class Windowed(AffineOp):
@@ -64,6 +73,7 @@ class Windowed(AffineOp):
 
         @tf.custom_gradient
         def run(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+            x, kernel = standing_here(x, kernel)
             image, strides = self._read(x)
 
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
