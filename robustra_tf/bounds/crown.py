@@ -41,6 +41,26 @@ def crown_margins(
     return value + reach(strips(network, ball, bounds, slopes))
 
 
+def rival_margins(
+    network: Network,
+    ball: Ball,
+    y: tf.Tensor,
+    bounds: Mapping[int, Interval],
+    slopes: Slopes,
+) -> tf.Tensor:
+    """`crown_margins` of labels `y` [n] without a row for the label's own margin, which is 0.
+
+    Args: as `crown_margins` takes them, the slopes the same for all rows.
+    """
+    classes, own = network.structure.output_shape[0], y[:, None]
+    # In order from the label on, so that class t is at (t - y) modulo the classes.
+    others = tf.math.floormod(own + tf.range(1, classes, dtype=y.dtype), classes)
+    one, other = (tf.one_hot(at, classes, dtype=ball.centre.dtype) for at in (own, others))
+    found = crown_margins(network, ball, other - one, bounds, slopes)
+    places = tf.math.floormod(tf.range(classes, dtype=y.dtype) - own, classes)
+    return tf.gather(tf.pad(found, ((0, 0), (1, 0))), places, batch_dims=1)
+
+
 def strips(
     network: Network, ball: Ball, bounds: Mapping[int, Interval], slopes: Slopes
 ) -> dict[int, Strip]:

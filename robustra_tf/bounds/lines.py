@@ -84,16 +84,18 @@ class Strip(NamedTuple):
         else:
             upper, above = frame.align(rows, self.upper, self.above)
             lower, beneath = _in_tiles(self.lower, rows), _in_tiles(self.beneath, rows)
-        positive = tf.nn.relu(rows.values)
-        negative = positive - rows.values
-        passed = positive * upper - negative * lower
-        charge = summed(rows.with_values(positive * above + negative * beneath), frame)
-        return rows.with_values(passed, clean=True), charge
+        # A choice by signs has no gradient of its own, so that few passes over the rows lead back.
+        gate = tf.cast(rows.values > 0, rows.values.dtype)
+        line = lower + gate * (upper - lower)
+        gap = gate * (above + beneath) - beneath
+        passed = rows.with_values(rows.values * line, clean=True)
+        return passed, summed(rows.with_values(rows.values * gap), frame)
 
 
 def strip(relu: Lines, point: tf.Tensor, slope: tf.Tensor) -> Strip:
     """The lines of a ReLU from `point` [n, *shape], the slopes of the lower ones as in `Slopes`."""
-    after, crossing, stable = tf.nn.relu(point), relu.crossing, relu.upper
+    # Nothing depends on the slope of a stable ReLU: given ones leave the lower line no gradient.
+    after, crossing, stable = tf.nn.relu(point), relu.crossing, tf.stop_gradient(relu.upper)
     above = relu.upper * point + relu.intercept - after
     if slope.shape.rank > point.shape.rank:
         after, crossing, stable, point = (t[:, None] for t in (after, crossing, stable, point))

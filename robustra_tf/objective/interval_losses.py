@@ -21,7 +21,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from robustra_tf.bounds.balls import Ball, Box, ball
-from robustra_tf.bounds.crown import crown_margins
+from robustra_tf.bounds.crown import rival_margins
 from robustra_tf.bounds.interval import Interval, interval_margins
 from robustra_tf.bounds.lines import adaptive
 from robustra_tf.graph.graph import Network
@@ -51,7 +51,7 @@ def crown_ibp(network: Network, batch: Batch, options: LossOptions) -> Loss:
     beta = 1.0 - batch.progress
 
     def blended() -> tf.Tensor:
-        tighter = crown_margins(network, region, batch.y, bounds, adaptive(bounds))
+        tighter = rival_margins(network, region, batch.y, bounds, adaptive(bounds))
         return beta * tighter + (1.0 - beta) * upper
 
     used = tf.cond(beta > 0, blended, lambda: upper)
